@@ -1,0 +1,134 @@
+"""Hugging Face config of a Llama-shaped model whose position encoding is chosen by ``position_encoding``."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+from transformers import AutoConfig, LlamaConfig
+
+from model_registry.logit_scaling import LOGIT_SCALINGS
+from model_registry.wavelet import WaveletError, validate_wavelet
+
+POSITION_TYPES = ("wavelet", "rope", "alibi", "nope")
+"""Values of ``position_encoding.type``."""
+
+_WAVELET_KEYS = ("wavelet", "scale_exponents", "shifts")
+
+
+class WaveletConfigError(WaveletError):
+    """A config that no model can be built from; ``field``, ``value`` and ``reason`` say which entry and why."""
+
+
+class WaveletLlamaConfig(LlamaConfig):
+    """Llama's config with ``position_encoding``, ``train_length`` and ``logit_scaling``.
+
+    ``position_encoding`` is ``{"type": "rope" | "alibi" | "nope"}`` or
+    ``{"type": "wavelet", "wavelet": name, "scale_exponents": [..], "shifts": [..]}`` with
+    ``len(scale_exponents) * len(shifts) == head_dim``. ``train_length`` is the sequence length in tokens that the
+    weights were trained at. ``logit_scaling`` is ``none`` or ``log_n`` (see ``model_registry.logit_scaling``).
+    Llama's ``rope_parameters``, scaling included, apply when the type is ``rope`` and must be unscaled otherwise.
+
+    Raises:
+        WaveletConfigError: one of these entries is missing or wrong, or the head counts do not divide.
+    """
+
+    model_type = "wavelet_llama"
+    # Both entries without a default are the checkpoint's own facts: a guess would serve it wrongly without a word.
+    has_no_defaults_at_init: ClassVar[bool] = True
+
+    position_encoding: dict | None = None
+    train_length: int | None = None
+    logit_scaling: str = "none"
+
+    def __post_init__(self, **kwargs: Any) -> None:
+        self._check_heads()
+        super().__post_init__(**kwargs)
+        self._check_position_encoding()
+        self._check_train_length()
+        # The subclass's generated __init__ replaces the one that runs Llama's own validators.
+        self.validate()
+
+    @property
+    def position_type(self) -> str:
+        """One of ``POSITION_TYPES``."""
+        return self._entries()["type"]
+
+    @property
+    def position_table_parameters(self) -> dict[str, Any]:
+        """Keyword arguments ``wavelet``, ``scale_exponents``, ``shifts`` of ``wavelet.position_table``.
+
+        Raises:
+            WaveletConfigError: the position type is not ``wavelet``.
+        """
+        if self.position_type != "wavelet":
+            raise WaveletConfigError("position_encoding.type", self.position_type, "has no position table")
+        return {key: self._entries()[key] for key in _WAVELET_KEYS}
+
+    @property
+    def scales_logits(self) -> bool:
+        """Whether queries are multiplied by ``log_n_factor(n, train_length)``."""
+        return self.logit_scaling == "log_n"
+
+    def _entries(self) -> dict[str, Any]:
+        assert self.position_encoding is not None
+        return self.position_encoding
+
+    def _check_heads(self) -> None:
+        for field in ("num_attention_heads", "num_key_value_heads", "head_dim"):
+            value = getattr(self, field)
+            if value is not None and value < 1:
+                raise WaveletConfigError(field, value, "must be positive")
+        heads, kv_heads = self.num_attention_heads, self.num_key_value_heads
+        if kv_heads is not None and heads % kv_heads:
+            raise WaveletConfigError(
+                "num_key_value_heads", kv_heads, f"must divide num_attention_heads={heads} into equal groups"
+            )
+
+    def _check_position_encoding(self) -> None:
+        entries = self.position_encoding
+        if not isinstance(entries, dict):
+            raise WaveletConfigError("position_encoding", entries, "must be an object with a 'type'")
+        kind = entries.get("type")
+        if kind not in POSITION_TYPES:
+            reason = "is missing" if "type" not in entries else "is unknown"
+            raise WaveletConfigError("position_encoding.type", kind, f"{reason}; choose {', '.join(POSITION_TYPES)}")
+        expected = {"type", *_WAVELET_KEYS} if kind == "wavelet" else {"type"}
+        for key in sorted(expected - entries.keys()):
+            raise WaveletConfigError(f"position_encoding.{key}", None, f"is missing; type {kind!r} needs it")
+        for key in sorted(entries.keys() - expected, key=str):
+            raise WaveletConfigError(f"position_encoding.{key}", entries[key], f"is not an entry of type {kind!r}")
+        if kind == "wavelet":
+            self._check_wavelet(entries)
+        if kind != "rope":
+            rope_type = (self.rope_parameters or {}).get("rope_type", "default")
+            if rope_type != "default":
+                raise WaveletConfigError(
+                    "rope_parameters.rope_type", rope_type, f"has no effect with position type {kind!r}: remove it"
+                )
+
+    def _check_wavelet(self, entries: dict[str, Any]) -> None:
+        try:
+            validate_wavelet(*(entries[key] for key in _WAVELET_KEYS))
+        except WaveletError as error:
+            raise WaveletConfigError(f"position_encoding.{error.field}", error.value, error.reason) from error
+        scales, shifts = len(entries["scale_exponents"]), len(entries["shifts"])
+        if scales * shifts != self.head_dim:
+            raise WaveletConfigError(
+                "position_encoding.scale_exponents",
+                entries["scale_exponents"],
+                f"{scales} scale_exponents x {shifts} shifts = {scales * shifts}, but head_dim is {self.head_dim}",
+            )
+
+    def _check_train_length(self) -> None:
+        if self.logit_scaling not in LOGIT_SCALINGS:
+            raise WaveletConfigError(
+                "logit_scaling", self.logit_scaling, f"is unknown; choose {', '.join(LOGIT_SCALINGS)}"
+            )
+        length = self.train_length
+        if isinstance(length, bool) or not isinstance(length, int) or length < 1:
+            raise WaveletConfigError("train_length", length, "must be a positive whole number of tokens")
+        if length == 1 and self.scales_logits:
+            raise WaveletConfigError("train_length", length, "must be at least 2 with logit_scaling 'log_n' (ln 1 = 0)")
+
+
+AutoConfig.register(WaveletLlamaConfig.model_type, WaveletLlamaConfig, exist_ok=True)

@@ -1,0 +1,229 @@
+"""Hugging Face reference model: Llama with wavelet, rotary, ALiBi or no positions, in plain dense PyTorch.
+
+Used for training and as the parity oracle of the vLLM model. Importing it registers the classes with ``AutoConfig``
+and ``AutoModelForCausalLM``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import AutoModelForCausalLM
+from transformers.masking_utils import create_causal_mask
+from transformers.models.llama.modeling_llama import (
+    LlamaAttention,
+    LlamaDecoderLayer,
+    LlamaForCausalLM,
+    LlamaModel,
+    LlamaPreTrainedModel,
+    LlamaRMSNorm,
+    LlamaRotaryEmbedding,
+    apply_rotary_pos_emb,
+)
+
+from model_registry.alibi import alibi_slopes
+from model_registry.configuration_wavelet import WaveletLlamaConfig
+from model_registry.dense_attention import dense_attention, rows_by_key
+from model_registry.logit_scaling import log_n_factor
+from model_registry.wavelet import position_table
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """What every layer of one forward pass shares.
+
+    ``visible`` is ``[B or 1, 1, Q, K]`` bool; ``rows`` is ``[K + 1, d]`` (wavelet); ``bias`` is ``[H, Q, K]``
+    (alibi); ``factor`` is ``[B or 1, 1, Q, 1]`` float32 (log_n past the training length).
+    """
+
+    visible: torch.Tensor
+    rows: torch.Tensor | None
+    bias: torch.Tensor | None
+    factor: torch.Tensor | None
+
+
+class NoRotation(nn.Module):
+    """Stands where Llama keeps its rotary embedding; layers get no cosines and sines."""
+
+    def forward(self, hidden_states: torch.Tensor, position_ids: torch.Tensor) -> None:  # noqa: ARG002
+        """Give nothing."""
+        return
+
+
+class WaveletLlamaAttention(LlamaAttention):
+    """Llama's projections and cache around ``dense_attention``; keys are rotated for ``rope`` only."""
+
+    def forward(
+        self,
+        hidden_states: torch.Tensor,
+        position_embeddings: tuple[torch.Tensor, torch.Tensor] | None = None,
+        attention_mask: torch.Tensor | None = None,  # noqa: ARG002 - geometry.visible is the same mask as bool
+        past_key_values: Any = None,
+        *,
+        geometry: Geometry,
+        **kwargs: Any,  # noqa: ARG002
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Attend from ``hidden_states`` ``[B, Q, hidden]``; returns the same shape and weights ``[B, H, Q, K]``."""
+        shape = (*hidden_states.shape[:-1], -1, self.head_dim)
+        q = self.q_proj(hidden_states).view(shape).transpose(1, 2)
+        k = self.k_proj(hidden_states).view(shape).transpose(1, 2)
+        v = self.v_proj(hidden_states).view(shape).transpose(1, 2)
+        if position_embeddings is not None:
+            q, k = apply_rotary_pos_emb(q, k, *position_embeddings)
+        if past_key_values is not None:
+            k, v = past_key_values.update(k, v, self.layer_idx)
+        if geometry.factor is not None:
+            q = (q * geometry.factor).to(q.dtype)
+        out, weights = dense_attention(
+            q,
+            k,
+            v,
+            geometry.visible,
+            self.scaling,
+            rows=geometry.rows,
+            bias=geometry.bias,
+            dropout=self.attention_dropout if self.training else 0.0,
+        )
+        return self.o_proj(out.transpose(1, 2).flatten(2)), weights
+
+
+class WaveletLlamaDecoderLayer(LlamaDecoderLayer):
+    """Llama's layer with ``WaveletLlamaAttention``."""
+
+    def __init__(self, config: WaveletLlamaConfig, layer_idx: int) -> None:
+        super().__init__(config, layer_idx)
+        self.self_attn = WaveletLlamaAttention(config, layer_idx)
+
+
+class WaveletLlamaPreTrainedModel(LlamaPreTrainedModel):
+    """Weights' initialisation and what the model supports: its own dense attention and no other."""
+
+    config: WaveletLlamaConfig
+    config_class = WaveletLlamaConfig
+    _no_split_modules = ("WaveletLlamaDecoderLayer",)
+    _supports_flash_attn = False
+    _supports_sdpa = False
+    _supports_flex_attn = False
+    _supports_attention_backend = False
+    _can_record_outputs = {  # noqa: RUF012 - Transformers' own form
+        "hidden_states": WaveletLlamaDecoderLayer,
+        "attentions": WaveletLlamaAttention,
+    }
+
+
+class WaveletLlamaModel(WaveletLlamaPreTrainedModel, LlamaModel):
+    """Embedding, layers and final norm."""
+
+    def __init__(self, config: WaveletLlamaConfig) -> None:
+        # Not LlamaModel's: it would build and initialise Llama's layers first.
+        LlamaPreTrainedModel.__init__(self, config)
+        self.padding_idx = config.pad_token_id
+        self.vocab_size = config.vocab_size
+        self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size, self.padding_idx)
+        self.layers = nn.ModuleList(
+            WaveletLlamaDecoderLayer(config, layer_idx) for layer_idx in range(config.num_hidden_layers)
+        )
+        self.norm = LlamaRMSNorm(config.hidden_size, eps=config.rms_norm_eps)
+        self.rotary_emb = LlamaRotaryEmbedding(config) if config.position_type == "rope" else NoRotation()
+        self.gradient_checkpointing = False
+        self.post_init()
+
+    def forward(
+        self,
+        input_ids: torch.Tensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        position_ids: torch.Tensor | None = None,
+        past_key_values: Any = None,
+        inputs_embeds: torch.Tensor | None = None,
+        **kwargs: Any,
+    ) -> Any:
+        """Llama's forward pass; positions count from each sequence's first token that is not padding.
+
+        Args:
+            input_ids: ``[B, Q]`` token ids; exactly one of this and ``inputs_embeds`` ``[B, Q, hidden]``.
+            attention_mask: ``[B, K]``, 0 for padding on the left; or ``[B, 1, Q, K]``, bool or 0 where visible.
+            position_ids: ``[B, Q]``; used by rope only, the other encodings know relative positions alone.
+            past_key_values: the cache; its keys come before the queries.
+            inputs_embeds: see ``input_ids``.
+        """
+        if (input_ids is None) == (inputs_embeds is None):
+            raise ValueError("give exactly one of input_ids and inputs_embeds")
+        if inputs_embeds is None:
+            inputs_embeds = self.embed_tokens(input_ids)
+        queries = inputs_embeds.shape[1]
+        first_query = 0 if past_key_values is None else int(past_key_values.get_seq_length())
+        if position_ids is None:
+            position_ids = first_query + torch.arange(queries, device=inputs_embeds.device)[None]
+            if attention_mask is not None and attention_mask.dim() == 2:
+                counted = attention_mask.long().cumsum(dim=1) - 1
+                position_ids = counted.clamp(min=0)[:, first_query : first_query + queries]
+        mask = create_causal_mask(
+            config=self.config,
+            inputs_embeds=inputs_embeds,
+            attention_mask=attention_mask,
+            past_key_values=past_key_values,
+            position_ids=position_ids,
+        )
+        return super().forward(
+            inputs_embeds=inputs_embeds,
+            attention_mask=mask,
+            position_ids=position_ids,
+            past_key_values=past_key_values,
+            geometry=self._geometry(mask, queries, first_query, inputs_embeds.dtype),
+            **kwargs,
+        )
+
+    def _geometry(self, mask: torch.Tensor, queries: int, first_query: int, dtype: torch.dtype) -> Geometry:
+        config = self.config
+        keys = mask.shape[-1]
+        visible = mask if mask.dtype == torch.bool else mask == 0
+        rows = bias = factor = None
+        if config.position_type == "wavelet":
+            table = _position_table(config, keys).to(device=mask.device, dtype=dtype)
+            rows = rows_by_key(table, queries, keys, first_query)
+        elif config.position_type == "alibi":
+            # Float32 whatever the model's dtype: bfloat16 cannot tell neighbours apart at distances past 256.
+            slopes = torch.tensor(alibi_slopes(config.num_attention_heads), device=mask.device)
+            query = first_query + torch.arange(queries, device=mask.device)
+            distance = query[:, None] - torch.arange(keys, device=mask.device)
+            bias = -slopes[:, None, None] * distance
+        assert config.train_length is not None
+        if config.scales_logits and keys > config.train_length:
+            factor = log_n_factor(visible.sum(dim=-1, keepdim=True), config.train_length)
+        return Geometry(visible, rows, bias, factor)
+
+
+class WaveletLlamaForCausalLM(WaveletLlamaPreTrainedModel, LlamaForCausalLM):
+    """``WaveletLlamaModel`` with Llama's language-model head; weight names are Llama's."""
+
+    def __init__(self, config: WaveletLlamaConfig) -> None:
+        LlamaPreTrainedModel.__init__(self, config)
+        self.model = WaveletLlamaModel(config)
+        self.vocab_size = config.vocab_size
+        self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
+        self.post_init()
+
+
+def _position_table(config: WaveletLlamaConfig, keys: int) -> torch.Tensor:
+    """``[R, d]`` float32, long enough for ``keys`` keys; the length is rounded up so that decoding finds it cached."""
+    parameters = config.position_table_parameters
+    return _cached_table(
+        parameters["wavelet"],
+        tuple(parameters["scale_exponents"]),
+        tuple(parameters["shifts"]),
+        1 << keys.bit_length(),
+    )
+
+
+@lru_cache(maxsize=8)
+def _cached_table(
+    wavelet: str, scale_exponents: tuple[int, ...], shifts: tuple[int, ...], max_distance: int
+) -> torch.Tensor:
+    return position_table(wavelet, scale_exponents, shifts, max_distance=max_distance)
+
+
+AutoModelForCausalLM.register(WaveletLlamaConfig, WaveletLlamaForCausalLM, exist_ok=True)
