@@ -1,0 +1,62 @@
+"""Token streams and the order in which training reads them: a function of the seed and the step, so it can resume."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy
+import torch
+
+from model_registry.training.errors import TrainingError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from transformers import PreTrainedTokenizerFast
+
+
+def pack(texts: Sequence[str], tokenizer: PreTrainedTokenizerFast) -> torch.Tensor:
+    """Whole documents, each with the end-of-text token after it, in one stream: ``[N]`` int64."""
+    encoded = tokenizer(list(texts), add_special_tokens=False, return_attention_mask=False, verbose=False)["input_ids"]
+    return torch.tensor([token for ids in encoded for token in (*ids, tokenizer.eos_token_id)])
+
+
+def training_batch(stream: torch.Tensor, length: int, sequences: int, *, seed: int, step: int) -> torch.Tensor:
+    """The batch of step ``step``: every window of an epoch once, in an order and at an offset drawn per epoch.
+
+    Args:
+        stream: ``[N]`` token ids.
+        length: tokens per sequence, ``L``.
+        sequences: sequences per batch, ``B``.
+        seed: of the order.
+        step: counted from 0.
+
+    Returns:
+        ``[B, L + 1]``: inputs and, shifted by one, targets.
+
+    Raises:
+        TrainingError: the stream is too short for one batch.
+    """
+    windows = (len(stream) - 1 - length) // length
+    per_epoch = windows // sequences
+    if per_epoch < 1:
+        raise TrainingError(f"the corpus has {len(stream)} tokens: too few for a batch of {sequences} x {length}")
+    epoch, batch = divmod(step, per_epoch)
+    draw = numpy.random.default_rng([seed, epoch])
+    offset = int(draw.integers(length))
+    chosen = draw.permutation(windows)[batch * sequences : (batch + 1) * sequences]
+    return torch.stack([stream[offset + w * length : offset + (w + 1) * length + 1] for w in chosen])
+
+
+def held_out_batch(stream: torch.Tensor, length: int, sequences: int) -> torch.Tensor:
+    """``[B, L + 1]``: up to ``sequences`` windows spread evenly over the held-out stream.
+
+    Raises:
+        TrainingError: the stream is shorter than one window.
+    """
+    windows = (len(stream) - 1) // length
+    if windows < 1:
+        raise TrainingError(f"the held-out files have {len(stream)} tokens: fewer than one sequence of {length}")
+    count = min(sequences, windows)
+    starts = [i * windows // count * length for i in range(count)]
+    return torch.stack([stream[start : start + length + 1] for start in starts])

@@ -1,0 +1,63 @@
+"""``wave-serve train``: the command's arguments, and the one place where its errors become a line for the user."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+# Nothing heavy above: the gateway's command line imports this file to show the command's help.
+
+
+def train(
+    out: Annotated[Path, typer.Option(help="Directory of the run: log, checkpoint and, in model/, the export.")],
+    position: Annotated[
+        str | None, typer.Option(help="Position encoding: wavelet, rope, alibi or nope.", show_default="wavelet")
+    ] = None,
+    corpus: Annotated[
+        Path | None,
+        typer.Option(help="Directory of .py files to train on.", show_default="the standard library's sources"),
+    ] = None,
+    steps: Annotated[int | None, typer.Option(help="Stop after this many steps.")] = None,
+    minutes: Annotated[float | None, typer.Option(help="Stop after this many minutes of training.")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Continue the run in --out.")] = False,
+    overrides: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="FIELD=VALUE", help="Change a field of the recipe; may be repeated."),
+    ] = None,
+) -> None:
+    """Train a small model on Python sources and export it as a Hugging Face directory."""
+    from transformers.utils.logging import disable_progress_bar
+
+    from model_registry.training.corpus import read_corpus, standard_library
+    from model_registry.training.errors import TrainingError
+    from model_registry.training.loop import Budget, run_training
+    from model_registry.training.recipe import Recipe, with_overrides
+    from model_registry.training.run_directory import RunDirectory
+    from model_registry.wavelet import WaveletError
+
+    disable_progress_bar()
+    position_override = [] if position is None else [f"position={position}"]
+    try:
+        recipe = with_overrides(Recipe(), [*position_override, *(overrides or [])])
+        budget = Budget(steps=steps, minutes=minutes)
+        texts = read_corpus(corpus or standard_library(), seed=recipe.seed, held_out_fraction=recipe.held_out_fraction)
+        last = run_training(
+            recipe, texts, RunDirectory(out), budget, resume=resume, command=_command(), report=typer.echo
+        )
+    except (TrainingError, WaveletError) as error:
+        typer.echo(f"train: {error}", err=True)
+        raise typer.Exit(2) from error
+    typer.echo(f"held-out loss {last['held_out_loss']:.4f} after {last['step']} steps; model in {out / 'model'}")
+
+
+def _command() -> str:
+    program = Path(sys.argv[0])
+    name = "python -m model_registry.training" if program.name == "__main__.py" else program.name
+    threads = os.environ.get("OMP_NUM_THREADS")
+    prefix = f"OMP_NUM_THREADS={threads} " if threads else ""
+    return prefix + shlex.join([*name.split(), *sys.argv[1:]])

@@ -1,0 +1,66 @@
+"""The corpus: Python source files, split by file into training and held-out texts."""
+
+from __future__ import annotations
+
+import hashlib
+import random
+import sysconfig
+from dataclasses import dataclass
+from pathlib import Path
+
+from model_registry.training.errors import TrainingError
+
+EXCLUDED = frozenset({"site-packages", "test", "tests", "idle_test", "encodings", "pydoc_data", "__pycache__"})
+"""Directories left out: other people's packages, tests (two thirds of the library) and files that are mostly data."""
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """Texts of whole files in a seeded order, with the names of the held-out ones and a digest of all of it."""
+
+    train: tuple[str, ...]
+    held_out: tuple[str, ...]
+    held_out_names: tuple[str, ...]
+    digest: str
+
+
+def standard_library() -> Path:
+    """Where the running interpreter's standard library sources are."""
+    return Path(sysconfig.get_paths()["stdlib"])
+
+
+def read_corpus(directory: Path, *, seed: int, held_out_fraction: float) -> Corpus:
+    """Read every ``*.py`` below ``directory`` that is UTF-8, not empty and not in an ``EXCLUDED`` directory.
+
+    Raises:
+        TrainingError: the directory does not exist or holds fewer than two such files.
+    """
+    if not directory.is_dir():
+        raise TrainingError(f"corpus directory {str(directory)!r} does not exist")
+    texts: dict[str, str] = {}
+    for path in sorted(directory.rglob("*.py")):
+        name = path.relative_to(directory)
+        if EXCLUDED.isdisjoint(name.parts) and (text := _utf8(path)):
+            texts[name.as_posix()] = text
+    if len(texts) < 2:
+        raise TrainingError(
+            f"corpus directory {str(directory)!r} holds {len(texts)} usable .py files; at least 2 needed"
+        )
+    digest = hashlib.sha256("\0".join(f"{name}\0{text}" for name, text in texts.items()).encode()).hexdigest()
+    names = list(texts)
+    random.Random(seed).shuffle(names)  # noqa: S311 - a split, not a secret
+    count = min(max(1, round(len(names) * held_out_fraction)), len(names) - 1)
+    held_out = sorted(names[:count])
+    return Corpus(
+        train=tuple(texts[name] for name in names[count:]),
+        held_out=tuple(texts[name] for name in held_out),
+        held_out_names=tuple(held_out),
+        digest=digest,
+    )
+
+
+def _utf8(path: Path) -> str | None:
+    try:
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError:
+        return None

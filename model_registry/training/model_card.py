@@ -1,0 +1,86 @@
+"""The model card that goes beside exported weights."""
+
+from __future__ import annotations
+
+import json
+import platform
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from model_registry.modeling_wavelet import WaveletLlamaForCausalLM
+    from model_registry.training.corpus import Corpus
+    from model_registry.training.recipe import Recipe
+
+_CARD = """\
+---
+license: apache-2.0
+language: [code]
+library_name: transformers
+pipeline_tag: text-generation
+---
+# {name}
+
+A small language model of Python source code: Llama-shaped, {parameters:,} parameters, bfloat16, position encoding
+`{position}`, logit scaling `{logit_scaling}`. Trained at {train_length} tokens per sequence to show serving far past
+that length. It completes plain text; it has no chat template and follows no instructions.
+
+## How it was made
+
+    {command}
+
+- Corpus: sources of the Python {python} standard library without its tests, {train_files} files for training and
+  {held_out_files} held out (sha256 of names and texts `{digest}`). Documents are packed whole,
+  `<|endoftext|>` after each.
+- Tokenizer: byte-level BPE, {vocab_size} entries, made from the training files; digits are single tokens.
+- {step} steps of {batch} x {train_length} tokens ({tokens:,} in all) in {minutes:.0f} minutes of training on CPU.
+- Loss in nats per token at {train_length} tokens: {loss:.3f} on the last training batches, {held_out_loss:.3f} held out
+  (`loss_curve.json`, `loss_curve.png`).
+
+## Limits
+
+Names, numbers and logic are often wrong: the output looks like Python and is not to be run. The training files are
+under the Python Software Foundation license, and passages of them can come back word for word.
+
+## Recipe
+
+```json
+{recipe}
+```
+
+## Held-out files
+
+{held_out}
+"""
+
+
+def model_card(
+    name: str,
+    model: WaveletLlamaForCausalLM,
+    recipe: Recipe,
+    corpus: Corpus,
+    log: list[dict[str, Any]],
+    command: str,
+) -> str:
+    """Markdown; figures come from the last entry of ``log`` (nan before the first)."""
+    last = log[-1] if log else {"step": 0, "tokens": 0, "seconds": 0.0, "loss": float("nan")}
+    return _CARD.format(
+        name=name,
+        parameters=model.num_parameters(),
+        position=recipe.position,
+        logit_scaling=recipe.logit_scaling,
+        train_length=recipe.train_length,
+        command=command,
+        python=platform.python_version(),
+        train_files=len(corpus.train),
+        held_out_files=len(corpus.held_out),
+        digest=corpus.digest,
+        vocab_size=recipe.vocab_size,
+        batch=recipe.batch_sequences,
+        step=last["step"],
+        tokens=last["tokens"],
+        minutes=last["seconds"] / 60,
+        loss=last["loss"],
+        held_out_loss=last.get("held_out_loss", float("nan")),
+        recipe=json.dumps(recipe.to_json()),
+        held_out=", ".join(f"`{held_out}`" for held_out in corpus.held_out_names),
+    )

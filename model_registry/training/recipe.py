@@ -1,0 +1,140 @@
+"""Every hyperparameter of a training run, with its default, in one frozen dataclass."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, fields, replace
+from typing import Any
+
+from model_registry.configuration_wavelet import WaveletLlamaConfig
+from model_registry.training.errors import TrainingError
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """The model, its data and its optimisation; lengths and sizes are in tokens unless a name says otherwise."""
+
+    position: str = "wavelet"
+    wavelet: str = "ricker"
+    scale_exponents: tuple[int, ...] = (0, 1, 2, 3, 4, 5, 6, 7)
+    shifts: tuple[int, ...] = (0, 1, 2, 3, 4, 5, 6, 7)
+    # The factor is 1 up to train_length, so it changes inference past it and nothing in training.
+    logit_scaling: str = "log_n"
+    train_length: int = 512
+    max_position_embeddings: int = 65536
+    vocab_size: int = 4096
+    hidden_size: int = 256
+    intermediate_size: int = 704
+    num_layers: int = 6
+    num_heads: int = 4
+    num_kv_heads: int = 2
+    head_dim: int = 64
+
+    seed: int = 0
+    held_out_fraction: float = 0.03
+    batch_sequences: int = 8
+    learning_rate: float = 2e-3
+    weight_decay: float = 0.1
+    beta1: float = 0.9
+    beta2: float = 0.95
+    grad_clip: float = 1.0
+    warmup_steps: int = 100
+    decay_fraction: float = 0.4
+    """Last part of the run over which the learning rate falls linearly to zero."""
+    bf16: bool = True
+
+    eval_every: int = 100
+    eval_sequences: int = 16
+    checkpoint_minutes: float = 3.0
+
+    def __post_init__(self) -> None:
+        for name in ("batch_sequences", "eval_every", "eval_sequences", "num_layers", "vocab_size", "hidden_size"):
+            self._require(name, getattr(self, name) >= 1, "must be at least 1")
+        self._require("train_length", self.train_length >= 2, "must be at least 2")
+        self._require("vocab_size", self.vocab_size >= 512, "must be at least 512 (256 bytes, two markers, merges)")
+        self._require("warmup_steps", self.warmup_steps >= 0, "must not be negative")
+        self._require("learning_rate", self.learning_rate > 0, "must be positive")
+        self._require("decay_fraction", 0 <= self.decay_fraction <= 1, "must lie in [0, 1]")
+        self._require("held_out_fraction", 0 < self.held_out_fraction < 1, "must lie between 0 and 1")
+
+    def _require(self, name: str, holds: bool, reason: str) -> None:
+        if not holds:
+            raise TrainingError(f"{name}={getattr(self, name)!r}: {reason}")
+
+    def model_config(self, *, eos_token_id: int, pad_token_id: int) -> WaveletLlamaConfig:
+        """The Hugging Face config of the model.
+
+        Raises:
+            WaveletConfigError: the position encoding or the head counts are wrong.
+        """
+        position: dict[str, Any] = {"type": self.position}
+        if self.position == "wavelet":
+            position |= {
+                "wavelet": self.wavelet,
+                "scale_exponents": list(self.scale_exponents),
+                "shifts": list(self.shifts),
+            }
+        return WaveletLlamaConfig(
+            architectures=["WaveletLlamaForCausalLM"],
+            position_encoding=position,
+            train_length=self.train_length,
+            logit_scaling=self.logit_scaling,
+            max_position_embeddings=self.max_position_embeddings,
+            vocab_size=self.vocab_size,
+            hidden_size=self.hidden_size,
+            intermediate_size=self.intermediate_size,
+            num_hidden_layers=self.num_layers,
+            num_attention_heads=self.num_heads,
+            num_key_value_heads=self.num_kv_heads,
+            head_dim=self.head_dim,
+            tie_word_embeddings=True,
+            bos_token_id=eos_token_id,
+            eos_token_id=eos_token_id,
+            pad_token_id=pad_token_id,
+        )
+
+    def learning_rate_at(self, step: int, progress: float) -> float:
+        """Warm-up by steps, then constant, then linear to zero over the last ``decay_fraction`` of the run.
+
+        Args:
+            step: steps done.
+            progress: part of the run that is done, in [0, 1]; by time where the budget is time.
+        """
+        warm = min(1.0, (step + 1) / (self.warmup_steps + 1))
+        left = max(0.0, 1.0 - progress)
+        cooled = 1.0 if left >= self.decay_fraction else left / self.decay_fraction
+        return self.learning_rate * min(warm, cooled)
+
+    def to_json(self) -> dict[str, Any]:
+        """Field names to JSON values."""
+        return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
+
+
+def with_overrides(recipe: Recipe, overrides: list[str]) -> Recipe:
+    """Apply ``FIELD=VALUE`` texts; a list of numbers is written ``0,1,2``.
+
+    Raises:
+        TrainingError: an unknown field, or a value of the wrong type.
+    """
+    known = {field.name for field in fields(Recipe)}
+    changes: dict[str, Any] = {}
+    for text in overrides:
+        name, separator, value = text.partition("=")
+        if not separator:
+            raise TrainingError(f"--set {text!r}: write FIELD=VALUE")
+        if name not in known:
+            raise TrainingError(f"--set {text!r}: no such field; choose {', '.join(sorted(known))}")
+        changes[name] = _parse(text, value, getattr(recipe, name))
+    return replace(recipe, **changes)
+
+
+def _parse(text: str, value: str, default: Any) -> Any:
+    kind = type(default)
+    try:
+        if kind is bool:
+            return {"true": True, "false": False}[value.lower()]
+        if kind is tuple:
+            return tuple(int(part) for part in value.split(","))
+        return kind(value)
+    except (KeyError, ValueError) as error:
+        wanted = "numbers separated by commas" if kind is tuple else kind.__name__
+        raise TrainingError(f"--set {text!r}: the value must be {wanted}") from error
