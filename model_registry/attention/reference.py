@@ -1,0 +1,62 @@
+"""The attention op's specification: dense, one sequence at a time, in float32 (float64 for float64 inputs)."""
+
+from __future__ import annotations
+
+import torch
+
+
+@torch.no_grad()
+def attention(
+    q: torch.Tensor,
+    k_cache: torch.Tensor,
+    v_cache: torch.Tensor,
+    block_table: torch.Tensor,
+    query_start_loc: torch.Tensor,
+    seq_lens: torch.Tensor,
+    table: torch.Tensor,
+    scale: float,
+    out: torch.Tensor,
+) -> None:
+    """``wavelet_attention`` by its equation, with ``[H, n_q, seq_len]`` scores; the arguments are its own."""
+    block_size = k_cache.shape[1]
+    starts = query_start_loc.tolist()
+    for s, length in enumerate(seq_lens.tolist()):
+        rows = slice(starts[s], starts[s + 1])
+        if length == 0:
+            out[rows] = 0
+            continue
+        blocks = block_table[s, : -(-length // block_size)].long()
+        k = k_cache[blocks].flatten(0, 1)[:length]
+        v = v_cache[blocks].flatten(0, 1)[:length]
+        out[rows] = dense_attention(q[rows], k, v, table, scale).to(out.dtype)
+
+
+def dense_attention(
+    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, table: torch.Tensor, scale: float
+) -> torch.Tensor:
+    """One sequence: ``softmax_n((q_m . k_n + q_m . p(m - n)) * scale) v_n`` over ``n <= m``.
+
+    Args:
+        q: ``[n_q, H, d]``, the last ``n_q`` positions.
+        k: ``[L, H_kv, d]``, ``L >= n_q``.
+        v: ``[L, H_kv, d]``.
+        table: ``[R, d]``; ``p(t)`` is row ``t``, and zero for ``t >= R``.
+        scale: factor of both terms.
+
+    Returns:
+        ``[n_q, H, d]`` float32, or float64 for float64 inputs.
+    """
+    (n_q, H, _), (L, H_kv, _), R = q.shape, k.shape, table.shape[0]
+    compute = torch.float64 if q.dtype is torch.float64 else torch.float32
+    q, k, v, table = (tensor.to(compute) for tensor in (q, k, v, table))
+    k = k.repeat_interleave(H // H_kv, dim=1)
+    v = v.repeat_interleave(H // H_kv, dim=1)
+
+    m = torch.arange(L - n_q, L, device=q.device)
+    n = torch.arange(L, device=q.device)
+    t = m[:, None] - n[None, :]
+    p = torch.nn.functional.pad(table, (0, 0, 0, 1))  # row R is the zero that every t >= R shares
+    content = torch.einsum("mhd,nhd->hmn", q, k)
+    position = torch.einsum("mhd,td->hmt", q, p).gather(2, t.clamp(0, R).expand(H, n_q, L))
+    score = ((content + position) * scale).masked_fill(t < 0, -torch.inf)
+    return torch.einsum("hmn,nhd->mhd", score.softmax(dim=-1), v)
