@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import math
 from functools import lru_cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy
 import torch
@@ -153,7 +153,7 @@ def position_table(
         max_distance: the largest ``t`` that will be asked for: the table has at most ``max_distance + 1`` rows.
 
     Returns:
-        ``[R, d]`` float32 with ``d = len(scale_exponents) * len(shifts)`` and ``R >= 1``.
+        ``[R, d]`` float32 on the CPU with ``d = len(scale_exponents) * len(shifts)`` and ``R >= 1``.
 
     Raises:
         WaveletError: a parameter is of the wrong type or out of range.
@@ -167,9 +167,11 @@ def position_table(
     if max_distance is not None:
         rows = min(rows, max_distance + 1)
 
-    a = torch.tensor([2.0**e for e in scale_exponents for _ in shifts], dtype=torch.float64)
-    b = torch.tensor([float(s) for _ in scale_exponents for s in shifts], dtype=torch.float64)
-    t_minus_b = torch.arange(rows, dtype=torch.float64)[:, None] - b
+    # On the CPU whatever the caller's default device: float64 is exact there and PyWavelets needs it.
+    float64: dict[str, Any] = {"dtype": torch.float64, "device": "cpu"}
+    a = torch.tensor([2.0**e for e in scale_exponents for _ in shifts], **float64)
+    b = torch.tensor([float(s) for _ in scale_exponents for s in shifts], **float64)
+    t_minus_b = torch.arange(rows, **float64)[:, None] - b
     table = function(t_minus_b / a, t_minus_b)
 
     kept = (table.abs().amax(dim=1) >= NEGLIGIBLE).nonzero()
