@@ -5,6 +5,9 @@ from __future__ import annotations
 VLLM_SERIES = "0.32"
 """The vLLM release series that the plugin is written against: the attention backend API changes between series."""
 
+ARCHITECTURE = "WaveletLlamaForCausalLM"
+"""The entry of ``architectures`` in a checkpoint's config.json, and the model class's name."""
+
 
 class UnsupportedVllmVersionError(RuntimeError):
     """The installed vLLM is not of ``VLLM_SERIES``; ``version`` is the one found."""
@@ -38,7 +41,8 @@ def register() -> None:
     from model_registry.configuration_wavelet import WaveletLlamaConfig
 
     AutoConfig.register(WaveletLlamaConfig.model_type, WaveletLlamaConfig, exist_ok=True)
-    ModelRegistry.register_model("WaveletLlamaForCausalLM", "model_registry.vllm_model:WaveletLlamaForCausalLM")
+    if ARCHITECTURE not in ModelRegistry.get_supported_archs():
+        ModelRegistry.register_model(ARCHITECTURE, f"model_registry.vllm_model:{ARCHITECTURE}")
     # A name of its own rather than the one CUSTOM slot, which another plugin may have taken.
     if "WAVELET" not in AttentionBackendEnum.__members__:
         AttentionBackendEnum.register("WAVELET", "model_registry.vllm_backend.WaveletAttentionBackend")

@@ -169,11 +169,11 @@ class WaveletAttentionImpl(AttentionImpl[WaveletAttentionMetadata]):
         if attn_metadata is None:  # vLLM's profiling run, before there is a cache
             return output
         tokens = attn_metadata.num_actual_tokens
-        k_cache, v_cache = kv_cache.transpose(1, 2).split(self.head_size, dim=-1)
+        token_major = kv_cache.transpose(1, 2)
         wavelet_attention(
             query[:tokens],
-            k_cache,
-            v_cache,
+            token_major[..., : self.head_size],
+            token_major[..., self.head_size :],
             attn_metadata.block_table,
             attn_metadata.query_start_loc,
             attn_metadata.seq_lens,
