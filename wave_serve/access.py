@@ -1,0 +1,68 @@
+"""The outermost layer: request id, `x-wave-*` headers, access log and request metrics, for every answer."""
+
+import logging
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from wave_serve.exchange import Exchange, begin
+from wave_serve.logs import event
+from wave_serve.metrics import Metrics
+
+logger = logging.getLogger("wave_serve.access")
+CLIENT_CLOSED = 499  # logged, never sent: nobody is there to read it
+
+
+class AccessLog:
+    """ASGI middleware; knows bodies neither of requests nor of responses."""
+
+    def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
+        self._app = app
+        self._metrics = metrics
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Handles one ASGI connection."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        exchange = begin(scope, Headers(scope=scope))
+        status = CLIENT_CLOSED
+
+        async def send_with_headers(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                headers = MutableHeaders(scope=message)
+                for name, value in exchange.headers.items():
+                    headers[name] = value
+            await send(message)
+
+        try:
+            await self._app(scope, receive, send_with_headers)
+        finally:
+            self._record(scope, exchange, CLIENT_CLOSED if exchange.aborted else status)
+
+    def _record(self, scope: Scope, exchange: Exchange, status: int) -> None:
+        route = scope.get("route")
+        endpoint = getattr(route, "path", "other")
+        self._metrics.requests.labels(endpoint, str(status)).inc()
+        self._metrics.seconds.labels(endpoint).observe(exchange.elapsed())
+        if exchange.error is not None:
+            self._metrics.rejected.labels(exchange.error).inc()
+        event(
+            logger,
+            logging.INFO,
+            "request",
+            request_id=exchange.request_id,
+            method=scope["method"],
+            path=endpoint,
+            status=status,
+            seconds=round(exchange.elapsed(), 4),
+            model=exchange.model,
+            stream=exchange.stream or None,
+            prompt_tokens=exchange.prompt_tokens,
+            completion_limit=exchange.completion_limit,
+            upstream=exchange.upstream,
+            first_byte_s=None if exchange.first_byte_s is None else round(exchange.first_byte_s, 4),
+            error=exchange.error,
+        )

@@ -1,0 +1,18 @@
+"""Puts the gateway's ASGI application together."""
+
+from fastapi import FastAPI
+from starlette.types import ASGIApp
+
+from wave_serve.access import AccessLog
+from wave_serve.errors import install_error_handlers
+from wave_serve.gateway import Gateway
+from wave_serve.routes import router
+
+
+def build_app(gateway: Gateway) -> ASGIApp:
+    """The application; the access log is outermost so that it sees every answer."""
+    app = FastAPI(title="wave-serve", lifespan=gateway.lifespan, redirect_slashes=False, redoc_url=None)
+    app.state.gateway = gateway
+    app.include_router(router)
+    install_error_handlers(app)
+    return AccessLog(app, gateway.metrics)

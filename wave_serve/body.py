@@ -1,0 +1,76 @@
+"""Reads, parses and minimally edits a JSON request body."""
+
+import json
+from typing import Any
+
+from fastapi import Request
+from pydantic_core import from_json
+
+from wave_serve.errors import ApiError, invalid
+
+
+async def read_body(request: Request, limit: int) -> bytes:
+    """The body, of at most `limit` bytes; more is refused as soon as it is known. Raises ApiError 413."""
+    declared = request.headers.get("content-length", "")
+    if declared.isdecimal() and int(declared) > limit:
+        raise _too_large(limit, f"{int(declared)} bytes")
+    parts: list[bytes] = []
+    size = 0
+    async for part in request.stream():
+        size += len(part)
+        if size > limit:
+            raise _too_large(limit, f"more than {limit} bytes")
+        parts.append(part)
+    return b"".join(parts)
+
+
+def parse_object(body: bytes, content_type: str | None) -> dict[str, Any]:
+    """The JSON object in `body`. Raises ApiError 400, or 415 for another content type."""
+    media_type = (content_type or "").partition(";")[0].strip().lower()
+    if media_type != "application/json":
+        raise ApiError(415, f"Content-Type must be application/json, got {media_type or 'none'!r}")
+    try:
+        value = from_json(body)
+    except ValueError as error:
+        raise invalid(f"The body is not valid JSON: {error}", code="invalid_json") from None
+    if not isinstance(value, dict):
+        raise invalid(f"The body must be a JSON object, got {json_kind(value)}", code="invalid_json")
+    return value
+
+
+def with_field(body: bytes, payload: dict[str, Any], field: str, value: int) -> bytes:
+    """`body` with one field set; all other bytes stay as they came unless the field is there already."""
+    if field in payload:
+        return json.dumps({**payload, field: value}, ensure_ascii=False, separators=(",", ":")).encode()
+    end = body.rindex(b"}")
+    return b'%s%s"%s":%d}' % (body[:end], b"," if payload else b"", field.encode(), value)
+
+
+def json_kind(value: object) -> str:
+    """JSON's name for the kind of a parsed value."""
+    match value:
+        case None:
+            return "null"
+        case bool():
+            return "a boolean"
+        case int() | float():
+            return "a number"
+        case str():
+            return "a string"
+        case list():
+            return "an array"
+        case _:
+            return "an object"
+
+
+def shown(value: object) -> str:
+    """A short form of a value for an error message; long or nested ones are described, not repeated."""
+    if isinstance(value, str | list | dict) and len(value) > 0 and (not isinstance(value, str) or len(value) > 40):
+        unit = "characters" if isinstance(value, str) else "items"
+        return f"{json_kind(value)} of {len(value)} {unit}"
+    return json.dumps(value)
+
+
+def _too_large(limit: int, size: str) -> ApiError:
+    message = f"The request body is too large: {size}, at most {limit} bytes are accepted."
+    return ApiError(413, message, code="request_too_large", headers={"connection": "close"})

@@ -1,0 +1,92 @@
+"""A generation's way through the gateway: read, cap, pick an upstream, relay."""
+
+from typing import Any
+
+from fastapi import Request
+from starlette.responses import Response
+
+from wave_serve.body import parse_object, read_body, shown, with_field
+from wave_serve.catalogue import ServedModel
+from wave_serve.context import Cap, context_exceeded, decide, usage_headers
+from wave_serve.errors import invalid
+from wave_serve.exchange import Exchange, exchange_of
+from wave_serve.gateway import Gateway
+from wave_serve.prompts import Generation, check_sequences, check_token_ids, read_generation, read_model, read_prompts
+from wave_serve.relay import Relay
+from wave_serve.upstream import Upstream
+
+PASSED_ON = ("traceparent", "tracestate")
+
+
+async def generate(gateway: Gateway, request: Request, path: str, *, chat: bool) -> Response:
+    """Answers a completion or chat request. Raises ApiError."""
+    exchange = exchange_of(request)
+    body = await read_body(request, gateway.settings.max_body_bytes)
+    payload = parse_object(body, request.headers.get("content-type"))
+    model = gateway.catalogue.find(read_model(payload, gateway.catalogue.names))
+    exchange.model = model.name
+    upstream = model.pick()
+    exchange.upstream = upstream.base_url
+    cap = model.cap()
+    exchange.headers |= cap.headers()
+
+    generation = read_generation(payload, chat=chat)
+    exchange.stream = generation.stream
+    if chat:
+        tokens = await _chat_tokens(model, generation, upstream)
+    else:
+        tokens = await _prompt_tokens(model, generation, upstream, cap, exchange)
+    _note_tokens(exchange, tokens, cap)
+    receipt = decide(tokens, generation.max_tokens, cap, "messages" if chat else "prompt")
+    exchange.headers |= receipt.headers()
+    exchange.completion_limit = receipt.completion_tokens
+    gateway.metrics.prompt_tokens.labels(model.name).observe(tokens)
+    if receipt.completion_tokens != generation.max_tokens:
+        body = with_field(body, payload, generation.max_tokens_field, receipt.completion_tokens)
+    forward = {name: value for name in PASSED_ON if (value := request.headers.get(name))}
+    return Relay(
+        upstream,
+        path,
+        body,
+        exchange,
+        gateway.metrics,
+        forward=forward | {"x-request-id": exchange.request_id},
+        keep_alive=gateway.settings.timeouts.keep_alive,
+    )
+
+
+async def _prompt_tokens(
+    model: ServedModel, generation: Generation, upstream: Upstream, cap: Cap, exchange: Exchange
+) -> int:
+    """Length of the longest prompt; one that can never fit is refused before it is tokenised or looked through."""
+    prompts = read_prompts(generation.payload)
+    check_sequences(generation, len(prompts), model.settings.max_sequences)
+    completion = 1 if generation.max_tokens is None else generation.max_tokens
+    for prompt in prompts:
+        if isinstance(prompt, str):
+            fewest = 0 if model.tokenizer is None else model.tokenizer.fewest_tokens(prompt)
+        else:
+            fewest = len(prompt)
+        if fewest >= cap.limit:
+            _note_tokens(exchange, fewest, cap)
+            raise context_exceeded(fewest, completion, cap, "prompt", at_least=isinstance(prompt, str))
+    for prompt in prompts:
+        if isinstance(prompt, list):
+            check_token_ids(prompt, model.settings.vocab_size)
+    special = generation.payload.get("add_special_tokens", True)
+    if not isinstance(special, bool):
+        raise invalid(f"add_special_tokens must be true or false, got {shown(special)}", "add_special_tokens")
+    return max(await model.count(prompts, upstream, add_special_tokens=special))
+
+
+async def _chat_tokens(model: ServedModel, generation: Generation, upstream: Upstream) -> int:
+    messages: Any = generation.payload.get("messages")
+    if not isinstance(messages, list) or not messages or not all(isinstance(entry, dict) for entry in messages):
+        raise invalid(f"messages must be a list of one or more objects, got {shown(messages)}", "messages")
+    check_sequences(generation, 1, model.settings.max_sequences)
+    return await model.count_chat(generation.payload, upstream)
+
+
+def _note_tokens(exchange: Exchange, tokens: int, cap: Cap) -> None:
+    exchange.prompt_tokens = tokens
+    exchange.headers |= usage_headers(tokens, cap)

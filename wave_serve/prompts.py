@@ -1,0 +1,117 @@
+"""Reads from a request only what the cap's policy needs; everything else is the engine's to validate."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from wave_serve.body import json_kind, shown
+from wave_serve.errors import ApiError, invalid
+
+Prompt = str | list[int]
+
+
+@dataclass(frozen=True)
+class Generation:
+    """A completion or chat request: its fields that the policy reads."""
+
+    payload: Mapping[str, Any]
+    n: int
+    max_tokens: int | None
+    max_tokens_field: str
+    stream: bool
+
+
+def read_model(payload: Mapping[str, Any], names: list[str]) -> str:
+    """The model's name; it may be left out where only one is served. Raises ApiError 400 or 404."""
+    name = payload.get("model")
+    if name is None and len(names) == 1:
+        return names[0]
+    if name is None:
+        raise invalid(f"you must provide a model; served are: {', '.join(names)}", "model")
+    if not isinstance(name, str):
+        raise invalid(f"model must be a string, got {shown(name)}", "model")
+    if name not in names:
+        raise unknown_model(name, names)
+    return name
+
+
+def unknown_model(name: str, names: list[str]) -> ApiError:
+    """A 404 for a model that is not served."""
+    message = f"The model {shown(name)} does not exist; served are: {', '.join(names)}"
+    return ApiError(404, message, param="model", code="model_not_found")
+
+
+def read_generation(payload: Mapping[str, Any], *, chat: bool) -> Generation:
+    """Fields that completions and chat have in common. Raises ApiError 400 naming field and value."""
+    stream = payload.get("stream")
+    if stream is not None and not isinstance(stream, bool):
+        raise invalid(f"stream must be true or false, got {shown(stream)}", "stream")
+    for field in ("truncate_prompt_tokens", "prompt_embeds"):
+        if payload.get(field) is not None:
+            raise invalid(f"{field} is not supported: its tokens could not be counted against the cap", field)
+    n = _read_int(payload, "n", least=1)
+    fields = ("max_completion_tokens", "max_tokens") if chat else ("max_tokens",)
+    given = [(field, value) for field in fields if (value := _read_int(payload, field, least=0)) is not None]
+    field, requested = given[0] if given else (fields[0], None)
+    return Generation(payload, 1 if n is None else n, requested, field, bool(stream))
+
+
+def read_prompts(payload: Mapping[str, Any]) -> list[Prompt]:
+    """The prompts of a completion request; token ids are not looked at one by one yet. Raises ApiError 400."""
+    value = payload.get("prompt")
+    if value is None:
+        raise invalid("prompt is required", "prompt")
+    if isinstance(value, str):
+        prompts: list[Prompt] = [value]
+    elif not isinstance(value, list):
+        raise invalid(
+            f"prompt must be a string, strings, token ids or lists of token ids, got {shown(value)}", "prompt"
+        )
+    elif value and _is_id(value[0]):
+        prompts = [value]
+    else:
+        kind = type(value[0]) if value else str
+        for index, entry in enumerate(value):
+            if kind not in (str, list) or type(entry) is not kind:
+                raise invalid(
+                    f"prompt[{index}] must be like the others a string or a list, got {shown(entry)}", "prompt"
+                )
+        prompts = value
+    if not prompts or any(len(prompt) == 0 for prompt in prompts):
+        raise invalid(f"prompt must not be empty, got {shown(value)}", "prompt")
+    return prompts
+
+
+def check_token_ids(ids: list[int], vocab_size: int | None) -> None:
+    """Every id is a whole number from 0 to below `vocab_size` (if known). Raises ApiError 400 naming the first."""
+    for index, token in enumerate(ids):
+        if not _is_id(token):
+            raise invalid(f"prompt[{index}] must be a token id, got {json_kind(token)}: {shown(token)}", "prompt")
+        if token < 0 or (vocab_size is not None and token >= vocab_size):
+            bound = "not negative" if vocab_size is None else f"from 0 to {vocab_size - 1}"
+            raise invalid(f"prompt[{index}] is out of range: token ids are {bound}, got {token}", "prompt")
+
+
+def check_sequences(generation: Generation, prompts: int, most: int) -> None:
+    """Refuses a request for more than `most` completions. Raises ApiError 400."""
+    total = generation.n * prompts
+    if generation.n > most:
+        raise invalid(f"n must be at most {most}, got {generation.n}", "n")
+    if total > most:
+        message = f"at most {most} completions per request, got {total} ({prompts} prompts, n = {generation.n})"
+        raise invalid(message, "prompt")
+
+
+def _is_id(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _read_int(payload: Mapping[str, Any], field: str, *, least: int) -> int | None:
+    value = payload.get(field)
+    if value is None:
+        return None
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise invalid(f"{field} must be an integer, got {shown(value)}", field)
+    if value < least:
+        raise invalid(f"{field} must be at least {least}, got {value}", field)
+    return value

@@ -1,0 +1,186 @@
+"""Passes a generation on to an upstream and its answer back; a client that goes away aborts it."""
+
+import asyncio
+from collections.abc import Mapping
+
+import httpx
+from pydantic_core import from_json
+from starlette.responses import Response
+from starlette.types import Message, Receive, Scope, Send
+
+from wave_serve.errors import ApiError
+from wave_serve.exchange import Exchange
+from wave_serve.metrics import Metrics
+from wave_serve.sse import KEEP_ALIVE, BrokenStreamError, EventStream, error_event
+from wave_serve.upstream import Upstream
+from wave_serve.upstream_errors import from_upstream
+
+
+class Relay(Response):
+    """The answer to a generation, fetched from the upstream while it is sent."""
+
+    def __init__(
+        self,
+        upstream: Upstream,
+        path: str,
+        request_body: bytes,
+        exchange: Exchange,
+        metrics: Metrics,
+        *,
+        forward: Mapping[str, str],
+        keep_alive: float,
+    ) -> None:
+        super().__init__()
+        self._upstream = upstream
+        self._path = path
+        self._request_body = request_body
+        self._exchange = exchange
+        self._metrics = metrics
+        self._forward = forward
+        self._keep_alive = keep_alive
+        self._answered = False
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Sends the answer. Raises ApiError as long as nothing has been sent."""
+        exchange = self._exchange
+        answer = self._stream(send) if exchange.stream else self._whole(scope, receive, send)
+        in_flight = self._metrics.in_flight.labels(exchange.model)
+        work = asyncio.create_task(answer)
+        gone = asyncio.create_task(_disconnected(receive))
+        self._upstream.in_flight += 1
+        in_flight.inc()
+        try:
+            await asyncio.wait({work, gone}, return_when=asyncio.FIRST_COMPLETED)
+            # The server reports a disconnect after a complete answer too.
+            if work.done() or self._answered:
+                await work
+            else:
+                exchange.aborted = True
+                self._metrics.aborted.labels(exchange.model).inc()
+        finally:
+            for task in (work, gone):
+                task.cancel()
+            await asyncio.gather(work, gone, return_exceptions=True)
+            self._upstream.in_flight -= 1
+            in_flight.dec()
+
+    async def _whole(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            async with self._upstream.stream(self._path, self._request_body, self._forward) as answer:
+                self._first_byte()
+                body = await answer.aread()
+        except httpx.HTTPError as error:
+            raise self._upstream.failure(error) from None
+        if answer.status_code >= 400:
+            raise from_upstream(answer.status_code, body, answer.headers)
+        try:
+            from_json(body)
+        except ValueError:
+            raise ApiError(502, "The upstream's answer is not JSON.", code="upstream_malformed") from None
+        self._answered = True
+        await Response(body, media_type="application/json")(scope, receive, send)
+
+    async def _stream(self, send: Send) -> None:
+        writer = _EventWriter(send)
+        beat = asyncio.create_task(writer.beat(self._keep_alive))
+        try:
+            await self._pump(writer)
+        except httpx.HTTPError as error:
+            await self._end(writer, self._upstream.failure(error))
+        except ApiError as error:
+            await self._end(writer, error)
+        finally:
+            beat.cancel()
+            await asyncio.gather(beat, return_exceptions=True)
+
+    async def _pump(self, writer: "_EventWriter") -> None:
+        async with self._upstream.stream(self._path, self._request_body, self._forward) as answer:
+            if answer.status_code >= 400:
+                raise from_upstream(answer.status_code, await answer.aread(), answer.headers)
+            if not answer.headers.get("content-type", "").startswith("text/event-stream"):
+                raise ApiError(502, "The upstream did not answer with an event stream.", code="upstream_malformed")
+            events = EventStream()
+            await writer.start()
+            async for chunk in answer.aiter_raw():
+                self._first_byte()
+                try:
+                    await writer.write(events.feed(chunk))
+                except BrokenStreamError as broken:
+                    await writer.write(broken.whole)
+                    raise broken.error from None
+        if not events.done:
+            raise ApiError(502, "The upstream ended its stream before the answer was complete.", code="upstream_died")
+        self._answered = True
+        await writer.close()
+
+    async def _end(self, writer: "_EventWriter", error: ApiError) -> None:
+        """Ends the stream with an error event; before the first byte the error is a plain answer."""
+        if not await writer.fail(error):
+            raise error
+        self._exchange.error = error.code or error.type
+
+    def _first_byte(self) -> None:
+        if self._exchange.first_byte_s is None:
+            self._exchange.first_byte_s = self._exchange.elapsed()
+            self._metrics.first_byte.labels(self._exchange.model).observe(self._exchange.first_byte_s)
+
+
+class _EventWriter:
+    """The client's side of a stream; a lock keeps comments between whole events."""
+
+    def __init__(self, send: Send) -> None:
+        self._send = send
+        self._lock = asyncio.Lock()
+        self._started = False
+        self._closed = False
+        self._last = asyncio.get_running_loop().time()
+
+    async def start(self) -> None:
+        async with self._lock:
+            await self._start()
+
+    async def write(self, data: bytes) -> None:
+        async with self._lock:
+            if data:
+                await self._send_body(data, more=True)
+
+    async def close(self) -> None:
+        async with self._lock:
+            self._closed = True
+            await self._send_body(b"", more=False)
+
+    async def fail(self, error: ApiError) -> bool:
+        """Ends a stream that has begun with an error event; False where it has not begun."""
+        async with self._lock:
+            self._closed = True
+            if self._started:
+                await self._send_body(error_event(error), more=False)
+            return self._started
+
+    async def beat(self, interval: float) -> None:
+        """Sends a comment whenever the stream has been idle for `interval` seconds, and begins it where need be."""
+        loop = asyncio.get_running_loop()
+        while True:
+            await asyncio.sleep(max(0.0, self._last + interval - loop.time()))
+            async with self._lock:
+                if not self._closed and loop.time() - self._last >= interval:
+                    await self._start()
+                    await self._send_body(KEEP_ALIVE, more=True)
+
+    async def _start(self) -> None:
+        if self._started:
+            return
+        self._started = True
+        headers = [(b"content-type", b"text/event-stream; charset=utf-8"), (b"cache-control", b"no-cache")]
+        message: Message = {"type": "http.response.start", "status": 200, "headers": headers}
+        await self._send(message)
+
+    async def _send_body(self, data: bytes, *, more: bool) -> None:
+        self._last = asyncio.get_running_loop().time()
+        await self._send({"type": "http.response.body", "body": data, "more_body": more})
+
+
+async def _disconnected(receive: Receive) -> None:
+    """Returns when the client has gone away."""
+    while (await receive())["type"] != "http.disconnect":
+        pass

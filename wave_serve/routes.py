@@ -1,0 +1,93 @@
+"""The endpoints; each only names the parts that answer it."""
+
+from typing import Any, cast
+
+from fastapi import APIRouter, Request
+from prometheus_client import CONTENT_TYPE_LATEST
+from pydantic_core import to_json
+from starlette.responses import JSONResponse, Response
+
+from wave_serve.body import parse_object, read_body
+from wave_serve.errors import unavailable
+from wave_serve.exchange import exchange_of
+from wave_serve.gateway import Gateway
+from wave_serve.generate import generate
+from wave_serve.prompts import read_model
+
+router = APIRouter()
+
+
+def _gateway(request: Request) -> Gateway:
+    return cast("Gateway", request.app.state.gateway)
+
+
+@router.post("/v1/completions")
+async def completions(request: Request) -> Response:
+    """OpenAI's completions."""
+    return await generate(_gateway(request), request, "/v1/completions", chat=False)
+
+
+@router.post("/v1/chat/completions")
+async def chat_completions(request: Request) -> Response:
+    """OpenAI's chat completions, where the checkpoint has a chat template."""
+    return await generate(_gateway(request), request, "/v1/chat/completions", chat=True)
+
+
+@router.get("/v1/models")
+async def models(request: Request) -> Response:
+    """The served models with their limits."""
+    cards = [model.card() for model in _gateway(request).catalogue.models.values()]
+    return JSONResponse({"object": "list", "data": cards})
+
+
+@router.get("/v1/models/{model:path}")
+async def one_model(request: Request, model: str) -> Response:
+    """One served model with its limits."""
+    return JSONResponse(_gateway(request).catalogue.find(model).card())
+
+
+@router.post("/tokenize")
+async def tokenize(request: Request) -> Response:
+    """Token ids of a prompt, as vLLM's endpoint of that name."""
+    return await _ask(request, "/tokenize")
+
+
+@router.post("/detokenize")
+async def detokenize(request: Request) -> Response:
+    """The text of token ids, as vLLM's endpoint of that name."""
+    return await _ask(request, "/detokenize")
+
+
+async def _ask(request: Request, path: str) -> Response:
+    gateway = _gateway(request)
+    body = await read_body(request, gateway.settings.max_body_bytes)
+    payload = parse_object(body, request.headers.get("content-type"))
+    model = gateway.catalogue.find(read_model(payload, gateway.catalogue.names))
+    exchange_of(request).model = model.name
+    return Response(to_json(await model.pick().ask(path, body)), media_type="application/json")
+
+
+@router.get("/health")
+async def health() -> Response:
+    """Answers as long as this process does."""
+    return JSONResponse({"status": "ok"})
+
+
+@router.get("/ready")
+async def ready(request: Request) -> Response:
+    """Whether at least one upstream answers. Raises ApiError 503 with the reasons where none does."""
+    gateway = _gateway(request)
+    states: dict[str, Any] = {upstream.base_url: upstream.reason or "ready" for upstream in gateway.upstreams}
+    if not any(upstream.ready for upstream in gateway.upstreams):
+        reasons = "; ".join(f"{url}: {state}" for url, state in states.items())
+        raise unavailable(f"Not ready: {reasons}", gateway.settings.timeouts.retry_after)
+    return JSONResponse({"status": "ready", "upstreams": states})
+
+
+@router.get("/metrics")
+async def metrics(request: Request) -> Response:
+    """Prometheus metrics."""
+    gateway = _gateway(request)
+    for upstream in gateway.upstreams:
+        gateway.metrics.upstream_ready.labels(upstream.base_url).set(upstream.ready)
+    return Response(gateway.metrics.exposition(), media_type=CONTENT_TYPE_LATEST)

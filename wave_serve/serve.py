@@ -1,0 +1,124 @@
+"""Runs the gateway, alone or together with an engine of its own, until a signal or a fatal error."""
+
+import asyncio
+import os
+import signal
+import socket
+from collections.abc import Callable
+from pathlib import Path
+
+from wave_serve.app import build_app
+from wave_serve.checkpoint import Checkpoint, CheckpointError, bundled_checkpoint, inspect_checkpoint
+from wave_serve.context import effective_limit
+from wave_serve.engine import EngineSetupError, engine_command, engine_environment, free_port
+from wave_serve.gateway import Gateway
+from wave_serve.server import Server, listen, make_server
+from wave_serve.settings import ModelSettings, Settings, UpstreamSettings
+from wave_serve.supervisor import Supervisor
+
+
+def run_gateway(settings: Settings, on_ready: Callable[[str], None]) -> None:
+    """Serves until SIGINT or SIGTERM. Raises ListenError or TokenizerError."""
+    gateway = Gateway(settings)
+    sock = listen(settings.host, settings.port)
+    on_ready(f"listening on {address(settings)}")
+    asyncio.run(_run(gateway, sock, None, lambda: None))
+
+
+def run_with_engine(
+    settings: Settings,
+    checkpoint_path: Path | None,
+    name: str | None,
+    max_context: int | None,
+    on_ready: Callable[[str, str], None],
+) -> None:
+    """Serves a checkpoint with an engine of its own until SIGINT or SIGTERM.
+
+    Raises:
+        CheckpointError, EngineSetupError, ListenError, TokenizerError: before anything is started.
+        EngineStartError: the engine did not start.
+    """
+    if settings.upstreams:
+        raise EngineSetupError("upstreams belong to `wave-serve gateway`; `serve` starts an engine of its own")
+    checkpoint = inspect_checkpoint(checkpoint_path or bundled_checkpoint())
+    name = name or checkpoint.name
+    model = _model_settings(settings, checkpoint, name, max_context)
+    limit = effective_limit(model, checkpoint.max_position_embeddings) or checkpoint.max_position_embeddings
+    port = free_port()
+    command = engine_command(checkpoint, name, port, limit, settings.engine.args)
+    upstream = UpstreamSettings(base_url=f"http://127.0.0.1:{port}", models=(name,))
+    settings = settings.model_copy(update={"models": {name: model}, "upstreams": (upstream,)})
+    gateway = Gateway(settings)
+    sock = listen(settings.host, settings.port)
+    environment = engine_environment(settings.engine, os.environ)
+    supervisor = Supervisor(command, environment, settings.engine, gateway.upstreams[0])
+    asyncio.run(_run(gateway, sock, supervisor, lambda: on_ready(address(settings), name)))
+
+
+def address(settings: Settings) -> str:
+    """The URL under which the gateway can be reached from this machine."""
+    host = "127.0.0.1" if settings.host in ("0.0.0.0", "::") else settings.host  # noqa: S104 - a comparison
+    return f"http://{host}:{settings.port}"
+
+
+def _model_settings(settings: Settings, checkpoint: Checkpoint, name: str, max_context: int | None) -> ModelSettings:
+    """The model's policy: what is given, completed from its checkpoint."""
+    for other in settings.models:
+        if other != name:
+            raise EngineSetupError(f"models describes {other!r}, but the served model is {name!r}")
+    known = {
+        "train_length": checkpoint.train_length,
+        "vocab_size": checkpoint.vocab_size,
+        "tokenizer": checkpoint.tokenizer,
+    }
+    given = settings.models[name].model_dump(exclude_unset=True) if name in settings.models else {}
+    asked = {} if max_context is None else {"max_tokens": max_context}
+    model = ModelSettings.model_validate(known | given | asked)
+    if model.max_tokens is not None and model.max_tokens > checkpoint.max_position_embeddings:
+        raise CheckpointError(
+            f"a context of {model.max_tokens} tokens is more than the checkpoint's "
+            f"max_position_embeddings of {checkpoint.max_position_embeddings}"
+        )
+    return model
+
+
+async def _run(
+    gateway: Gateway, sock: socket.socket, supervisor: Supervisor | None, on_ready: Callable[[], None]
+) -> None:
+    timeouts = gateway.settings.timeouts
+    server = make_server(build_app(gateway), grace=timeouts.drain + timeouts.stop)
+    asked = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, asked.set)
+    serving = asyncio.create_task(server.serve(sockets=[sock]))
+    stopping = asyncio.create_task(asked.wait())
+    tasks: set[asyncio.Task[object]] = {serving, stopping}
+    engine = None if supervisor is None else asyncio.create_task(supervisor.run(on_ready))
+    if engine is not None:
+        tasks.add(engine)
+    try:
+        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        if engine is not None and engine.done():
+            engine.result()
+    finally:
+        await _shut_down(gateway, server, serving, supervisor, engine)
+        stopping.cancel()
+
+
+async def _shut_down(
+    gateway: Gateway,
+    server: Server,
+    serving: asyncio.Task[None],
+    supervisor: Supervisor | None,
+    engine: asyncio.Task[None] | None,
+) -> None:
+    """Lets running requests finish for a while, then ends the engine, whose clients get an error event."""
+    timeouts = gateway.settings.timeouts
+    server.stop()
+    await asyncio.wait({serving}, timeout=timeouts.drain)
+    if engine is not None and supervisor is not None:
+        engine.cancel()
+        await asyncio.gather(engine, return_exceptions=True)
+        await supervisor.stop(timeouts.stop)
+    await serving

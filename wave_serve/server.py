@@ -1,0 +1,52 @@
+"""Listens on a socket and runs an ASGI application until it is told to stop."""
+
+import contextlib
+import socket
+from collections.abc import Iterator
+
+import uvicorn
+from starlette.types import ASGIApp
+
+
+class ListenError(OSError):
+    """The address cannot be listened on; the message says which and why."""
+
+
+class Server(uvicorn.Server):
+    """uvicorn, whose caller handles the signals."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Leaves the signals alone."""
+        yield
+
+    def stop(self) -> None:
+        """Accepts no more connections; `serve` returns once running requests are done or the time for them is up."""
+        self.should_exit = True
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """A bound and listening socket. Raises ListenError."""
+    try:
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        family, kind, protocol, _, address = found[0]
+        sock = socket.socket(family, kind, protocol)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        sock.bind(address)
+        sock.listen(2048)
+    except OSError as error:
+        raise ListenError(f"cannot listen on {host} port {port}: {error.strerror}") from None
+    return sock
+
+
+def make_server(app: ASGIApp, grace: float) -> Server:
+    """A server that lets running requests take `grace` seconds after `stop`."""
+    config = uvicorn.Config(
+        app,
+        log_config=None,
+        access_log=False,
+        timeout_graceful_shutdown=max(1, round(grace)),
+        server_header=False,
+        ws="none",
+    )
+    return Server(config)

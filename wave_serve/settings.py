@@ -1,0 +1,118 @@
+"""Every option and its default, in frozen models; the command line and the example file derive from these."""
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any, Self
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, HttpUrl, PositiveFloat, PositiveInt, model_validator
+
+
+class Frozen(BaseModel):
+    """Immutable section of the settings; an unknown key is an error."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Overflow(StrEnum):
+    """What happens to a request over its cap."""
+
+    REJECT = "reject"
+
+
+def _without_trailing_slash(url: str) -> str:
+    return str(HttpUrl(url)).rstrip("/")
+
+
+BaseUrl = Annotated[str, AfterValidator(_without_trailing_slash)]
+Port = Annotated[int, Field(ge=1, le=65535)]
+
+
+class ModelSettings(Frozen):
+    """Policy for one model; all lengths are in tokens."""
+
+    train_length: PositiveInt | None = Field(None, description="Length the checkpoint was trained at.")
+    tokenizer: Path | None = Field(
+        None, description="The checkpoint's tokenizer.json; without it prompts are counted by the upstream."
+    )
+    vocab_size: PositiveInt | None = Field(
+        None, description="Token ids below this are valid; else the upstream judges."
+    )
+    max_tokens: PositiveInt | None = Field(None, description="Hard cap on prompt + completion.")
+    max_extrapolation: PositiveFloat | None = Field(
+        80.0, description="Cap as a multiple of train_length; without a default where max_tokens is given."
+    )
+    overflow: Overflow = Field(Overflow.REJECT, description="What to do with a request over the cap.")
+    default_max_completion_tokens: PositiveInt = Field(
+        256, description="Completion length where the request names none and the cap leaves room."
+    )
+    clamp_max_tokens: bool = Field(False, description="Lower a too large max_tokens instead of refusing it.")
+    max_sequences: PositiveInt = Field(128, description="Most completions of one request: prompts times n.")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _explicit_cap_replaces_the_default(cls, values: Any) -> Any:
+        if isinstance(values, dict) and values.get("max_tokens") is not None:
+            return {"max_extrapolation": None} | values
+        return values
+
+
+class UpstreamSettings(Frozen):
+    """One vLLM server."""
+
+    base_url: BaseUrl = Field(description="Root of the server, without /v1.")
+    models: tuple[str, ...] = Field(min_length=1, description="Names under which it serves its models.")
+
+
+class TimeoutSettings(Frozen):
+    """Deadlines, in seconds."""
+
+    connect: PositiveFloat = Field(5.0, description="TCP connection to an upstream.")
+    silence: PositiveFloat = Field(600.0, description="Longest gap without a byte from an upstream.")
+    keep_alive: PositiveFloat = Field(10.0, description="Idle time in a stream after which a comment is sent.")
+    poll: PositiveFloat = Field(1.0, description="Between two looks at an upstream's health.")
+    poll_answer: PositiveFloat = Field(10.0, description="For an upstream to answer a look at its health.")
+    retry_after: PositiveInt = Field(5, description="What a client is told to wait while an upstream is down.")
+    drain: PositiveFloat = Field(3.0, description="For running requests to finish after SIGTERM.")
+    stop: PositiveFloat = Field(4.0, description="For the engine to end after SIGTERM, before SIGKILL.")
+
+
+class EngineSettings(Frozen):
+    """The vLLM server that `serve` starts and watches."""
+
+    kv_cache_gib: PositiveInt = Field(2, description="KV cache of the CPU engine; VLLM_CPU_KVCACHE_SPACE overrides it.")
+    restart_first: PositiveFloat = Field(1.0, description="Seconds before the first restart; doubles each time.")
+    restart_most: PositiveFloat = Field(60.0, description="Longest wait before a restart, seconds.")
+    healthy_after: PositiveFloat = Field(60.0, description="Seconds of readiness after which the wait starts anew.")
+    show_log: bool = Field(False, description="Copy the engine's log to standard error.")
+    args: tuple[str, ...] = Field((), description="Further arguments of `vllm serve`.")
+
+
+class Settings(Frozen):
+    """The whole configuration."""
+
+    host: str = Field("127.0.0.1", description="Address to listen on; 0.0.0.0 for all.")
+    port: Port = Field(8000, description="Port to listen on.")
+    max_body_bytes: PositiveInt = Field(32 * 2**20, description="Largest request body.")
+    models: dict[str, ModelSettings] = Field(default_factory=dict, description="Policy by model name.")
+    upstreams: tuple[UpstreamSettings, ...] = Field((), description="The vLLM servers of `gateway`.")
+    timeouts: TimeoutSettings = TimeoutSettings()
+    engine: EngineSettings = EngineSettings()
+
+    @model_validator(mode="after")
+    def _upstreams_and_models_agree(self) -> Self:
+        if not self.upstreams:
+            return self
+        served = {model for upstream in self.upstreams for model in upstream.models}
+        for model in sorted(served - self.models.keys()):
+            raise ValueError(f"an upstream serves {model!r}, which is not described under models")
+        for name, model_settings in self.models.items():
+            if name not in served:
+                raise ValueError(f"no upstream serves {name!r}, which is described under models")
+            if model_settings.train_length is None and _asked(model_settings, "max_extrapolation"):
+                raise ValueError(f"models.{name}.max_extrapolation needs train_length beside it")
+        return self
+
+
+def _asked(section: Frozen, field: str) -> bool:
+    """Whether a field was given a value other than null."""
+    return field in section.model_fields_set and getattr(section, field) is not None

@@ -1,0 +1,82 @@
+"""Cuts an upstream's server-sent events into whole, checked ones, so that a client never sees half an event."""
+
+import json
+import re
+
+from pydantic_core import from_json
+
+from wave_serve.errors import ApiError
+from wave_serve.upstream_errors import event_error
+
+KEEP_ALIVE = b": keep-alive\n\n"
+DONE = b"[DONE]"
+BOUNDARY = re.compile(rb"\r\n\r\n|\n\n|\r\r")
+LARGEST_EVENT = 64 * 2**20
+
+
+class EventStream:
+    """Takes bytes as they come and gives back the whole events among them.
+
+    `done` is set once `data: [DONE]` has passed.
+    """
+
+    def __init__(self) -> None:
+        self.done = False
+        self._rest = b""
+
+    def feed(self, data: bytes) -> bytes:
+        """The whole events completed by `data`.
+
+        Raises:
+            ApiError: an event carries an error, is not JSON, or is too large; events before it are in `whole`.
+        """
+        self._rest += data
+        whole = bytearray()
+        start = 0
+        for boundary in BOUNDARY.finditer(self._rest):
+            part = self._rest[start : boundary.end()]
+            start = boundary.end()
+            try:
+                self._check(part)
+            except ApiError as error:
+                raise BrokenStreamError(bytes(whole), error) from None
+            whole += part
+        self._rest = self._rest[start:]
+        if len(self._rest) > LARGEST_EVENT:
+            raise BrokenStreamError(bytes(whole), _malformed(f"an event of more than {LARGEST_EVENT} bytes"))
+        return bytes(whole)
+
+    def _check(self, part: bytes) -> None:
+        for line in part.splitlines():
+            if not line.startswith(b"data:"):
+                continue
+            data = line[5:].strip()
+            if data == DONE:
+                self.done = True
+                continue
+            try:
+                from_json(data)
+            except ValueError:
+                raise _malformed("an event that is not JSON") from None
+            if data.startswith(b'{"error"'):
+                error = event_error(data)
+                if error is not None:
+                    raise error
+
+
+class BrokenStreamError(Exception):
+    """A stream that cannot go on: the whole events still to be sent, and the error that ends it."""
+
+    def __init__(self, whole: bytes, error: ApiError) -> None:
+        super().__init__(error.message)
+        self.whole = whole
+        self.error = error
+
+
+def error_event(error: ApiError) -> bytes:
+    """The event that ends a stream with an error."""
+    return b"data: " + json.dumps(error.body(), ensure_ascii=False).encode() + b"\n\n"
+
+
+def _malformed(what: str) -> ApiError:
+    return ApiError(502, f"The upstream sent {what}.", code="upstream_malformed")

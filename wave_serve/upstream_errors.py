@@ -1,0 +1,53 @@
+"""Rewrites an upstream's error answer into OpenAI's shape."""
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from wave_serve.errors import ApiError
+
+CONTEXT_PHRASE = "maximum context length"
+GATEWAY_AT_FAULT = (401, 403)
+
+
+def from_upstream(status: int, body: bytes, headers: Mapping[str, str] | None = None) -> ApiError:
+    """The error that the client sees for an upstream's answer of `status` >= 400."""
+    message, param = _read(body)
+    if status in GATEWAY_AT_FAULT:
+        return ApiError(502, f"The upstream refused the gateway: {message}", code="upstream_refused")
+    kept = {name: value for name in ("retry-after",) if headers and (value := headers.get(name))}
+    status = 400 if status == 422 else status
+    if status == 400 and CONTEXT_PHRASE in message:
+        code: str | None = "context_length_exceeded"
+    elif status == 404 and param == "model":
+        code = "model_not_found"
+    else:
+        code = "upstream_error" if status >= 500 else None
+    return ApiError(status, message, param=param, code=code, headers=kept)
+
+
+def event_error(data: bytes) -> ApiError | None:
+    """The error inside one SSE data line's JSON, where it is one."""
+    try:
+        value = json.loads(data)
+    except ValueError:
+        return None
+    if not isinstance(value, dict) or not isinstance(value.get("error"), dict):
+        return None
+    code = value["error"].get("code")
+    return from_upstream(code if isinstance(code, int) and code >= 400 else 500, data)
+
+
+def _read(body: bytes) -> tuple[str, str | None]:
+    """Message and parameter of an error body in any of the shapes that vLLM's server uses."""
+    try:
+        value: Any = json.loads(body)
+    except ValueError:
+        text = body[:500].decode("utf-8", "replace").strip()
+        return text or "The upstream gave no reason.", None
+    error = value.get("error", value) if isinstance(value, dict) else value
+    if not isinstance(error, dict):
+        return str(error), None
+    message = error.get("message") or error.get("detail") or "The upstream gave no reason."
+    param = error.get("param")
+    return str(message), param.removeprefix("body.") if isinstance(param, str) else None
