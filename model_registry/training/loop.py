@@ -76,16 +76,22 @@ def run_training(
         TrainingError: the corpus or the directory does not admit the run.
         WaveletConfigError: the recipe describes no model.
     """
-    directory.open({**recipe.to_json(), "corpus_sha256": corpus.digest}, resume=resume)
+    identity = {**recipe.to_json(), "corpus_sha256": corpus.digest}
+    directory.check(identity, resume=resume)
     torch.manual_seed(recipe.seed)
     tokenizer = train_tokenizer(corpus.train, recipe.vocab_size)
     stream = pack(corpus.train, tokenizer)
+    _batch(recipe, stream, 0)  # refuses a corpus that is too small, before anything is written
     held_out = held_out_batch(pack(corpus.held_out, tokenizer), recipe.train_length, recipe.eval_sequences)
     model = WaveletLlamaForCausalLM(
         recipe.model_config(eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id)
     )
     optimizer = _optimizer(recipe, model)
-    at = directory.load(model, optimizer) if resume else Progress()
+    at = Progress()
+    if resume:
+        at = directory.load(model, optimizer)
+    else:
+        directory.create(identity)
     report(f"{model.num_parameters():,} parameters, {len(stream):,} training tokens, starting at step {at.step}")
 
     began = time.monotonic() - at.seconds
@@ -93,8 +99,7 @@ def run_training(
     entry: dict[str, Any] = {}
     while (progress := budget.progress(at)) < 1:
         rate = recipe.learning_rate_at(at.step, progress)
-        batch = training_batch(stream, recipe.train_length, recipe.batch_sequences, seed=recipe.seed, step=at.step)
-        loss = _step(model, optimizer, batch, rate, recipe)
+        loss = _step(model, optimizer, _batch(recipe, stream, at.step), rate, recipe)
         at = Progress(at.step + 1, time.monotonic() - began, (*at.losses, loss))
         ended = budget.progress(at) >= 1
         if at.step % recipe.eval_every == 0 or ended:
@@ -130,6 +135,10 @@ def _save(
     directory.save(at, model, optimizer)
     card = model_card(directory.path.resolve().name, model, recipe, corpus, directory.log(), command)
     export(directory.model, model, tokenizer, directory.log(), card)
+
+
+def _batch(recipe: Recipe, stream: torch.Tensor, step: int) -> torch.Tensor:
+    return training_batch(stream, recipe.train_length, recipe.batch_sequences, seed=recipe.seed, step=step)
 
 
 def _optimizer(recipe: Recipe, model: torch.nn.Module) -> torch.optim.Optimizer:

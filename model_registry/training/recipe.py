@@ -31,18 +31,18 @@ class Recipe:
 
     seed: int = 0
     held_out_fraction: float = 0.03
-    batch_sequences: int = 8
-    learning_rate: float = 2e-3
+    batch_sequences: int = 4
+    learning_rate: float = 1.5e-3
     weight_decay: float = 0.1
     beta1: float = 0.9
     beta2: float = 0.95
     grad_clip: float = 1.0
-    warmup_steps: int = 100
+    warmup_steps: int = 200
     decay_fraction: float = 0.4
     """Last part of the run over which the learning rate falls linearly to zero."""
     bf16: bool = True
 
-    eval_every: int = 100
+    eval_every: int = 200
     eval_sequences: int = 16
     checkpoint_minutes: float = 3.0
 

@@ -34,17 +34,23 @@ class RunDirectory:
         self._log = path / "log.jsonl"
         self._checkpoint = path / "checkpoint.pt"
 
-    def open(self, identity: dict[str, Any], *, resume: bool) -> None:
-        """Create the directory, or check that it holds a run of the same recipe and corpus.
+    def check(self, identity: dict[str, Any], *, resume: bool) -> None:
+        """Refuse a directory that the run must not write to; nothing is written yet.
+
+        Args:
+            identity: what a resumed run must share with the one that began: recipe and corpus.
+            resume: whether to continue the run that is there.
 
         Raises:
             TrainingError: it is not empty and ``resume`` is off, or there is nothing that can be resumed.
         """
         if resume:
             self._check_resumable(identity)
-            return
-        if self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir())):
+        elif self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir())):
             raise TrainingError(f"output directory {str(self.path)!r} is not empty; pass --resume to continue its run")
+
+    def create(self, identity: dict[str, Any]) -> None:
+        """Make the directory of a new run."""
         self.path.mkdir(parents=True, exist_ok=True)
         self._recipe.write_text(json.dumps(identity, indent=2) + "\n")
 
