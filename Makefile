@@ -16,7 +16,7 @@ $(STAMP): requirements/cpu.txt pyproject.toml
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps $(TORCH) \
 	  || $(BIN)/pip install --quiet --disable-pip-version-check --no-deps --index-url $(TORCH_INDEX) $(TORCH)
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r requirements/cpu.txt
-	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation ./requirements/vllm-metadata -e .
 	touch $(STAMP)
 
 serve: install
