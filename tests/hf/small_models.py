@@ -43,3 +43,7 @@ def config_entries(**changes: Any) -> dict[str, Any]:
 def build(**changes: Any) -> WaveletLlamaForCausalLM:
     torch.manual_seed(7)
     return WaveletLlamaForCausalLM(WaveletLlamaConfig(**config_entries(**changes))).eval()
+
+
+def tokens(batch: int, length: int) -> torch.Tensor:
+    return torch.randint(2, 97, (batch, length), generator=torch.Generator().manual_seed(length))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from small_models import WAVELET, build, each_position
+from small_models import WAVELET, build, each_position, tokens
 from torch.testing import assert_close
 from transformers import AutoModelForCausalLM, StaticCache
 
@@ -12,10 +12,6 @@ from model_registry.modeling_wavelet import WaveletLlamaForCausalLM
 
 # Two float32 evaluations of the same logits in another order of operations; |logits| is below 64 here.
 TOLERANCE = {"rtol": 1e-4, "atol": 1e-3}
-
-
-def tokens(batch: int, length: int) -> torch.Tensor:
-    return torch.randint(2, 97, (batch, length), generator=torch.Generator().manual_seed(length))
 
 
 @torch.no_grad()

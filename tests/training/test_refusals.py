@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 import pytest
 import typer
 from tiny_run import tiny_train, write_corpus
@@ -78,3 +80,11 @@ def test_a_corpus_without_two_files_is_refused(capsys, tmp_path):
 def test_an_override_must_be_an_assignment():
     with pytest.raises(TrainingError, match="write FIELD=VALUE"):
         with_overrides(Recipe(), ["position"])
+
+
+def test_an_installation_without_torch_is_told_what_to_install(capsys, corpus, tmp_path, monkeypatch):
+    monkeypatch.delitem(sys.modules, "model_registry.training.loop", raising=False)
+    monkeypatch.setitem(sys.modules, "torch", None)
+    assert "torch is not installed: pip install 'wave-serve[train]'" in refusal(
+        capsys, tmp_path / "run", corpus, steps=1
+    )
