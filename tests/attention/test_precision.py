@@ -30,7 +30,7 @@ def torch_dense(case, s):
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
-@pytest.mark.parametrize("shape", [([1777], [512]), ([4500], [200]), ([2000], [1]), ([63], [63])])
+@pytest.mark.parametrize("shape", [([1777], [300]), ([4500], [130]), ([2000], [1]), ([63], [63])])
 @pytest.mark.parametrize("wavelet", TABLES)
 def test_the_error_is_at_most_twice_that_of_dense_attention(dtype, shape, wavelet):
     case = paged_case(*shape, H=4, H_kv=2, d=64, dtype=dtype)
@@ -38,8 +38,9 @@ def test_the_error_is_at_most_twice_that_of_dense_attention(dtype, shape, wavele
     exact = wavelet_attention(*case.to(torch.float64).arguments(), impl="reference")
     error = (wavelet_attention(*case.arguments(), impl="cpu").double() - exact).abs()
     dense = (torch_dense(case, 0).double() - exact).abs()
-    assert error.max() <= 2 * dense.max()
-    assert error.square().mean() <= 4 * dense.square().mean()
+    rounding = torch.finfo(torch.float32).eps * float(case.v_cache.nan_to_num().abs().max())
+    assert error.max() <= 2 * dense.max() + rounding
+    assert error.square().mean().sqrt() <= 2 * dense.square().mean().sqrt() + rounding
 
 
 @pytest.mark.parametrize("R", [1, 500, 5000])
