@@ -8,6 +8,8 @@ import pytest
 import torch
 from small_models import build, each_position, tokens
 
+from model_registry.wavelet import position_table
+
 LENGTH, TRAIN_LENGTH = 23, 16
 
 
@@ -46,13 +48,15 @@ def test_every_score_follows_the_formula(position, logit_scaling):
         model(input_ids=tokens(1, LENGTH))
         q = layer.q_proj(seen["hidden"]).view(LENGTH, 6, 32)
         k = layer.k_proj(seen["hidden"]).view(LENGTH, 2, 32)
-    for head in range(6):
-        for m in range(LENGTH):
+    table = torch.empty(0, 32)
+    if position["type"] == "wavelet":
+        table = position_table(position["wavelet"], position["scale_exponents"], position["shifts"]).double()
+    for m in range(LENGTH):
+        factor = max(1.0, math.log(m + 1) / math.log(TRAIN_LENGTH)) if logit_scaling == "log_n" else 1.0
+        for head in range(6):
+            query = q[m, head] * factor
             scores = torch.stack(
-                [
-                    score(q[m, head], k[n, head // 3], m, n, head, position, logit_scaling == "log_n")
-                    for n in range(m + 1)
-                ]
+                [score(query, k[n, head // 3], m, n, head, position["type"], table) for n in range(m + 1)]
             )
             # log_n's factor and rope's angles are float32.
             torch.testing.assert_close(seen["weights"][head, m, : m + 1], scores.softmax(0), rtol=2e-5, atol=1e-7)
