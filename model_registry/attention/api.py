@@ -4,23 +4,25 @@ from __future__ import annotations
 
 from functools import cache
 from importlib import import_module
-from typing import Protocol, cast
+from typing import NamedTuple, Protocol, cast
 
 import torch
 
 from model_registry.attention.validation import AttentionArgumentError, check_layout, check_values
 
-_MODULES = {
-    "reference": "model_registry.attention.reference",
-    "cpu": "model_registry.attention.cpu",
+
+class Registration(NamedTuple):
+    """An implementation: the module with its function ``attention``, and the device types it runs on (all if none)."""
+
+    module: str
+    device_types: tuple[str, ...] = ()
+
+
+_REGISTRY = {
+    "reference": Registration("model_registry.attention.reference"),
+    "cpu": Registration("model_registry.attention.cpu", ("cpu",)),
 }
-"""Implementation name -> module with a function ``attention``; imported on first use."""
-
-_DEFAULT = {"cpu": "cpu"}
-"""Device type -> the implementation that ``impl="auto"`` means there."""
-
-_DEVICE_TYPES = {"cpu": ("cpu",)}
-"""Implementation name -> device types it runs on; one that is not named runs on all."""
+"""By name; ``impl="auto"`` takes the first that names the device type. Modules are imported on first use."""
 
 
 class Implementation(Protocol):
@@ -98,16 +100,19 @@ def wavelet_attention(
 
 
 def _implementation(impl: str, device_type: str) -> Implementation:
-    name = _DEFAULT.get(device_type) if impl == "auto" else impl
-    if name is None:
-        raise AttentionArgumentError("impl", repr(impl), f"there is no default implementation for {device_type}")
-    if name not in _MODULES:
-        raise AttentionArgumentError("impl", repr(impl), f"must be auto or one of {', '.join(_MODULES)}")
-    if device_type not in _DEVICE_TYPES.get(name, (device_type,)):
-        raise AttentionArgumentError("impl", repr(impl), f"does not run on {device_type}")
-    return _load(name)
+    if impl == "auto":
+        for registration in _REGISTRY.values():
+            if device_type in registration.device_types:
+                return _load(registration.module)
+        raise AttentionArgumentError("impl", "'auto'", f"no implementation is the default on {device_type}")
+    if impl not in _REGISTRY:
+        raise AttentionArgumentError("impl", repr(impl), f"must be auto or one of {', '.join(_REGISTRY)}")
+    module, device_types = _REGISTRY[impl]
+    if device_types and device_type not in device_types:
+        raise AttentionArgumentError("impl", repr(impl), f"runs on {', '.join(device_types)}, not on {device_type}")
+    return _load(module)
 
 
 @cache
-def _load(name: str) -> Implementation:
-    return cast("Implementation", import_module(_MODULES[name]).attention)
+def _load(module: str) -> Implementation:
+    return cast("Implementation", import_module(module).attention)
