@@ -1,7 +1,5 @@
 """A generation's way through the gateway: read, cap, pick an upstream, relay."""
 
-from typing import Any
-
 from fastapi import Request
 from starlette.responses import Response
 
@@ -11,7 +9,15 @@ from wave_serve.context import Cap, context_exceeded, decide, usage_headers
 from wave_serve.errors import invalid
 from wave_serve.exchange import Exchange, exchange_of
 from wave_serve.gateway import Gateway
-from wave_serve.prompts import Generation, check_sequences, check_token_ids, read_generation, read_model, read_prompts
+from wave_serve.prompts import (
+    Generation,
+    check_messages,
+    check_sequences,
+    check_token_ids,
+    read_generation,
+    read_model,
+    read_prompts,
+)
 from wave_serve.relay import Relay
 from wave_serve.upstream import Upstream
 
@@ -80,9 +86,7 @@ async def _prompt_tokens(
 
 
 async def _chat_tokens(model: ServedModel, generation: Generation, upstream: Upstream) -> int:
-    messages: Any = generation.payload.get("messages")
-    if not isinstance(messages, list) or not messages or not all(isinstance(entry, dict) for entry in messages):
-        raise invalid(f"messages must be a list of one or more objects, got {shown(messages)}", "messages")
+    check_messages(generation.payload)
     check_sequences(generation, 1, model.settings.max_sequences)
     return await model.count_chat(generation.payload, upstream)
 

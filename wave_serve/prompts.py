@@ -82,6 +82,21 @@ def read_prompts(payload: Mapping[str, Any]) -> list[Prompt]:
     return prompts
 
 
+def check_messages(payload: Mapping[str, Any]) -> None:
+    """The messages of a chat request have a shape that a template can take. Raises ApiError 400."""
+    messages = payload.get("messages")
+    if not isinstance(messages, list) or not messages:
+        raise invalid(f"messages must be a list of one or more messages, got {shown(messages)}", "messages")
+    for index, message in enumerate(messages):
+        where = f"messages[{index}]"
+        if not isinstance(message, dict):
+            raise invalid(f"{where} must be an object, got {shown(message)}", "messages")
+        if not isinstance(message.get("role"), str):
+            raise invalid(f"{where}.role must be a string, got {shown(message.get('role'))}", "messages")
+        if not isinstance(message.get("content"), str | list | None):
+            raise invalid(f"{where}.content must be a string or parts, got {shown(message['content'])}", "messages")
+
+
 def check_token_ids(ids: list[int], vocab_size: int | None) -> None:
     """Every id is a whole number from 0 to below `vocab_size` (if known). Raises ApiError 400 naming the first."""
     for index, token in enumerate(ids):

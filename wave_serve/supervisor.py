@@ -8,7 +8,6 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from typing import cast
 
 from wave_serve.engine_log import EngineLog
 from wave_serve.logs import event
@@ -17,6 +16,8 @@ from wave_serve.upstream import Upstream
 
 logger = logging.getLogger("wave_serve.supervisor")
 PR_SET_PDEATHSIG = 1
+PR_SET_CHILD_SUBREAPER = 36
+REAP_SECONDS = 2.0
 TAIL_LINES = 20
 
 
@@ -56,9 +57,8 @@ class Supervisor:
             finally:
                 ready.cancel()
                 ended.cancel()
-            self._kill_group(process, signal.SIGKILL)
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(output, 2.0)
+            await _end_group(process.pid)
+            await asyncio.wait({output}, timeout=REAP_SECONDS)
             how = describe_exit(status)
             self._upstream.mark_down(f"the engine {how} and is being restarted")
             if not ever_ready:
@@ -80,37 +80,46 @@ class Supervisor:
         """Ends the engine and all its descendants: SIGTERM, and after `patience` seconds SIGKILL."""
         if self._process is None:
             return
-        self._kill_group(self._process, signal.SIGTERM)
+        _signal_group(self._process.pid, signal.SIGTERM)
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self._process.wait(), patience)
-        self._kill_group(self._process, signal.SIGKILL)
+        _signal_group(self._process.pid, signal.SIGKILL)
         await self._process.wait()
+        await _end_group(self._process.pid)
 
     async def _start(self) -> tuple[asyncio.subprocess.Process, asyncio.Task[None]]:
         self._log.clear()
-        self._process = await asyncio.create_subprocess_exec(
-            *self._command,
-            stdin=asyncio.subprocess.DEVNULL,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.STDOUT,
-            env=dict(self._environment),
-            start_new_session=True,
-            preexec_fn=_die_with_parent,
-        )
+        _libc.prctl(PR_SET_CHILD_SUBREAPER, 1)
+        # A pipe of our own: Process.wait() would wait for the end of asyncio's, which a worker may keep open.
+        read_end, write_end = os.pipe()
+        try:
+            self._process = await asyncio.create_subprocess_exec(
+                *self._command,
+                stdin=asyncio.subprocess.DEVNULL,
+                stdout=write_end,
+                stderr=asyncio.subprocess.STDOUT,
+                env=dict(self._environment),
+                start_new_session=True,
+                preexec_fn=_die_with_parent,
+            )
+        finally:
+            os.close(write_end)
         event(logger, logging.INFO, "engine started", pid=self._process.pid, base_url=self._upstream.base_url)
-        output = cast("asyncio.StreamReader", self._process.stdout)
-        return self._process, asyncio.create_task(self._read(output))
+        return self._process, asyncio.create_task(self._read(read_end))
 
-    async def _read(self, output: asyncio.StreamReader) -> None:
-        while data := await output.read(2**16):
-            self._log.feed(data)
-            if self._settings.show_log:
-                sys.stderr.buffer.write(data)
-                sys.stderr.flush()
-
-    def _kill_group(self, process: asyncio.subprocess.Process, number: signal.Signals) -> None:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, number)
+    async def _read(self, read_end: int) -> None:
+        reader = asyncio.StreamReader()
+        loop = asyncio.get_running_loop()
+        with os.fdopen(read_end, "rb", buffering=0) as pipe:
+            transport, _ = await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), pipe)
+            try:
+                while data := await reader.read(2**16):
+                    self._log.feed(data)
+                    if self._settings.show_log:
+                        sys.stderr.buffer.write(data)
+                        sys.stderr.flush()
+            finally:
+                transport.close()
 
 
 def describe_exit(status: int) -> str:
@@ -118,6 +127,21 @@ def describe_exit(status: int) -> str:
     if status >= 0:
         return f"ended with status {status}"
     return f"was killed by {signal.Signals(-status).name}"
+
+
+def _signal_group(group: int, number: signal.Signals) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(group, number)
+
+
+async def _end_group(group: int) -> None:
+    """Kills what is left of a group whose leader has ended, and reaps it: as a subreaper we inherit its orphans."""
+    _signal_group(group, signal.SIGKILL)
+    deadline = asyncio.get_running_loop().time() + REAP_SECONDS
+    with contextlib.suppress(ChildProcessError):
+        while asyncio.get_running_loop().time() < deadline:
+            if os.waitpid(-group, os.WNOHANG)[0] == 0:  # noqa: ASYNC222 - WNOHANG returns at once
+                await asyncio.sleep(0.01)
 
 
 _libc = ctypes.CDLL(None)

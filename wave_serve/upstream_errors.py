@@ -1,6 +1,8 @@
 """Rewrites an upstream's error answer into OpenAI's shape."""
 
+import ast
 import json
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -8,6 +10,7 @@ from wave_serve.errors import ApiError
 
 CONTEXT_PHRASE = "maximum context length"
 GATEWAY_AT_FAULT = (401, 403)
+VALIDATION = re.compile(r"\d+ validation errors?:")
 
 
 def from_upstream(status: int, body: bytes, headers: Mapping[str, str] | None = None) -> ApiError:
@@ -50,4 +53,20 @@ def _read(body: bytes) -> tuple[str, str | None]:
         return str(error), None
     message = error.get("message") or error.get("detail") or "The upstream gave no reason."
     param = error.get("param")
-    return str(message), param.removeprefix("body.") if isinstance(param, str) else None
+    return _readable(str(message)), param.removeprefix("body.") if isinstance(param, str) else None
+
+
+def _readable(message: str) -> str:
+    """vLLM lists validation errors as Python dictionaries; here as `field: reason, got value`."""
+    first, *lines = message.split("\n")
+    if not VALIDATION.fullmatch(first):
+        return message
+    found: dict[str, None] = {}  # an ordered set: alternatives of a union repeat the same complaint
+    for line in lines:
+        try:
+            entry = ast.literal_eval(line.strip())
+            field = str(entry["loc"]).removeprefix("body.")
+            found[f"{field}: {entry['msg']}, got {entry.get('input')!r}"] = None
+        except (ValueError, SyntaxError, TypeError, KeyError):
+            found[line.strip()] = None
+    return "; ".join(found)

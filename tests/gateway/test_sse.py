@@ -1,0 +1,48 @@
+"""Event streams are passed on in whole events, and broken ones end in an error."""
+
+import json
+
+import pytest
+
+from wave_serve.sse import BrokenStreamError, EventStream, error_event
+
+EVENTS = b': comment\n\ndata: {"a": "\\n\\n"}\n\ndata: {"b": 2}\r\n\r\nid: 7\ndata: {"c": 3}\n\ndata: [DONE]\n\n'
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 7, 1000])
+def test_all_bytes_pass_in_whole_events_however_they_are_cut(size: int) -> None:
+    stream = EventStream()
+    passed = [stream.feed(EVENTS[start : start + size]) for start in range(0, len(EVENTS), size)]
+    assert b"".join(passed) == EVENTS
+    assert all(not part or part.endswith((b"\n\n", b"\r\n\r\n")) for part in passed)
+    assert stream.done
+
+
+def test_half_an_event_is_held_back() -> None:
+    stream = EventStream()
+    assert stream.feed(b'data: {"a": 1}\n\ndata: {"b"') == b'data: {"a": 1}\n\n'
+    assert not stream.done
+
+
+def test_done_inside_a_text_is_not_the_end() -> None:
+    stream = EventStream()
+    stream.feed(b'data: {"text": "data: [DONE]"}\n\n')
+    assert not stream.done
+
+
+@pytest.mark.parametrize(
+    ("event", "status", "kind"),
+    [
+        (b'data: {"error": {"message": "boom", "type": "InternalServerError", "code": 500}}\n\n', 500, "server_error"),
+        (b'data: {"error": {"message": "bad", "code": 400}}\n\n', 400, "invalid_request_error"),
+        (b"data: {half\n\n", 502, "server_error"),
+        (b"data: \xff\xfe\n\n", 502, "server_error"),
+    ],
+)
+def test_an_error_ends_the_stream_after_the_events_before_it(event: bytes, status: int, kind: str) -> None:
+    with pytest.raises(BrokenStreamError) as caught:
+        EventStream().feed(b'data: {"a": 1}\n\n' + event + b'data: {"never": 1}\n\n')
+    assert caught.value.whole == b'data: {"a": 1}\n\n'
+    assert caught.value.error.status == status
+    assert caught.value.error.type == kind
+    assert json.loads(error_event(caught.value.error).removeprefix(b"data: "))["error"]["type"] == kind

@@ -1,0 +1,123 @@
+"""The supervisor with small real processes in the engine's place."""
+
+import asyncio
+import logging
+import os
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from wave_serve.engine import free_port
+from wave_serve.settings import EngineSettings, TimeoutSettings
+from wave_serve.supervisor import EngineStartError, Supervisor
+from wave_serve.upstream import Upstream
+
+# Answers like a server until it is told to die; the child is what a worker process of the engine would be.
+ENGINE = """
+import http.server, json, os, subprocess, sys
+port, scratch = int(sys.argv[1]), sys.argv[2]
+child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
+open(scratch + "/pids", "a").write(f"{os.getpid()} {child.pid}\\n")
+class Handler(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        body = json.dumps({"data": [{"id": "m", "max_model_len": 10}]}).encode()
+        self.send_response(200); self.send_header("content-length", str(len(body))); self.end_headers()
+        self.wfile.write(body)
+    def log_message(self, *args): pass
+print("RuntimeError: the last words", flush=True)
+http.server.HTTPServer(("127.0.0.1", port), Handler).serve_forever()
+"""
+SETTINGS = EngineSettings(restart_first=0.1, restart_most=0.3)
+TIMEOUTS = TimeoutSettings(poll=0.05)
+
+
+def make(program: str, scratch: Path) -> tuple[Supervisor, Upstream]:
+    port = free_port()
+    upstream = Upstream(f"http://127.0.0.1:{port}", ("m",), TIMEOUTS)
+    command = (sys.executable, "-c", program, str(port), str(scratch))
+    return Supervisor(command, os.environ, SETTINGS, upstream), upstream
+
+
+def alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+async def until(holds) -> None:
+    deadline = time.monotonic() + 20
+    while not holds():
+        assert time.monotonic() < deadline
+        await asyncio.sleep(0.02)
+
+
+def test_a_killed_engine_is_reported_and_restarted_with_growing_waits(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def scenario() -> list[list[int]]:
+        supervisor, upstream = make(ENGINE, tmp_path)
+        first_ready = []
+        watch = asyncio.create_task(upstream.watch())
+        run = asyncio.create_task(supervisor.run(lambda: first_ready.append(True)))
+        started: list[list[int]] = []
+        for kills in range(4):
+            await until(lambda: upstream.ready)
+            lines = (tmp_path / "pids").read_text().splitlines()
+            assert len(lines) == kills + 1
+            started.append([int(pid) for pid in lines[-1].split()])
+            if kills < 3:
+                os.kill(started[-1][0], 9)
+                await until(lambda: not upstream.ready)
+        assert first_ready == [True]
+        run.cancel()
+        await supervisor.stop(2.0)
+        watch.cancel()
+        await asyncio.gather(run, watch, return_exceptions=True)
+        await upstream.close()
+        return started
+
+    with caplog.at_level(logging.ERROR):
+        started = asyncio.run(scenario())
+    assert not [pid for pids in started for pid in pids if alive(pid)]
+    reports = [record for record in caplog.records if "starting it again" in record.message]
+    assert [record.message for record in reports] == [
+        f"engine was killed by SIGKILL; starting it again in {wait} s" for wait in ("0.1", "0.2", "0.3")
+    ]
+    assert reports[0].fields["cause"] == "RuntimeError: the last words"
+    assert reports[0].fields["log_tail"] == ["RuntimeError: the last words"]
+
+
+@pytest.mark.parametrize(
+    ("program", "said"),
+    [
+        ("raise ValueError('no such weights')", "ValueError: no such weights"),
+        ("import sys; print('starting'); sys.exit(3)", "ended with status 3; starting"),
+        ("import os; os.kill(os.getpid(), 11)", "was killed by SIGSEGV"),
+    ],
+)
+def test_an_engine_that_never_was_ready_is_not_restarted(tmp_path: Path, program: str, said: str) -> None:
+    supervisor, _ = make(program, tmp_path)
+    with pytest.raises(EngineStartError) as caught:
+        asyncio.run(supervisor.run(lambda: None))
+    assert str(caught.value) == said
+
+
+def test_an_engine_that_ignores_sigterm_is_killed(tmp_path: Path) -> None:
+    async def scenario() -> list[int]:
+        supervisor, upstream = make("import signal; signal.signal(15, signal.SIG_IGN)\n" + ENGINE, tmp_path)
+        run = asyncio.create_task(supervisor.run(lambda: None))
+        await until((tmp_path / "pids").exists)
+        await until(lambda: (tmp_path / "pids").read_text().endswith("\n"))
+        run.cancel()
+        await asyncio.gather(run, return_exceptions=True)
+        await supervisor.stop(0.3)
+        await upstream.close()
+        return [int(pid) for pid in (tmp_path / "pids").read_text().split()]
+
+    pids = asyncio.run(scenario())
+    assert len(pids) == 2
+    assert not [pid for pid in pids if alive(pid)]
