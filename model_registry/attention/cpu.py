@@ -1,6 +1,6 @@
 """The attention op on CPU: PyTorch's flash kernel over gathered keys, with the position term as its mask.
 
-Everything is computed in float32 (float64 for float64 inputs): without AMX the kernel is no faster in bfloat16.
+Everything is computed in float32 (float64 for float64 inputs), so parts are not rounded before they are joined.
 Sequences with one query go together, see ``cpu_decode``; the others one by one, see ``cpu_prefill``. Memory: a
 segment of keys and values and one bias, whatever the context.
 """

@@ -60,7 +60,7 @@ def prefill(
     m_0 = length - n_q
     result = PartialSoftmax(H, n_q, d, q.dtype)
     step = max(1, KEY_SEGMENT // block_size) * block_size
-    reader = BlockReader(k_cache, v_cache, min(step, blocks.shape[0] * block_size), q.dtype)
+    reader = BlockReader(k_cache, v_cache, min(step, -(-length // block_size) * block_size), q.dtype)
     for n in range(0, length, step):
         last = min(n + step, length)
         ids = blocks[n // block_size : -(-last // block_size)]
