@@ -1,5 +1,6 @@
 """Keeps the end of an engine's log, and finds in it the one line that says why the engine ended."""
 
+import itertools
 import re
 from collections import deque
 
@@ -40,8 +41,12 @@ class EngineLog:
                 return usage[1]
             if not EXCEPTION.match(line) or any(pointer in line for pointer in POINTERS):
                 continue
-            if "validation error" in line:
-                details = [more.strip() for more in lines[index + 1 : index + 3] if more.startswith("  ")]
-                return " ".join([line, *details])
-            return line
+            return " ".join([line, *_continuation(line, lines[index + 1 :])])
         return None
+
+
+def _continuation(line: str, after: list[str]) -> list[str]:
+    """The lines after an exception's first that belong to its message, where that one only announces them."""
+    if "validation error" not in line and not line.endswith(":"):
+        return []
+    return list(itertools.takewhile(bool, (more.strip() for more in after[:4])))

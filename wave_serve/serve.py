@@ -14,7 +14,7 @@ from wave_serve.engine import EngineSetupError, engine_command, engine_environme
 from wave_serve.gateway import Gateway
 from wave_serve.server import Server, listen, make_server
 from wave_serve.settings import ModelSettings, Settings, UpstreamSettings
-from wave_serve.supervisor import Supervisor
+from wave_serve.supervisor import REAP_SECONDS, Supervisor
 
 
 def run_gateway(settings: Settings, on_ready: Callable[[str], None]) -> None:
@@ -86,7 +86,8 @@ async def _run(
     gateway: Gateway, sock: socket.socket, supervisor: Supervisor | None, on_ready: Callable[[], None]
 ) -> None:
     timeouts = gateway.settings.timeouts
-    server = make_server(build_app(gateway), grace=timeouts.drain + timeouts.stop)
+    # Longer than it takes to end the engine, so that its clients get their error event before the connection ends.
+    server = make_server(build_app(gateway), grace=timeouts.drain + timeouts.stop + REAP_SECONDS)
     asked = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):

@@ -73,7 +73,7 @@ class TimeoutSettings(Frozen):
     poll_answer: PositiveFloat = Field(10.0, description="For an upstream to answer a look at its health.")
     retry_after: PositiveInt = Field(5, description="What a client is told to wait while an upstream is down.")
     drain: PositiveFloat = Field(3.0, description="For running requests to finish after SIGTERM.")
-    stop: PositiveFloat = Field(4.0, description="For the engine to end after SIGTERM, before SIGKILL.")
+    stop: PositiveFloat = Field(3.0, description="For the engine to end after SIGTERM, before SIGKILL.")
 
 
 class EngineSettings(Frozen):

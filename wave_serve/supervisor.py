@@ -22,7 +22,7 @@ TAIL_LINES = 20
 
 
 class EngineStartError(RuntimeError):
-    """The engine ended before it was ever ready; the message is the engine's own cause."""
+    """The engine ended before it was ever ready; the message gives the engine's own cause."""
 
 
 class Supervisor:
@@ -62,7 +62,8 @@ class Supervisor:
             how = describe_exit(status)
             self._upstream.mark_down(f"the engine {how} and is being restarted")
             if not ever_ready:
-                raise EngineStartError(self._log.cause() or "; ".join([how, *self._log.tail(1)]))
+                cause = self._log.cause() or "; ".join([f"it {how}", *self._log.tail(1)])
+                raise EngineStartError(f"the engine did not start: {cause} (--engine-log shows its whole log)")
             if ready_at is not None and loop.time() - ready_at >= self._settings.healthy_after:
                 wait = self._settings.restart_first
             event(

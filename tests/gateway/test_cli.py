@@ -1,8 +1,10 @@
 """What a user sees of mistakes on the command line: one message, status 1, no traceback."""
 
 import json
+import logging
 import socket
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -26,6 +28,17 @@ def checkpoint(tmp_path: Path) -> Path:
     (tmp_path / "config.json").write_text(json.dumps(GOOD))
     (tmp_path / "model.safetensors").write_bytes(b"")
     return tmp_path
+
+
+@pytest.fixture(autouse=True)
+def logging_as_before() -> Iterator[None]:
+    """`main` sends the log to the standard error of one test, which ends with it."""
+    loggers = [logging.getLogger(name) for name in ("wave_serve", "uvicorn")]
+    before = [(one.handlers, one.level, one.propagate) for one in loggers]
+    yield
+    for one, (handlers, level, propagate) in zip(loggers, before, strict=True):
+        one.handlers, one.propagate = handlers, propagate
+        one.setLevel(level)
 
 
 def fails_with(arguments: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> str:
@@ -130,6 +143,30 @@ def test_a_context_beyond_the_checkpoints_positions(
 ) -> None:
     said = fails_with(["serve", str(checkpoint), "--max-context", "4096"], monkeypatch, capsys)
     assert "4096 tokens is more than the checkpoint's max_position_embeddings of 2048" in said
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ("models: {other: {}}", "models describes 'other', but the served model is 'mine'"),
+        (
+            "models: {m: {}}\nupstreams: [{base_url: 'http://h', models: [m]}]",
+            "upstreams belong to `wave-serve gateway`",
+        ),
+    ],
+)
+def test_settings_that_do_not_go_with_serve(
+    checkpoint: Path,
+    tmp_path: Path,
+    content: str,
+    said: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture,
+) -> None:
+    file = tmp_path / "serve.yaml"
+    file.write_text(content)
+    arguments = ["serve", str(checkpoint), "--name", "mine", "--config", str(file)]
+    assert said in fails_with(arguments, monkeypatch, capsys)
 
 
 @pytest.mark.parametrize(("given", "use"), [("--port", "--port before the --"), ("--max_model_len=9", "--max-context")])

@@ -45,12 +45,10 @@ def test_sigterm_ends_gateway_and_engine_with_status_0(client: OpenAI, real: Ser
     )
     next(iter(stream))
     engine = real.engine_pids()
-    began = time.monotonic()
     real.process.send_signal(signal.SIGTERM)
     with pytest.raises(openai.APIError):
         list(stream)
     assert real.process.wait(30) == 0
-    assert time.monotonic() - began < 10
     assert not [pid for pid in engine if Path(f"/proc/{pid}").exists()], "a process is left, if only as a zombie"
     assert "Traceback" not in real.stderr.read_text()
 
