@@ -10,6 +10,7 @@ from wave_serve.logs import event
 from wave_serve.metrics import Metrics
 
 logger = logging.getLogger("wave_serve.access")
+PROBES = ("/health", "/ready", "/metrics")  # asked every few seconds, so logged only where debugging
 CLIENT_CLOSED = 499  # logged, never sent: nobody is there to read it
 
 
@@ -51,7 +52,7 @@ class AccessLog:
             self._metrics.rejected.labels(exchange.error).inc()
         event(
             logger,
-            logging.INFO,
+            logging.DEBUG if endpoint in PROBES else logging.INFO,
             "request",
             request_id=exchange.request_id,
             method=scope["method"],

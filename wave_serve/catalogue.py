@@ -7,7 +7,7 @@ from typing import Any
 from pydantic_core import to_json
 
 from wave_serve.context import Cap, effective_limit
-from wave_serve.errors import ApiError, unavailable
+from wave_serve.errors import ApiError, invalid, unavailable
 from wave_serve.logs import event
 from wave_serve.prompts import Prompt, unknown_model
 from wave_serve.settings import ModelSettings, Settings
@@ -15,6 +15,8 @@ from wave_serve.tokens import PROBES, LocalTokenizer
 from wave_serve.upstream import Upstream
 
 logger = logging.getLogger("wave_serve.catalogue")
+
+NO_TEMPLATE = "you must provide a chat template"  # in the words of Transformers
 
 # What of a chat request decides its prompt, under the names of vLLM's /tokenize.
 CHAT_FIELDS = (
@@ -70,9 +72,15 @@ class ServedModel:
         return [await self._ask_count(upstream, prompt=text, add_special_tokens=add_special_tokens) for text in texts]
 
     async def count_chat(self, payload: Mapping[str, Any], upstream: Upstream) -> int:
-        """Tokens of a chat request after the upstream's own chat template."""
+        """Tokens of a chat request after the upstream's own chat template. Raises ApiError 400 where it has none."""
         fields = {field: payload[field] for field in CHAT_FIELDS if payload.get(field) is not None}
-        return await self._ask_count(upstream, chat_template_kwargs=_template_kwargs(payload), **fields)
+        try:
+            return await self._ask_count(upstream, chat_template_kwargs=_template_kwargs(payload), **fields)
+        except ApiError as error:
+            if NO_TEMPLATE not in error.message:
+                raise
+            message = f"The model {self.name} has no chat template and answers no chat; use /v1/completions."
+            raise invalid(message, "messages", "no_chat_template") from None
 
     async def check_tokenizer(self, upstream: Upstream) -> None:
         """Stops counting locally where the local tokenizer and the upstream's disagree on a probe."""

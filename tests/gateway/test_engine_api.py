@@ -174,6 +174,23 @@ def test_twenty_long_requests_at_once_all_finish(client: OpenAI, real: Served) -
     assert all(answer.usage.completion_tokens == 16 for answer in answers)
 
 
+def test_requests_with_the_same_id_do_not_disturb_each_other(client: OpenAI, real: Served) -> None:
+    def ask(first: int) -> str:
+        answer = client.completions.create(
+            model=real.model,
+            prompt=[first] * 20,
+            max_tokens=200,
+            temperature=0,
+            extra_headers={"x-request-id": "same"},
+            extra_body={"ignore_eos": True},
+        )
+        return answer.choices[0].text
+
+    alone = [ask(first) for first in (5, 50)]
+    with concurrent.futures.ThreadPoolExecutor(2) as pool:
+        assert list(pool.map(ask, (5, 50))) == alone
+
+
 @pytest.mark.parametrize(
     ("stream", "read_first"),
     [(False, False), (True, False), (True, True)],

@@ -4,6 +4,7 @@ import json
 import logging
 
 import httpx
+import openai
 import pytest
 from conftest import sdk, settings_for
 from fake_upstream import DONE, FakeUpstream, delta, reply_json, stream
@@ -35,6 +36,15 @@ def test_an_absent_max_tokens_of_a_chat_is_filled_in_too(gateway: Running, upstr
     upstream.answers["/v1/chat/completions"] = reply_json({"choices": []})
     gateway.post({"model": "fake", "messages": [{"role": "user", "content": "x"}]}, "/v1/chat/completions")
     assert json.loads(upstream.requests[-1].body)["max_completion_tokens"] == 256
+
+
+def test_chat_without_a_template_is_a_clear_400(gateway: Running, upstream: FakeUpstream) -> None:
+    said = "As of transformers v4.44, default chat template is no longer allowed, so you must provide a chat template."
+    upstream.answers["/tokenize"] = reply_json({"error": {"message": said, "code": 400}}, "400 Bad Request")
+    with pytest.raises(openai.BadRequestError) as caught:
+        sdk(gateway).chat.completions.create(model="fake", messages=[{"role": "user", "content": "x"}])
+    assert caught.value.code == "no_chat_template"
+    assert "use /v1/completions" in caught.value.message
 
 
 def test_a_too_large_max_tokens_is_clamped_only_where_the_settings_say_so(upstream: FakeUpstream) -> None:
@@ -114,8 +124,8 @@ def test_other_paths_and_methods_are_answered_in_openais_shape(
 @pytest.mark.parametrize("chunked", [False, True])
 def test_a_body_over_the_limit_is_a_413(upstream: FakeUpstream, chunked: bool) -> None:
     with running(settings_for(upstream, max_body_bytes=1000)) as one:
-        parts = (b"x" * 100 for _ in range(11))
-        content = parts if chunked else b"x" * 1100
+        parts = (b"x" * 10**5 for _ in range(100))  # far more than fits into the sockets' buffers
+        content = parts if chunked else b"x" * 10**7
         answer = httpx.post(f"{one.url}/v1/completions", content=content, headers={"content-type": "application/json"})
     assert answer.status_code == 413
     assert answer.json()["error"]["code"] == "request_too_large"
