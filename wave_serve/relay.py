@@ -6,12 +6,13 @@ from collections.abc import Mapping
 import httpx
 from pydantic_core import from_json
 from starlette.responses import Response
-from starlette.types import Message, Receive, Scope, Send
+from starlette.types import Receive, Scope, Send
 
 from wave_serve.errors import ApiError
+from wave_serve.event_writer import EventWriter
 from wave_serve.exchange import Exchange
 from wave_serve.metrics import Metrics
-from wave_serve.sse import KEEP_ALIVE, BrokenStreamError, EventStream, error_event
+from wave_serve.sse import BrokenStreamError, EventStream
 from wave_serve.upstream import Upstream
 from wave_serve.upstream_errors import from_upstream
 
@@ -81,7 +82,7 @@ class Relay(Response):
         await Response(body, media_type="application/json")(scope, receive, send)
 
     async def _stream(self, send: Send) -> None:
-        writer = _EventWriter(send)
+        writer = EventWriter(send)
         beat = asyncio.create_task(writer.beat(self._keep_alive))
         try:
             await self._pump(writer)
@@ -93,7 +94,7 @@ class Relay(Response):
             beat.cancel()
             await asyncio.gather(beat, return_exceptions=True)
 
-    async def _pump(self, writer: "_EventWriter") -> None:
+    async def _pump(self, writer: EventWriter) -> None:
         async with self._upstream.stream(self._path, self._request_body, self._forward) as answer:
             if answer.status_code >= 400:
                 raise from_upstream(answer.status_code, await answer.aread(), answer.headers)
@@ -113,7 +114,7 @@ class Relay(Response):
         self._answered = True
         await writer.close()
 
-    async def _end(self, writer: "_EventWriter", error: ApiError) -> None:
+    async def _end(self, writer: EventWriter, error: ApiError) -> None:
         """Ends the stream with an error event; before the first byte the error is a plain answer."""
         if not await writer.fail(error):
             raise error
@@ -123,61 +124,6 @@ class Relay(Response):
         if self._exchange.first_byte_s is None:
             self._exchange.first_byte_s = self._exchange.elapsed()
             self._metrics.first_byte.labels(self._exchange.model).observe(self._exchange.first_byte_s)
-
-
-class _EventWriter:
-    """The client's side of a stream; a lock keeps comments between whole events."""
-
-    def __init__(self, send: Send) -> None:
-        self._send = send
-        self._lock = asyncio.Lock()
-        self._started = False
-        self._closed = False
-        self._last = asyncio.get_running_loop().time()
-
-    async def start(self) -> None:
-        async with self._lock:
-            await self._start()
-
-    async def write(self, data: bytes) -> None:
-        async with self._lock:
-            if data:
-                await self._send_body(data, more=True)
-
-    async def close(self) -> None:
-        async with self._lock:
-            self._closed = True
-            await self._send_body(b"", more=False)
-
-    async def fail(self, error: ApiError) -> bool:
-        """Ends a stream that has begun with an error event; False where it has not begun."""
-        async with self._lock:
-            self._closed = True
-            if self._started:
-                await self._send_body(error_event(error), more=False)
-            return self._started
-
-    async def beat(self, interval: float) -> None:
-        """Sends a comment whenever the stream has been idle for `interval` seconds, and begins it where need be."""
-        loop = asyncio.get_running_loop()
-        while True:
-            await asyncio.sleep(max(0.0, self._last + interval - loop.time()))
-            async with self._lock:
-                if not self._closed and loop.time() - self._last >= interval:
-                    await self._start()
-                    await self._send_body(KEEP_ALIVE, more=True)
-
-    async def _start(self) -> None:
-        if self._started:
-            return
-        self._started = True
-        headers = [(b"content-type", b"text/event-stream; charset=utf-8"), (b"cache-control", b"no-cache")]
-        message: Message = {"type": "http.response.start", "status": 200, "headers": headers}
-        await self._send(message)
-
-    async def _send_body(self, data: bytes, *, more: bool) -> None:
-        self._last = asyncio.get_running_loop().time()
-        await self._send({"type": "http.response.body", "body": data, "more_body": more})
 
 
 async def _disconnected(receive: Receive) -> None:

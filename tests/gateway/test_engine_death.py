@@ -41,7 +41,7 @@ def test_killing_the_engine_mid_stream_is_an_error_event_and_it_comes_back(clien
 
 def test_sigterm_ends_gateway_and_engine_with_status_0(client: OpenAI, real: Served) -> None:
     stream = client.completions.create(
-        model=real.model, prompt=[2] * 64, max_tokens=3900, stream=True, extra_body={"ignore_eos": True}
+        model=real.model, prompt=[2] * 64, max_tokens=3900, n=64, stream=True, extra_body={"ignore_eos": True}
     )
     next(iter(stream))
     engine = real.engine_pids()

@@ -94,6 +94,15 @@ def test_comments_keep_a_stream_alive_before_and_between_the_upstreams_bytes(ups
         assert texts == ["a", "b"]
 
 
+def test_a_failure_of_our_own_is_a_500_in_openais_shape(gateway: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gateway.gateway.catalogue, "find", lambda _name: 1 / 0)
+    answer = gateway.post(BODY)
+    assert answer.status_code == 500
+    assert answer.json()["error"]["type"] == "server_error"
+    assert "ZeroDivision" not in answer.text
+    assert answer.headers["x-request-id"]
+
+
 @pytest.mark.parametrize("given", ["", "has space", "x" * 129, "tab\tbed"])
 def test_an_unusable_request_id_is_replaced(gateway: Running, given: str) -> None:
     answer = httpx.get(f"{gateway.url}/health", headers={"x-request-id": given})
@@ -145,8 +154,11 @@ def test_nothing_of_prompt_or_answer_is_logged_or_measured(
         gateway.post({"model": "fake", "prompt": "canary-prompt", "max_tokens": 3, "stream": True})
         gateway.post({"model": "canary-model", "prompt": "canary-prompt"})
         gateway.post({"model": "fake", "prompt": ["canary-prompt", 5]})
-    (line,) = [record.fields for record in caplog.records if record.fields.get("status") == 200]
-    assert line["path"] == "/v1/completions"
+    (line,) = [
+        record.fields
+        for record in caplog.records
+        if record.fields.get("path") == "/v1/completions" and record.fields["status"] == 200
+    ]
     assert line["prompt_tokens"] == len("canary-prompt") + 1
     assert line["completion_limit"] == 3
     everything = str([vars(record) for record in caplog.records]) + httpx.get(f"{gateway.url}/metrics").text
