@@ -31,6 +31,8 @@ async def generate(gateway: Gateway, request: Request, path: str, *, chat: bool)
     payload = parse_object(body, request.headers.get("content-type"))
     model = gateway.catalogue.find(read_model(payload, gateway.catalogue.names))
     exchange.model = model.name
+    if model.limit() is not None:
+        exchange.headers |= model.cap().headers()
     upstream = model.pick()
     exchange.upstream = upstream.base_url
     cap = model.cap()

@@ -99,6 +99,7 @@ def test_an_upstream_that_is_down_is_a_503_until_it_is_back(upstream: FakeUpstre
         answer = one.post(BODY)
         assert answer.status_code == 503
         assert answer.headers["retry-after"] == "5"
+        assert answer.headers["x-wave-context-limit"] == "1000"
         assert answer.json()["error"]["code"] == "upstream_unavailable"
         ready = httpx.get(f"{one.url}/ready")
         assert upstream.url in ready.json()["error"]["message"]
