@@ -58,7 +58,10 @@ class Served:
 
 
 def start(checkpoint: Path, scratch: Path, *arguments: str) -> Served:
-    """Starts `wave-serve serve` on a free port; call `wait_ready` before use."""
+    """Starts `wave-serve serve` on a free port; call `wait_ready` before use.
+
+    One thread: the tiny models gain nothing from two, and a test run shares its cores.
+    """
     port = free_port()
     out, err = scratch / "stdout", scratch / "stderr"
     environment = os.environ | {"OMP_NUM_THREADS": "1", "VLLM_CPU_KVCACHE_SPACE": "1"}
