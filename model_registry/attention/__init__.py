@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from model_registry.attention.api import wavelet_attention
+from model_registry.attention.api import default_implementation, wavelet_attention
 from model_registry.attention.validation import AttentionArgumentError
 
-__all__ = ["AttentionArgumentError", "wavelet_attention"]
+__all__ = ["AttentionArgumentError", "default_implementation", "wavelet_attention"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from functools import cache
 from importlib import import_module
 from typing import NamedTuple, Protocol, cast
@@ -21,8 +22,12 @@ class Registration(NamedTuple):
 _REGISTRY = {
     "reference": Registration("model_registry.attention.reference"),
     "cpu": Registration("model_registry.attention.cpu", ("cpu",)),
+    "torch": Registration("model_registry.attention.torch_flash", ("cpu",)),
 }
-"""By name; ``impl="auto"`` takes the first that names the device type. Modules are imported on first use."""
+"""By name; ``impl="auto"`` takes the first that names the device type and is available there, see
+``default_implementation``. Modules are imported on first use."""
+
+_logger = logging.getLogger(__name__)
 
 
 class Implementation(Protocol):
@@ -79,7 +84,8 @@ def wavelet_attention(
         scale: usually ``d ** -0.5``.
         out: ``[T, H, d]`` of the type of ``q``, any strides, to write to; rows of no sequence are left as they are.
             By default a new tensor, where such rows are zero.
-        impl: ``reference``, ``cpu``, or ``auto``, the implementation for the device of ``q``.
+        impl: ``reference``, ``cpu`` (native), ``torch`` (PyTorch's own kernels on CPU), or ``auto``, see
+            ``default_implementation``.
 
     Returns:
         ``[T, H, d]``: ``out``.
@@ -87,6 +93,7 @@ def wavelet_attention(
     Raises:
         AttentionArgumentError: an argument is of the wrong type, shape, device or value, or ``impl`` is not
             available. Values of index tensors are checked on the CPU only: elsewhere it would stall the device.
+        NativeLibraryUnavailableError: ``impl`` is ``cpu``, which is neither prebuilt nor can it be compiled.
     """
     check_layout(q, k_cache, v_cache, block_table, query_start_loc, seq_lens, table, scale, out)
     attention = _implementation(impl, q.device.type)
@@ -101,16 +108,37 @@ def wavelet_attention(
 
 def _implementation(impl: str, device_type: str) -> Implementation:
     if impl == "auto":
-        for registration in _REGISTRY.values():
-            if device_type in registration.device_types:
-                return _load(registration.module)
-        raise AttentionArgumentError("impl", "'auto'", f"no implementation is the default on {device_type}")
+        impl = default_implementation(device_type)
     if impl not in _REGISTRY:
         raise AttentionArgumentError("impl", repr(impl), f"must be auto or one of {', '.join(_REGISTRY)}")
     module, device_types = _REGISTRY[impl]
     if device_types and device_type not in device_types:
         raise AttentionArgumentError("impl", repr(impl), f"runs on {', '.join(device_types)}, not on {device_type}")
     return _load(module)
+
+
+@cache
+def default_implementation(device_type: str) -> str:
+    """The implementation that ``auto`` takes on a device type.
+
+    It is the first that is available; one that is passed over is named in a warning, once, with the reason: the
+    native kernel of the CPU needs a library that is prebuilt or a C++ compiler to build it.
+
+    Raises:
+        AttentionArgumentError: there is none.
+    """
+    passed_over: list[tuple[str, str]] = []
+    for name, registration in _REGISTRY.items():
+        if device_type not in registration.device_types:
+            continue
+        unavailable = getattr(import_module(registration.module), "unavailable", None)
+        reason = unavailable() if unavailable else None
+        if reason is None:
+            for other, why in passed_over:
+                _logger.warning("Attention runs on impl=%r; impl=%r is not available: %s", name, other, why)
+            return name
+        passed_over.append((name, reason))
+    raise AttentionArgumentError("impl", "'auto'", f"no implementation is the default on {device_type}")
 
 
 @cache

@@ -1,7 +1,7 @@
 """Writes out the growth of peak resident memory, in bytes, over one 512-token chunk at a 32k context. A script: the
 peak of a process counts all that it did before, so the measurement needs a process of its own.
 
-usage: peak_memory.py R
+usage: peak_memory.py R IMPL
 """
 
 import sys
@@ -34,6 +34,7 @@ def attend(kv: torch.Tensor, table: torch.Tensor, context: int, chunk: int) -> t
         torch.tensor([context], dtype=torch.int32),
         table,
         D**-0.5,
+        impl=sys.argv[2],
     )
 
 

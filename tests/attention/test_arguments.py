@@ -46,8 +46,8 @@ LAYOUT = [
     ("scale", True, "must be a finite number"),
     ("out", torch.zeros(8, 4, 16), r"must have shape \(8, 4, 32\)"),
     ("out", torch.zeros(8, 4, 32, dtype=torch.bfloat16), "must have the type of q"),
-    ("impl", "cuda", "must be auto or one of reference, cpu, got 'cuda'"),
-    ("impl", "triton", "must be auto or one of reference, cpu, got 'triton'"),
+    ("impl", "cuda", "must be auto or one of reference, cpu, torch, got 'cuda'"),
+    ("impl", "triton", "must be auto or one of reference, cpu, torch, got 'triton'"),
 ]
 
 VALUES = [
@@ -63,7 +63,7 @@ VALUES = [
 
 
 @pytest.mark.parametrize(("name", "value", "message"), LAYOUT + VALUES)
-@pytest.mark.parametrize("impl", ["reference", "cpu"])
+@pytest.mark.parametrize("impl", ["reference", "cpu", "torch"])
 def test_a_wrong_argument_is_named(name, value, message, impl):
     case = paged_case([20, 40], [3, 5], dtype=torch.float32)
     arguments = dict(zip(NAMES, case.arguments(), strict=True)) | {"impl": impl, name: value}

@@ -1,4 +1,4 @@
-"""Memory of the CPU implementation does not grow with queries x keys."""
+"""Memory of the CPU implementations does not grow with queries x keys."""
 
 import os
 import subprocess
@@ -15,11 +15,12 @@ SCRIPT = Path(__file__).with_name("peak_memory.py")
     [(760, 32), (190_000, 64)],
     ids=["local table", "table longer than the context"],
 )
-def test_a_512_token_chunk_at_32k_context_stays_small(R, megabytes):
+@pytest.mark.parametrize("impl", ["cpu", "torch"])
+def test_a_512_token_chunk_at_32k_context_stays_small(R, megabytes, impl):
     """The dense float32 scores of 8 heads alone would take 512 MB."""
     root = SCRIPT.parents[2]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(root)}
     run = subprocess.run(
-        [sys.executable, SCRIPT, str(R)], env=environment, capture_output=True, text=True, check=True, timeout=300
+        [sys.executable, SCRIPT, str(R), impl], env=environment, capture_output=True, text=True, check=True, timeout=300
     )
     assert int(run.stdout) < megabytes * 10**6

@@ -32,11 +32,12 @@ def torch_dense(case, s):
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
 @pytest.mark.parametrize("shape", [([1777], [300]), ([4500], [130]), ([2000], [1]), ([63], [63])])
 @pytest.mark.parametrize("wavelet", TABLES)
-def test_the_error_is_at_most_twice_that_of_dense_attention(dtype, shape, wavelet):
+@pytest.mark.parametrize("impl", ["cpu", "torch"])
+def test_the_error_is_at_most_twice_that_of_dense_attention(dtype, shape, wavelet, impl):
     case = paged_case(*shape, H=4, H_kv=2, d=64, dtype=dtype)
     case = type(case)(**{**vars(case), "table": TABLES[wavelet]})
     exact = wavelet_attention(*case.to(torch.float64).arguments(), impl="reference")
-    error = (wavelet_attention(*case.arguments(), impl="cpu").double() - exact).abs()
+    error = (wavelet_attention(*case.arguments(), impl=impl).double() - exact).abs()
     dense = (torch_dense(case, 0).double() - exact).abs()
     rounding = torch.finfo(torch.float32).eps * float(case.v_cache.nan_to_num().abs().max())
     assert error.max() <= 2 * dense.max() + rounding
@@ -44,7 +45,8 @@ def test_the_error_is_at_most_twice_that_of_dense_attention(dtype, shape, wavele
 
 
 @pytest.mark.parametrize("R", [1, 500, 5000])
-def test_the_float32_error_is_of_the_order_of_rounding(R):
+@pytest.mark.parametrize("impl", ["cpu", "torch"])
+def test_the_float32_error_is_of_the_order_of_rounding(R, impl):
     """A score is a sum of 2 d products: |error| <= gamma_2d * sum |q_i| (|k_i| + |p_i|) * scale =: delta.
 
     Weights then err by a factor of at most exp(2 delta), so the output by 2 delta max |v|; rounding errors are
@@ -52,7 +54,7 @@ def test_the_float32_error_is_of_the_order_of_rounding(R):
     """
     case = paged_case([5000, 300], [200, 1], H=4, H_kv=2, d=64, R=R, dtype=torch.float32)
     exact = wavelet_attention(*case.to(torch.float64).arguments(), impl="reference")
-    out = wavelet_attention(*case.arguments(), impl="cpu")
+    out = wavelet_attention(*case.arguments(), impl=impl)
     eps = torch.finfo(torch.float32).eps
     magnitude = 0.0
     for s in range(2):

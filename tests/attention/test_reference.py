@@ -30,7 +30,7 @@ def equation(case, s, j, h):
     return weights @ v[: m + 1, h // (H // H_kv)]
 
 
-@pytest.mark.parametrize("impl", ["reference", "cpu"])
+@pytest.mark.parametrize("impl", ["reference", "cpu", "torch"])
 @pytest.mark.parametrize("vector", GOLDEN, ids=lambda vector: vector["logit_scaling"])
 def test_golden_vectors_come_out(vector, impl):
     q, k, v, expected = (torch.tensor(vector[name], dtype=torch.float64) for name in ("q", "k", "v", "out"))
