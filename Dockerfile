@@ -30,18 +30,31 @@ RUN pip install --no-deps --require-hashes -r /requirements.txt \
     && pip uninstall --yes intel-cmplr-lib-ur intel-openmp triton mypy pytest ruff types-PyYAML
 
 
+# The attention kernel for every instruction set, so that no compiler is needed where the image runs.
+FROM packages AS kernel
+# hadolint ignore=DL3008
+RUN apt-get update && apt-get install --yes --no-install-recommends g++ && rm -rf /var/lib/apt/lists/*
+WORKDIR /src
+COPY model_registry model_registry
+RUN /opt/venv/bin/python -m model_registry.attention.build /kernel
+
+
 FROM ${PYTHON_IMAGE} AS cpu
 LABEL org.opencontainers.image.title="wave-serve" \
-      org.opencontainers.image.description="Wavelet-position language models on vLLM behind an OpenAI-compatible gateway (CPU)" \
+      org.opencontainers.image.description="Wavelet-position models on vLLM behind an OpenAI-style gateway (CPU)" \
       org.opencontainers.image.licenses="Apache-2.0"
-# vLLM's CPU kernels link to libnuma; tini reaps what a killed engine leaves, which Python as process 1 does not.
+# vLLM's CPU kernels link to libnuma. As process 1, Python would not hear SIGTERM while it imports; under tini it does.
 # hadolint ignore=DL3008
 RUN apt-get update \
     && apt-get install --yes --no-install-recommends libnuma1 tini \
     && rm -rf /var/lib/apt/lists/* /var/cache/apt /var/log/apt /var/log/dpkg.log
 COPY --from=packages /opt/venv /opt/venv
 RUN --mount=type=bind,from=wheel,source=/dist,target=/dist \
-    pip --python /opt/venv/bin/python install --no-cache-dir --no-deps --disable-pip-version-check /dist/*.whl
+    --mount=type=bind,from=kernel,source=/kernel,target=/kernel \
+    pip --python /opt/venv/bin/python install --no-cache-dir --no-deps --disable-pip-version-check /dist/*.whl \
+    && package="$(/opt/venv/bin/python -c 'import model_registry; print(model_registry.__path__[0])')" \
+    && cp -r /kernel "${package}/attention/native/prebuilt"
+COPY --chmod=644 deploy/healthcheck.py /opt/healthcheck.py
 # Every cache follows HOME. LOGNAME spares torch a look-up of a user that has no name.
 ENV PATH=/opt/venv/bin:${PATH} \
     HOME=/tmp \
@@ -49,7 +62,7 @@ ENV PATH=/opt/venv/bin:${PATH} \
     PYTHONUNBUFFERED=1 \
     HF_HUB_OFFLINE=1 \
     DO_NOT_TRACK=1
-# vLLM's separate worker process wants 400 MB of /dev/shm; containers get 64 MB. One worker needs no process of its own.
+# One worker needs no process of its own, which would want 400 MB of /dev/shm; containers get 64 MB.
 ENV VLLM_ENABLE_V1_MULTIPROCESSING=0
 # Threads that spin while they wait use up the container's share of the processors.
 ENV OMP_WAIT_POLICY=PASSIVE
@@ -57,9 +70,9 @@ WORKDIR /srv
 USER 2000:2000
 EXPOSE 8000
 STOPSIGNAL SIGTERM
-# An engine that restarts, about a minute, is not unhealthy yet; http.client, because urllib would go through a proxy.
+# An engine that restarts, about a minute, is not unhealthy yet.
 HEALTHCHECK --start-period=180s --interval=15s --timeout=5s --retries=8 \
-    CMD ["python", "-c", "import sys, http.client as h; c = h.HTTPConnection('127.0.0.1', 8000, timeout=4); c.request('GET', '/ready'); sys.exit(c.getresponse().status != 200)"]
+    CMD ["python3", "/opt/healthcheck.py"]
 ENTRYPOINT ["tini", "--", "wave-serve"]
 CMD ["serve", "--host", "0.0.0.0"]
 
@@ -68,15 +81,16 @@ CMD ["serve", "--host", "0.0.0.0"]
 # PyWavelets samples the `pywt:` families.
 FROM ${VLLM_IMAGE} AS gpu
 LABEL org.opencontainers.image.title="wave-serve" \
-      org.opencontainers.image.description="Wavelet-position language models on vLLM behind an OpenAI-compatible gateway (CUDA)" \
+      org.opencontainers.image.description="Wavelet-position models on vLLM behind an OpenAI-style gateway (CUDA)" \
       org.opencontainers.image.licenses="Apache-2.0"
 # hadolint ignore=DL3008
 RUN apt-get update \
     && apt-get install --yes --no-install-recommends tini \
     && rm -rf /var/lib/apt/lists/* /var/cache/apt /var/log/apt /var/log/dpkg.log
 RUN --mount=type=bind,from=wheel,source=/dist,target=/dist \
-    python3 -m pip install --no-cache-dir --no-deps --disable-pip-version-check PyWavelets==1.10.0 /dist/*.whl \
+    python3 -m pip install --no-cache-dir --no-deps PyWavelets==1.10.0 /dist/*.whl \
     && wave-serve --help > /dev/null
+COPY --chmod=644 deploy/healthcheck.py /opt/healthcheck.py
 ENV HOME=/tmp \
     LOGNAME=wave \
     PYTHONUNBUFFERED=1 \
@@ -87,7 +101,7 @@ USER 2000:2000
 EXPOSE 8000
 STOPSIGNAL SIGTERM
 HEALTHCHECK --start-period=600s --interval=15s --timeout=5s --retries=8 \
-    CMD ["python3", "-c", "import sys, http.client as h; c = h.HTTPConnection('127.0.0.1', 8000, timeout=4); c.request('GET', '/ready'); sys.exit(c.getresponse().status != 200)"]
+    CMD ["python3", "/opt/healthcheck.py"]
 ENTRYPOINT ["tini", "--", "wave-serve"]
 CMD ["serve", "--host", "0.0.0.0"]
 
