@@ -1,4 +1,4 @@
-"""vLLM attention backend for wavelet positions: writes the paged KV cache and calls ``wavelet_attention``.
+"""vLLM attention backend for wavelet positions: writes the paged KV cache and attends to it; on GPUs see ``vllm_gpu``.
 
 The cache is vLLM's logical view ``[num_blocks, H_kv, block, 2 * d]``: K in the first ``d`` columns of a row, V in the
 rest. K carries no position, so a cached block is valid wherever its tokens stand.
@@ -13,6 +13,7 @@ import torch
 from vllm.platforms import current_platform
 from vllm.v1.attention.backend import (
     AttentionBackend,
+    AttentionCGSupport,
     AttentionImpl,
     AttentionMetadata,
     AttentionMetadataBuilder,
@@ -50,16 +51,26 @@ class WaveletAttentionMetadata(AttentionMetadata):
         query_start_loc: ``[S + 1]`` int32.
         seq_lens: ``[S]`` int32, keys visible to the last query of each request.
         block_table: ``[S, max_blocks]`` int32.
+        max_query_len: most query tokens of a request.
+        max_seq_len: most keys of a request, or a bound on it.
     """
 
     num_actual_tokens: int
     query_start_loc: torch.Tensor
     seq_lens: torch.Tensor
     block_table: torch.Tensor
+    max_query_len: int
+    max_seq_len: int
 
 
 class WaveletAttentionMetadataBuilder(AttentionMetadataBuilder[WaveletAttentionMetadata]):
-    """Takes what the op needs from the common metadata; nothing is planned ahead."""
+    """Takes what the op needs from the common metadata; nothing is planned ahead.
+
+    The GPU kernels' launches depend on the shapes and on the two maxima alone, so a CUDA graph of a batch whose
+    requests have equally many query tokens can be replayed for any such batch of its size.
+    """
+
+    _cudagraph_support: ClassVar[AttentionCGSupport] = AttentionCGSupport.UNIFORM_BATCH
 
     def __init__(
         self, kv_cache_spec: KVCacheSpec, layer_names: list[str], vllm_config: Any, device: torch.device
@@ -83,11 +94,21 @@ class WaveletAttentionMetadataBuilder(AttentionMetadataBuilder[WaveletAttentionM
             query_start_loc=common.query_start_loc,
             seq_lens=common.seq_lens,
             block_table=common.block_table_tensor,
+            max_query_len=common.max_query_len,
+            max_seq_len=common.max_seq_len,
         )
+
+    def build_for_cudagraph_capture(self, common_attn_metadata: CommonAttentionMetadata) -> WaveletAttentionMetadata:
+        """Metadata to record a graph with: the shapes of the largest context, but keys enough for the queries only."""
+        metadata = self.build(0, common_attn_metadata)
+        metadata.seq_lens.fill_(metadata.max_query_len)
+        return metadata
 
 
 class WaveletAttentionImpl(AttentionImpl[WaveletAttentionMetadata]):
-    """One layer's attention; ``table`` is the relative position table ``[R, d]`` float32, shared by all layers."""
+    """One layer's attention on the CPU; ``table`` is the position table ``[R, d]`` float32, shared by all layers."""
+
+    kv_cache_dtypes: ClassVar[tuple[str, ...]] = ("auto", "float16", "bfloat16")
 
     def __init__(
         self,
@@ -115,13 +136,9 @@ class WaveletAttentionImpl(AttentionImpl[WaveletAttentionMetadata]):
         for feature, (value, supported, reason) in refused.items():
             if value != supported:
                 raise UnsupportedByWaveletAttentionError(feature, value, reason)
-        if kv_cache_dtype not in WaveletAttentionBackend.supported_kv_cache_dtypes:
-            supported_names = ", ".join(WaveletAttentionBackend.supported_kv_cache_dtypes)
-            raise UnsupportedByWaveletAttentionError("kv_cache_dtype", kv_cache_dtype, f"use one of {supported_names}")
-        if not current_platform.is_cpu():
-            raise UnsupportedByWaveletAttentionError(
-                "device", current_platform.device_type, "this release has the CPU implementation only"
-            )
+        if kv_cache_dtype not in self.kv_cache_dtypes:
+            reason = f"on {current_platform.device_type} use one of {', '.join(self.kv_cache_dtypes)}"
+            raise UnsupportedByWaveletAttentionError("kv_cache_dtype", kv_cache_dtype, reason)
         self.num_heads = num_heads
         self.head_size = head_size
         self.scale = float(scale)
@@ -189,7 +206,7 @@ class WaveletAttentionBackend(AttentionBackend):
 
     forward_includes_kv_cache_update: bool = False
     supported_dtypes: ClassVar[list[torch.dtype]] = [torch.float32, torch.bfloat16, torch.float16]
-    supported_kv_cache_dtypes: ClassVar[list[CacheDType]] = ["auto", "float16", "bfloat16"]
+    supported_kv_cache_dtypes: ClassVar[list[CacheDType]] = ["auto", "float16", "bfloat16", "fp8", "fp8_e4m3"]
 
     @staticmethod
     def get_name() -> str:
@@ -197,7 +214,19 @@ class WaveletAttentionBackend(AttentionBackend):
 
     @staticmethod
     def get_impl_cls() -> type[WaveletAttentionImpl]:
-        return WaveletAttentionImpl
+        """The implementation for the platform.
+
+        Raises:
+            UnsupportedByWaveletAttentionError: there is none.
+        """
+        if current_platform.is_cpu():
+            return WaveletAttentionImpl
+        if current_platform.is_cuda_alike() or current_platform.is_xpu():
+            from model_registry.vllm_gpu import WaveletGpuAttentionImpl
+
+            return WaveletGpuAttentionImpl
+        reason = "there are kernels for CPUs and for what Triton compiles to"
+        raise UnsupportedByWaveletAttentionError("device", current_platform.device_type, reason)
 
     @staticmethod
     def get_builder_cls() -> type[WaveletAttentionMetadataBuilder]:

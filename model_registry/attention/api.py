@@ -13,16 +13,25 @@ from model_registry.attention.validation import AttentionArgumentError, check_la
 
 
 class Registration(NamedTuple):
-    """An implementation: the module with its function ``attention``, and the device types it runs on (all if none)."""
+    """An implementation.
+
+    Attributes:
+        module: has the function ``attention``, and may have ``unavailable``, see ``default_implementation``.
+        device_types: what it runs on; all if none.
+        checks_values: it refuses wrong values of index tensors itself.
+    """
 
     module: str
     device_types: tuple[str, ...] = ()
+    checks_values: bool = False
 
 
 _REGISTRY = {
     "reference": Registration("model_registry.attention.reference"),
-    "cpu": Registration("model_registry.attention.cpu", ("cpu",)),
+    "cpu": Registration("model_registry.attention.cpu", ("cpu",), checks_values=True),
     "torch": Registration("model_registry.attention.torch_flash", ("cpu",)),
+    # On the CPU for Triton's interpreter only: elsewhere it refuses.
+    "triton": Registration("model_registry.attention.triton", ("cuda", "xpu", "cpu")),
 }
 """By name; ``impl="auto"`` takes the first that names the device type and is available there, see
 ``default_implementation``. Modules are imported on first use."""
@@ -84,8 +93,8 @@ def wavelet_attention(
         scale: usually ``d ** -0.5``.
         out: ``[T, H, d]`` of the type of ``q``, any strides, to write to; rows of no sequence are left as they are.
             By default a new tensor, where such rows are zero.
-        impl: ``reference``, ``cpu`` (native), ``torch`` (PyTorch's own kernels on CPU), or ``auto``, see
-            ``default_implementation``.
+        impl: ``reference``, ``cpu`` (native), ``torch`` (PyTorch's own kernels on CPU), ``triton`` (GPU), or
+            ``auto``, see ``default_implementation``.
 
     Returns:
         ``[T, H, d]``: ``out``.
@@ -96,25 +105,26 @@ def wavelet_attention(
         NativeLibraryUnavailableError: ``impl`` is ``cpu``, which is neither prebuilt nor can it be compiled.
     """
     check_layout(q, k_cache, v_cache, block_table, query_start_loc, seq_lens, table, scale, out)
-    attention = _implementation(impl, q.device.type)
-    if q.device.type == "cpu":
+    registration = _registration(impl, q.device.type)
+    if q.device.type == "cpu" and not registration.checks_values:
         B, block_size = k_cache.shape[:2]
         check_values(q.shape[0], B, block_size, block_table, query_start_loc, seq_lens)
     if out is None:
         out = torch.zeros_like(q, memory_format=torch.contiguous_format)
-    attention(q, k_cache, v_cache, block_table, query_start_loc, seq_lens, table, scale, out)
+    _load(registration.module)(q, k_cache, v_cache, block_table, query_start_loc, seq_lens, table, scale, out)
     return out
 
 
-def _implementation(impl: str, device_type: str) -> Implementation:
+def _registration(impl: str, device_type: str) -> Registration:
     if impl == "auto":
         impl = default_implementation(device_type)
     if impl not in _REGISTRY:
         raise AttentionArgumentError("impl", repr(impl), f"must be auto or one of {', '.join(_REGISTRY)}")
-    module, device_types = _REGISTRY[impl]
-    if device_types and device_type not in device_types:
-        raise AttentionArgumentError("impl", repr(impl), f"runs on {', '.join(device_types)}, not on {device_type}")
-    return _load(module)
+    registration = _REGISTRY[impl]
+    if registration.device_types and device_type not in registration.device_types:
+        runs_on = ", ".join(registration.device_types)
+        raise AttentionArgumentError("impl", repr(impl), f"runs on {runs_on}, not on {device_type}")
+    return registration
 
 
 @cache

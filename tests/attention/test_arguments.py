@@ -46,8 +46,7 @@ LAYOUT = [
     ("scale", True, "must be a finite number"),
     ("out", torch.zeros(8, 4, 16), r"must have shape \(8, 4, 32\)"),
     ("out", torch.zeros(8, 4, 32, dtype=torch.bfloat16), "must have the type of q"),
-    ("impl", "cuda", "must be auto or one of reference, cpu, torch, got 'cuda'"),
-    ("impl", "triton", "must be auto or one of reference, cpu, torch, got 'triton'"),
+    ("impl", "cuda", "must be auto or one of reference, cpu, torch, triton, got 'cuda'"),
 ]
 
 VALUES = [

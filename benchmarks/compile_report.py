@@ -1,0 +1,148 @@
+"""Compile the Triton attention kernels for a GPU that need not be there, and report what each takes of it.
+
+    python benchmarks/compile_report.py [--output benchmarks/results/triton_sm90_resources.json]
+
+For every head size and element type, with the tiles of ``triton_configuration``: registers a thread, spills to local
+memory, and shared memory of a program, as the assembler of the installed Triton says. Exits 1 if anything spills. The
+arguments are typed as an engine gives them: bfloat16, contiguous dimensions, strides that are multiples of 16.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import io
+import json
+import re
+import sys
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import triton
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+
+from model_registry.attention.triton_configuration import MOST_PARTS, Tile, for_target, padded
+from model_registry.attention.triton_decode import decode_kernel, merge_kernel
+from model_registry.attention.triton_prefill import prefill_kernel
+
+ARCH = 90
+HEAD_SIZES = (32, 64, 80, 96, 112, 128, 192, 256)
+ELEMENTS = {"bf16": ("bf16", "bf16"), "bf16 q, fp8 cache": ("bf16", "fp8e4nv"), "fp32": ("fp32", "fp32")}
+GROUP, BLOCK_SIZE = 4, 16
+REGISTERS = re.compile(r"Used (\d+) registers")
+SPILLS = re.compile(r"(\d+) bytes spill stores, (\d+) bytes spill loads")
+
+
+def source(kernel: Any, pointers: dict[str, str], constants: dict[str, Any]) -> ASTSource:
+    """``kernel`` with its arguments typed: ``pointers`` by name, unit strides as constants, the rest as int32."""
+    constants = constants | {name: 1 for name in kernel.arg_names if name.endswith("_dim")}
+    signature: dict[str, str] = {}
+    aligned = {}
+    for i, name in enumerate(kernel.arg_names):
+        if name in constants:
+            signature[name] = "constexpr"
+        elif name in pointers:
+            signature[name] = f"*{pointers[name]}"
+            aligned[(i,)] = [["tt.divisibility", 16]]
+        elif name == "scale_log2":
+            signature[name] = "fp32"
+        else:
+            signature[name] = "i32"
+            if name.startswith("stride_"):
+                aligned[(i,)] = [["tt.divisibility", 16]]
+    return ASTSource(kernel, signature, constants, aligned)
+
+
+def resources(kernel: Any, pointers: dict[str, str], constants: dict[str, Any], warps: int) -> dict[str, Any]:
+    """Registers, spills and shared memory of one compiled kernel."""
+    log = io.StringIO()
+    with contextlib.redirect_stdout(log):  # Triton prints what the assembler says
+        compiled = triton.compile(
+            source(kernel, pointers, constants), target=GPUTarget("cuda", ARCH, 32), options={"num_warps": warps}
+        )
+    log = log.getvalue()
+    registers, spills = REGISTERS.search(log), SPILLS.search(log)
+    assert registers, log
+    assert spills, log
+    return {
+        "registers": int(registers[1]),
+        "spilled_bytes": int(spills[1]) + int(spills[2]),
+        "shared_bytes": compiled.metadata.shared,
+        "wgmma": compiled.asm["ptx"].count("wgmma.mma_async"),
+        "cp_async": compiled.asm["ptx"].count("cp.async.cg"),
+        "warps": warps,
+    }
+
+
+def attention_arguments(head_size: int, query: str, cache: str, tile: Tile, positions: bool) -> tuple[dict, dict]:
+    pointers = {
+        "q": query,
+        "k_cache": cache,
+        "v_cache": cache,
+        "table": query,
+        "out": query,
+        "k_scale": "fp32",
+        "v_scale": "fp32",
+        "part_out": "fp32",
+        "part_lse": "fp32",
+    } | dict.fromkeys(("block_table", "query_start_loc", "seq_lens"), "i32")
+    constants = {
+        "GROUP": GROUP,
+        "HEAD_SIZE": head_size,
+        "D": padded(head_size),
+        "BLOCK_SIZE": BLOCK_SIZE,
+        "BLOCK_M": tile.m,
+        "BLOCK_N": tile.n,
+        "STAGES": tile.stages,
+        "SCALED": query != cache,
+        "POSITIONS": positions,
+    }
+    return pointers, constants
+
+
+def report(head_sizes: list[int], elements: list[str]) -> list[dict[str, Any]]:
+    rows = []
+    for head_size, element in product(head_sizes, elements):
+        query, cache = ELEMENTS[element]
+        tiles = for_target("cuda", ARCH, head_size, 4 if query == "fp32" else 2)
+        for kernel, tile, positions in (
+            (prefill_kernel, tiles.prefill, True),
+            (prefill_kernel, tiles.prefill, False),
+            (decode_kernel, tiles.decode, True),
+            (decode_kernel, tiles.decode, False),
+        ):
+            pointers, constants = attention_arguments(head_size, query, cache, tile, positions)
+            constants |= {"PARTS": 4} if kernel is decode_kernel else {"NEAR_N": tiles.near}
+            row = {"kernel": kernel.__name__, "head_size": head_size, "elements": element, "positions": positions}
+            row |= {"tile": [tile.m, tile.n], "stages": tile.stages}
+            row |= {"near": tiles.near} if kernel is prefill_kernel else {}
+            rows.append(row | resources(kernel, pointers, constants, tile.warps))
+            print(rows[-1], flush=True)
+        constants = {"HEAD_SIZE": head_size, "D": padded(head_size), "PARTS": MOST_PARTS, "PARTS_PADDED": MOST_PARTS}
+        pointers = {"query_start_loc": "i32", "out": query, "part_out": "fp32", "part_lse": "fp32"}
+        row = {"kernel": merge_kernel.__name__, "head_size": head_size, "elements": element}
+        rows.append(row | resources(merge_kernel, pointers, constants, tiles.decode.warps))
+    return rows
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--output", type=Path)
+    parser.add_argument("--head-sizes", type=int, nargs="+", default=list(HEAD_SIZES))
+    parser.add_argument("--elements", nargs="+", choices=ELEMENTS, default=list(ELEMENTS))
+    options = parser.parse_args()
+    triton.knobs.nvidia.dump_ptxas_log = True
+    triton.knobs.compilation.always_compile = True  # a cached kernel has no log
+    rows = report(options.head_sizes, options.elements)
+    if options.output:
+        result = {"target": f"sm_{ARCH}a", "triton": triton.__version__, "kernels": rows}
+        options.output.write_text(json.dumps(result, indent=1) + "\n")
+    spilled = [row for row in rows if row["spilled_bytes"]]
+    print(f"{len(rows)} kernels, {len(spilled)} spill")
+    sys.exit(1 if spilled else 0)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,96 @@
+"""Tile sizes of the Triton kernels: one small table per architecture, and a default that fits everywhere.
+
+Chosen so that nothing spills to local memory on sm_90 (``benchmarks/compile_report.py`` checks it), from shared memory
+and register counts alone: timings on a GPU are still to be taken, with ``benchmarks/run_gpu.sh``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cache
+
+import triton
+
+
+@dataclass(frozen=True)
+class Tile:
+    """One kernel's launch.
+
+    Attributes:
+        m: rows of the query tile; in decode the heads of a group, rounded up to at least this.
+        n: keys in a tile.
+        warps: warps of a program.
+        stages: depth of the load pipeline over far keys.
+    """
+
+    m: int
+    n: int
+    warps: int
+    stages: int
+
+
+@dataclass(frozen=True)
+class Configuration:
+    """Both kernels for one head size.
+
+    Attributes:
+        prefill: two queries of a sequence or more.
+        near: keys in a near tile of prefill, a divisor of ``prefill.n``: fewer keys hold fewer scores in registers.
+        decode: ``m`` is the least that the tensor cores take.
+        decode_programs: programs to split a batch of decodes into: a few for each multiprocessor.
+        part_keys: fewest keys worth a program of their own.
+    """
+
+    prefill: Tile
+    near: int
+    decode: Tile
+    decode_programs: int
+    part_keys: int = 256
+
+
+MOST_PARTS = 64
+"""Most parts that one sequence is split into: the merge reads them all in one tile."""
+
+# By padded head size and bytes of an element of q.
+_HOPPER = {
+    (32, 2): Configuration(Tile(128, 64, 8, 3), 32, Tile(16, 64, 4, 3), 528),
+    (64, 2): Configuration(Tile(128, 64, 8, 3), 32, Tile(16, 128, 4, 3), 528),
+    (128, 2): Configuration(Tile(128, 64, 8, 3), 32, Tile(16, 64, 4, 3), 528),
+    (256, 2): Configuration(Tile(128, 64, 8, 2), 32, Tile(16, 32, 4, 3), 528),
+}
+_DEFAULT = {
+    (32, 2): Configuration(Tile(64, 64, 4, 2), 32, Tile(16, 64, 4, 2), 256),
+    (64, 2): Configuration(Tile(64, 64, 4, 2), 32, Tile(16, 64, 4, 2), 256),
+    (128, 2): Configuration(Tile(64, 32, 4, 2), 32, Tile(16, 32, 4, 2), 256),
+    (256, 2): Configuration(Tile(32, 32, 4, 1), 32, Tile(16, 16, 4, 2), 256),
+    (32, 4): Configuration(Tile(32, 32, 4, 1), 32, Tile(16, 32, 4, 1), 256),
+    (64, 4): Configuration(Tile(32, 32, 4, 1), 32, Tile(16, 32, 4, 1), 256),
+    (128, 4): Configuration(Tile(32, 16, 4, 1), 16, Tile(16, 16, 4, 1), 256),
+    (256, 4): Configuration(Tile(16, 16, 4, 1), 16, Tile(16, 16, 4, 1), 256),
+}
+_TUNED: dict[tuple[str, object], dict[tuple[int, int], Configuration]] = {("cuda", 90): _HOPPER}
+_INTERPRETED = Configuration(Tile(32, 32, 1, 1), 16, Tile(16, 16, 1, 1), 12, 32)
+"""Small, so that short sequences have far tiles, ragged tiles and several parts."""
+
+
+def padded(head_size: int) -> int:
+    """The tile width for a head: a power of two of at least 16."""
+    return max(16, triton.next_power_of_2(head_size))
+
+
+def configuration(head_size: int, element_bytes: int) -> Configuration:
+    """The configuration for the current device, or for the interpreter."""
+    if triton.knobs.runtime.interpret:
+        return _INTERPRETED
+    return for_target(*_target(), head_size, element_bytes)
+
+
+@cache
+def _target() -> tuple[str, object]:
+    target = triton.runtime.driver.active.get_current_target()
+    return target.backend, target.arch
+
+
+def for_target(backend: str, arch: object, head_size: int, element_bytes: int) -> Configuration:
+    key = (max(32, padded(head_size)), element_bytes)
+    return {**_DEFAULT, **_TUNED.get((backend, arch), {})}[key]

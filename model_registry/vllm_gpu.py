@@ -1,0 +1,111 @@
+"""Wavelet attention in vLLM on GPUs: the Triton kernels, and vLLM's own kernel to write the cache, float8 too."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import Any, ClassVar
+
+import torch
+from vllm.platforms import current_platform
+
+from model_registry.attention.triton import HEAD_SIZES, paged_attention
+from model_registry.vllm_backend import (
+    UnsupportedByWaveletAttentionError,
+    WaveletAttentionImpl,
+    WaveletAttentionMetadata,
+)
+
+FLOAT8_CAPABILITY = 89
+"""Least compute capability, ten times the version, with conversions to and from float8 e4m3."""
+
+
+@lru_cache(maxsize=1)
+def _converted(table: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """The table in the type of the queries: one copy for all layers, which share one ``table``."""
+    return table.to(dtype)
+
+
+class WaveletGpuAttentionImpl(WaveletAttentionImpl):
+    """One layer's attention on a GPU; nothing in it waits for the device, so that it can be recorded in a graph."""
+
+    kv_cache_dtypes: ClassVar[tuple[str, ...]] = (*WaveletAttentionImpl.kv_cache_dtypes, "fp8", "fp8_e4m3")
+
+    def __init__(self, num_heads: int, head_size: int, *arguments: Any, table: torch.Tensor, **options: Any) -> None:
+        super().__init__(num_heads, head_size, *arguments, table=table, **options)
+        if not HEAD_SIZES[0] <= head_size <= HEAD_SIZES[1]:
+            reason = f"the kernels take {HEAD_SIZES[0]} to {HEAD_SIZES[1]}"
+            raise UnsupportedByWaveletAttentionError("head_size", head_size, reason)
+        self.float8 = self.kv_cache_dtype.startswith("fp8")
+        if self.float8:
+            self._check_float8()
+        # vLLM builds layers with the model's type as the default type.
+        self.table = _converted(table, torch.get_default_dtype())
+
+    def _check_float8(self) -> None:
+        reason = None
+        if current_platform.is_cuda() and not current_platform.has_device_capability(FLOAT8_CAPABILITY):
+            reason = "float8 needs compute capability 8.9"
+        elif current_platform.fp8_dtype() is not torch.float8_e4m3fn:
+            reason = f"the kernels read float8_e4m3fn, and this platform has {current_platform.fp8_dtype()}"
+        if reason:
+            raise UnsupportedByWaveletAttentionError("kv_cache_dtype", self.kv_cache_dtype, reason)
+
+    def _caches(self, kv_cache: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """K and V ``[num_blocks, block, H_kv, d]`` of ``[num_blocks, H_kv, block, 2 * d]``; float8 is kept as bytes."""
+        if self.float8:
+            kv_cache = kv_cache.view(torch.float8_e4m3fn)
+        token_major = kv_cache.transpose(1, 2)
+        return token_major[..., : self.head_size], token_major[..., self.head_size :]
+
+    def do_kv_cache_update(
+        self,
+        layer: Any,
+        key: torch.Tensor,
+        value: torch.Tensor,
+        kv_cache: torch.Tensor,
+        slot_mapping: torch.Tensor,
+    ) -> None:
+        """Write ``key`` and ``value`` ``[T, H_kv, d]`` to the slots ``[T]`` of the cache; slot -1 is padding."""
+        from vllm.v1.attention.ops.triton_reshape_and_cache_flash import triton_reshape_and_cache_flash
+
+        k_cache, v_cache = self._caches(kv_cache)
+        triton_reshape_and_cache_flash(
+            key, value, k_cache, v_cache, slot_mapping, self.kv_cache_dtype, layer._k_scale, layer._v_scale
+        )
+
+    def forward(
+        self,
+        layer: Any,
+        query: torch.Tensor,
+        key: torch.Tensor,
+        value: torch.Tensor,
+        kv_cache: torch.Tensor,
+        attn_metadata: WaveletAttentionMetadata | None,
+        output: torch.Tensor,
+        output_scale: torch.Tensor | None = None,
+        output_block_scale: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        """Attend ``query`` ``[T, H, d]`` to the cache ``[num_blocks, H_kv, block, 2 * d]``, into ``output``."""
+        del key, value
+        assert output_scale is None, "vLLM asks fused_output_quant_supported first"
+        assert output_block_scale is None, "vLLM asks fused_output_quant_supported first"
+        if attn_metadata is None:  # vLLM's profiling run, before there is a cache
+            return output.fill_(0)
+        tokens = attn_metadata.num_actual_tokens
+        k_cache, v_cache = self._caches(kv_cache)
+        paged_attention(
+            query[:tokens],
+            k_cache,
+            v_cache,
+            attn_metadata.block_table,
+            attn_metadata.query_start_loc,
+            attn_metadata.seq_lens,
+            self.table,
+            self.scale,
+            output[:tokens],
+            max_query_len=attn_metadata.max_query_len,
+            max_seq_len=attn_metadata.max_seq_len,
+            k_scale=layer._k_scale if self.float8 else None,
+            v_scale=layer._v_scale if self.float8 else None,
+        )
+        return output

@@ -1,0 +1,53 @@
+"""The Triton implementation where there is no GPU: its kernels interpreted, compiled for one, and what it refuses."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from paged_case import paged_case
+
+from model_registry.attention import AttentionArgumentError, wavelet_attention
+
+ROOT = Path(__file__).parents[2]
+
+
+def run(*command, **environment):
+    variables = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)} | environment
+    finished = subprocess.run(
+        [sys.executable, *command], env=variables, cwd=ROOT, capture_output=True, text=True, check=False, timeout=900
+    )
+    assert finished.returncode == 0, finished.stdout[-6000:] + finished.stderr[-3000:]
+    return finished.stdout
+
+
+def test_the_interpreted_kernels_are_the_equation():
+    """In a process of its own: Triton reads the variable on import, and other tests import it without."""
+    script = Path(__file__).with_name("triton_interpreted.py")
+    report = run("-m", "pytest", "-q", "-p", "no:cacheprovider", str(script), TRITON_INTERPRET="1")
+    assert " passed" in report
+    assert "skipped" not in report
+
+
+def test_the_kernels_compile_for_hopper_without_spills(tmp_path):
+    report = run("benchmarks/compile_report.py", "--head-sizes", "128", "--elements", "bf16", TRITON_CACHE_DIR=tmp_path)
+    assert ", 0 spill" in report
+
+
+def test_cpu_tensors_are_refused_outside_the_interpreter():
+    case = paged_case([20], [3], dtype=torch.float32)
+    with pytest.raises(AttentionArgumentError, match="TRITON_INTERPRET=1") as raised:
+        wavelet_attention(*case.arguments(), impl="triton")
+    assert raised.value.argument == "impl"
+
+
+@pytest.mark.parametrize(
+    ("d", "dtype", "value"), [(32, torch.float64, torch.float64), (320, torch.float32, 320), (8, torch.float32, 8)]
+)
+def test_types_and_head_sizes_that_it_cannot_do_are_refused(d, dtype, value):
+    case = paged_case([20], [3], d=d, dtype=dtype)
+    with pytest.raises(AttentionArgumentError) as raised:
+        wavelet_attention(*case.arguments(), impl="triton")
+    assert (raised.value.argument, raised.value.value) == ("q", value)
