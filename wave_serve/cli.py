@@ -71,6 +71,7 @@ def main() -> NoReturn:
     own, engine_args = _split(sys.argv[1:])
     try:
         _add_commands(own)
+        _add_eval(own)
         app(args=own, obj=engine_args, prog_name="wave-serve")
     except (*EXPLAINED, TokenizerError) as error:
         typer.echo(f"wave-serve: {error}", err=True)
@@ -109,3 +110,13 @@ def _add_commands(arguments: list[str]) -> None:
             app.command(name)(load_command(entry))
         else:
             app.command(name, help=f"See `wave-serve {name} --help`.")(lambda: None)
+
+
+def _add_eval(arguments: list[str]) -> None:
+    """Adds the group `eval`; its modules are imported only where it is called."""
+    if arguments[:1] == ["eval"]:
+        from wave_serve.eval.cli import app as evaluations
+
+        app.add_typer(evaluations)
+    else:
+        app.command("eval", help="Measure loss or retrieval by length; see `wave-serve eval --help`.")(lambda: None)

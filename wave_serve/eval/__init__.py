@@ -1,0 +1,1 @@
+"""Measures a model by length through any OpenAI-compatible endpoint: loss per token and passkey retrieval."""

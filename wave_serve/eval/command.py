@@ -1,0 +1,87 @@
+"""Runs one evaluation from its options to its files and exit status."""
+
+import asyncio
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import typer
+from pydantic import ValidationError
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from wave_serve.eval.endpoint import read_address
+from wave_serve.eval.errors import EvalError, OptionError
+from wave_serve.eval.journal import Journal
+from wave_serve.eval.passkey import PasskeyRun
+from wave_serve.eval.perplexity import PerplexityRun
+from wave_serve.eval.plot import check_plotting, draw
+from wave_serve.eval.results import print_table, write_json, write_markdown
+from wave_serve.eval.settings import EvalSettings
+
+INTERRUPTED = 130
+
+
+def run(
+    kind: str,
+    settings_type: type[EvalSettings],
+    run_type: Callable[[Any, Journal], PerplexityRun | PasskeyRun],
+    options: dict[str, Any],
+) -> None:
+    """Measures, and writes what was measured however that ended; a failure is one line and status 1."""
+    console = Console(stderr=True)
+    try:
+        settings = _settings(settings_type, options)
+        if settings.plot:
+            check_plotting()
+        with Journal(settings.out / f"{kind}.jsonl", resume=settings.resume) as journal:
+            work = run_type(settings, journal)
+            failure, status = _measure(work, console)
+            rows = work.rows()
+            if rows:
+                _write(kind, settings, work, rows, failure)
+    except EvalError as error:
+        failure, status, rows = str(error), 1, []
+    if failure:
+        kept = f"; what was measured is kept in {settings.out}, go on with --resume" if rows else ""
+        typer.echo(f"wave-serve: {failure}{kept}", err=True)
+        raise typer.Exit(status)
+
+
+def _measure(work: PerplexityRun | PasskeyRun, console: Console) -> tuple[str | None, int]:
+    """The reason why it ended early, if it did, and the exit status."""
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    try:
+        with Progress(*columns, TimeRemainingColumn(), console=console) as progress:
+            asyncio.run(work.measure(progress))
+    except EvalError as error:
+        return str(error), 1
+    except KeyboardInterrupt:
+        return "interrupted", INTERRUPTED
+    return None, 0
+
+
+def _write(
+    kind: str, settings: EvalSettings, work: PerplexityRun | PasskeyRun, rows: list[dict[str, Any]], failure: str | None
+) -> None:
+    facts = work.facts()
+    write_json(settings.out / f"{kind}.json", kind, ["wave-serve", *sys.argv[1:]], facts, rows, failure)
+    write_markdown(settings.out / f"{kind}.md", kind, rows)
+    print_table(Console(), kind, rows)
+    if settings.plot:
+        draw(settings.out, kind, rows, [endpoint["train_length"] for endpoint in facts["endpoints"]])
+
+
+def _settings(settings_type: type[EvalSettings], options: dict[str, Any]) -> EvalSettings:
+    """The settings of a command line. Raises OptionError naming the option and its value."""
+    addresses = [dict(zip(("name", "base_url"), read_address(url), strict=True)) for url in options.pop("base_url")]
+    names = [address["name"] for address in addresses]
+    for name in names:
+        if names.count(name) > 1:
+            raise OptionError(f"--base-url: two endpoints are named {name!r}; name them apart, NAME=URL")
+    try:
+        return settings_type(addresses=addresses, **options)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        option = "base-url" if first["loc"][0] == "addresses" else str(first["loc"][0])
+        raise OptionError(f"--{option} {first['input']!r}: {first['msg']}") from None

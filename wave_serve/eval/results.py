@@ -1,0 +1,97 @@
+"""Writes what was measured: JSON, a table on the terminal and as Markdown."""
+
+import datetime
+import importlib.metadata
+import json
+import platform
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.box import SIMPLE
+from rich.console import Console
+from rich.table import Table
+
+Row = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column: its heading, the row's field, its format, and the field of its 95 % interval."""
+
+    heading: str
+    field: str
+    form: str = ""
+    interval: str | None = None
+
+    def cell(self, row: Row, between: str) -> str:
+        """The value of a row, `between`, and its interval; a dash where there is no value."""
+        value = row[self.field]
+        if value is None:
+            return "-"
+        text = format(value, self.form)
+        bounds = row[self.interval] if self.interval else None
+        if bounds is None or None in bounds:
+            return text
+        return f"{text}{between}[{bounds[0]:{self.form}}, {bounds[1]:{self.form}}]"
+
+
+COMMON = (Column("endpoint", "endpoint"), Column("length", "length", ","), Column("x train", "multiple", ".4g"))
+COLUMNS = {
+    "perplexity": (
+        *COMMON,
+        Column("nats per token", "nats_per_token", ".3f", "nats_per_token_interval"),
+        Column("perplexity", "perplexity", ".4g", "perplexity_interval"),
+        Column("bits per byte", "bits_per_byte", ".3f", "bits_per_byte_interval"),
+        Column("nats per token at the end", "end_nats_per_token", ".3f", "end_nats_per_token_interval"),
+    ),
+    "passkey": (
+        *COMMON,
+        Column("exact", "accuracy", ".1%", "accuracy_interval"),
+        Column("trials", "trials", ","),
+    ),
+}
+CAPTION = "In brackets: 95 % confidence interval."
+
+
+def versions() -> dict[str, str]:
+    """What made the numbers, on this side of the endpoint."""
+    return {"wave-serve": importlib.metadata.version("wave-serve"), "python": platform.python_version()}
+
+
+def write_json(
+    path: Path, kind: str, command: Sequence[str], facts: Row, rows: Sequence[Row], error: str | None
+) -> None:
+    """The whole result; an older one is replaced only once the new one is complete."""
+    document = {
+        "kind": kind,
+        "command": list(command),
+        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "versions": versions(),
+        "error": error,
+        **facts,
+        "rows": list(rows),
+    }
+    draft = path.with_suffix(".json.tmp")
+    draft.write_text(json.dumps(document, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+    draft.replace(path)
+
+
+def write_markdown(path: Path, kind: str, rows: Sequence[Row]) -> None:
+    """The table as Markdown."""
+    columns = COLUMNS[kind]
+    lines = [[column.heading for column in columns], ["---"] * len(columns)]
+    lines += [[column.cell(row, " ") for column in columns] for row in rows]
+    table = "".join(f"| {' | '.join(cells)} |\n" for cells in lines)
+    path.write_text(f"{table}\n{CAPTION}\n", encoding="utf-8")
+
+
+def print_table(console: Console, kind: str, rows: Sequence[Row]) -> None:
+    """The table on the terminal."""
+    table = Table(box=SIMPLE, caption=CAPTION)
+    for column in COLUMNS[kind]:
+        table.add_column(column.heading, justify="left" if column.field == "endpoint" else "right")
+    for row in rows:
+        table.add_row(*(column.cell(row, "\n") for column in COLUMNS[kind]))
+    console.print(table)
