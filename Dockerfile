@@ -30,13 +30,14 @@ RUN pip install --no-deps --require-hashes -r /requirements.txt \
     && pip uninstall --yes intel-cmplr-lib-ur intel-openmp triton mypy pytest ruff types-PyYAML
 
 
-# The attention kernel for every instruction set, so that no compiler is needed where the image runs.
-FROM packages AS kernel
+# Ours, with the attention kernel built for every instruction set: no compiler is needed where the image runs.
+FROM packages AS application
 # hadolint ignore=DL3008
 RUN apt-get update && apt-get install --yes --no-install-recommends g++ && rm -rf /var/lib/apt/lists/*
-WORKDIR /src
-COPY model_registry model_registry
-RUN /opt/venv/bin/python -m model_registry.attention.build /kernel
+COPY --from=wheel /dist /dist
+RUN pip install --no-deps --prefix /application /dist/*.whl \
+    && PYTHONPATH="$(echo /application/lib/python3*/site-packages)" \
+       /opt/venv/bin/python -m model_registry.attention.build
 
 
 FROM ${PYTHON_IMAGE} AS cpu
@@ -49,11 +50,7 @@ RUN apt-get update \
     && apt-get install --yes --no-install-recommends libnuma1 tini \
     && rm -rf /var/lib/apt/lists/* /var/cache/apt /var/log/apt /var/log/dpkg.log
 COPY --from=packages /opt/venv /opt/venv
-RUN --mount=type=bind,from=wheel,source=/dist,target=/dist \
-    --mount=type=bind,from=kernel,source=/kernel,target=/kernel \
-    pip --python /opt/venv/bin/python install --no-cache-dir --no-deps --disable-pip-version-check /dist/*.whl \
-    && package="$(/opt/venv/bin/python -c 'import model_registry; print(model_registry.__path__[0])')" \
-    && cp -r /kernel "${package}/attention/native/prebuilt"
+COPY --from=application /application /opt/venv
 COPY --chmod=644 deploy/healthcheck.py /opt/healthcheck.py
 # Every cache follows HOME. LOGNAME spares torch a look-up of a user that has no name.
 ENV PATH=/opt/venv/bin:${PATH} \
@@ -66,6 +63,8 @@ ENV PATH=/opt/venv/bin:${PATH} \
 ENV VLLM_ENABLE_V1_MULTIPROCESSING=0
 # Threads that spin while they wait use up the container's share of the processors.
 ENV OMP_WAIT_POLICY=PASSIVE
+# vLLM compiles its embedding for several workers even when eager, and there is no compiler.
+ENV TORCH_COMPILE_DISABLE=1
 WORKDIR /srv
 USER 2000:2000
 EXPOSE 8000
@@ -87,8 +86,9 @@ LABEL org.opencontainers.image.title="wave-serve" \
 RUN apt-get update \
     && apt-get install --yes --no-install-recommends tini \
     && rm -rf /var/lib/apt/lists/* /var/cache/apt /var/log/apt /var/log/dpkg.log
-RUN --mount=type=bind,from=wheel,source=/dist,target=/dist \
-    python3 -m pip install --no-cache-dir --no-deps PyWavelets==1.10.0 /dist/*.whl \
+COPY --from=wheel /dist /dist
+RUN python3 -m pip install --no-cache-dir --no-deps PyWavelets==1.10.0 /dist/*.whl \
+    && rm -r /dist \
     && wave-serve --help > /dev/null
 COPY --chmod=644 deploy/healthcheck.py /opt/healthcheck.py
 ENV HOME=/tmp \
