@@ -2,42 +2,19 @@
 
 from __future__ import annotations
 
-import ctypes
+import struct
 from functools import cache
 
 import torch
 
 from model_registry.attention.native_library import NativeLibraryUnavailableError, load_library
 from model_registry.attention.packed_table import packed_table
+from model_registry.attention.validation import check_values
 
 _ELEMENT_TYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2, torch.float64: 3}
 
-_POINTERS = (
-    "q",
-    "k_cache",
-    "v_cache",
-    "out",
-    "block_table",
-    "query_start_loc",
-    "seq_lens",
-    "table",
-    "projection",
-    "ranks",
-)
-_STRIDES = (("q", 3), ("k", 4), ("v", 4), ("out", 3), ("block_table", 2))
-_SIZES = ("S", "H", "H_kv", "d", "block_size", "R", "table_stride", "projection_columns")
-
-
-class _Arguments(ctypes.Structure):
-    """``Arguments`` of ``native/attention.cpp``."""
-
-    _fields_ = (
-        *((name, ctypes.c_void_p) for name in _POINTERS),
-        *((f"{name}_strides", ctypes.c_int64 * n) for name, n in _STRIDES),
-        *((name, ctypes.c_int64) for name in _SIZES),
-        ("scale", ctypes.c_double),
-        ("element_type", ctypes.c_int32),
-    )
+_ARGUMENTS = struct.Struct("@10P 16q 12q d")
+"""``Arguments`` of ``native/attention.cpp``: pointers, strides, sizes, the scale."""
 
 
 def unavailable() -> str | None:
@@ -63,13 +40,16 @@ def attention(
     """``wavelet_attention`` for CPU tensors; the arguments are its own.
 
     Raises:
+        AttentionArgumentError: a value of an index tensor is out of bounds.
         NativeLibraryUnavailableError: there is no library and none can be built.
     """
     element_type = _ELEMENT_TYPES[q.dtype]
     packed = packed_table(table, q.dtype, _pack(element_type))
     starts, lengths = query_start_loc.contiguous(), seq_lens.contiguous()
     projection = packed.projection
-    arguments = _Arguments(
+    B, block_size, H_kv, d = k_cache.shape
+    T, H, _ = q.shape
+    arguments = _ARGUMENTS.pack(
         q.data_ptr(),
         k_cache.data_ptr(),
         v_cache.data_ptr(),
@@ -78,25 +58,30 @@ def attention(
         starts.data_ptr(),
         lengths.data_ptr(),
         packed.columns.data_ptr(),
-        None if projection is None else projection.data_ptr(),
+        0 if projection is None else projection.data_ptr(),
         packed.ranks.data_ptr(),
-        q.stride(),
-        k_cache.stride(),
-        v_cache.stride(),
-        out.stride(),
-        block_table.stride(),
-        seq_lens.shape[0],
-        q.shape[1],
-        k_cache.shape[2],
-        q.shape[2],
-        k_cache.shape[1],
+        *q.stride(),
+        *k_cache.stride(),
+        *v_cache.stride(),
+        *out.stride(),
+        *block_table.stride(),
+        T,
+        *block_table.shape[:1],
+        H,
+        H_kv,
+        d,
+        B,
+        block_size,
+        block_table.shape[1],
         table.shape[0],
         packed.columns.shape[1],
         0 if projection is None else projection.shape[1],
-        scale,
         element_type,
+        scale,
     )
-    load_library()[0].wavelet_attention(ctypes.byref(arguments))
+    if load_library()[0].wavelet_attention(arguments):
+        check_values(T, B, block_size, block_table, query_start_loc, seq_lens)
+        raise AssertionError("check_values accepts what the kernel refuses")
 
 
 @cache

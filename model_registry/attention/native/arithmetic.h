@@ -105,6 +105,7 @@ struct FloatProducts {
     static constexpr int kPack = 1;
     static constexpr bool kCoarse = false;
     static INLINE Vector<float> multiply_add(Vector<float> sum, Vector<float> a, Vector<float> b) { return sum + a * b; }
+    static INLINE void store_units(float* to, Vector<float> v) { store(to, v); }
 };
 struct DoubleProducts {
     using Real = double;
@@ -112,6 +113,7 @@ struct DoubleProducts {
     static constexpr int kPack = 1;
     static constexpr bool kCoarse = false;
     static INLINE Vector<double> multiply_add(Vector<double> sum, Vector<double> a, Vector<double> b) { return sum + a * b; }
+    static INLINE void store_units(double* to, Vector<double> v) { store(to, v); }
 };
 #if defined(__AVX512BF16__)
 struct Bfloat16PairProducts {
@@ -121,6 +123,10 @@ struct Bfloat16PairProducts {
     static constexpr bool kCoarse = true;
     static INLINE Vector<float> multiply_add(Vector<float> sum, Vector<uint32_t> a, Vector<uint32_t> b) {
         return (Vector<float>)_mm512_dpbf16_ps((__m512)sum, (__m512bh)a, (__m512bh)b);
+    }
+    static INLINE void store_units(uint32_t* to, Vector<float> v) {
+        const __m256bh rounded = _mm512_cvtneps_pbh((__m512)v);
+        std::memcpy(to, &rounded, sizeof rounded);
     }
 };
 #endif
@@ -162,14 +168,19 @@ template <class Real>
 INLINE Vector<Real> maximum(Vector<Real> a, Vector<Real> b) {
     return a > b ? a : b;
 }
-template <class Real, class Combine>
+template <int Distance, class T, std::size_t... I>
+INLINE Vector<T> swapped(Vector<T> v, std::index_sequence<I...>) {
+    return __builtin_shufflevector(v, v, int(I ^ Distance)...);
+}
+// All lanes of `v` combined.
+template <class Real, int Distance = kVectorBytes / sizeof(Real) / 2, class Combine>
 INLINE Real across(Vector<Real> v, Combine combine) {
-    constexpr int lanes = kVectorBytes / sizeof(Real);
-    alignas(kVectorBytes) Real x[lanes];
-    store(x, v);
-    for (int half = lanes / 2; half; half /= 2)
-        for (int i = 0; i < half; ++i) x[i] = combine(x[i], x[i + half]);
-    return x[0];
+    if constexpr (Distance == 0) {
+        return v[0];
+    } else {
+        v = combine(v, swapped<Distance, Real>(v, std::make_index_sequence<kVectorBytes / sizeof(Real)>()));
+        return across<Real, Distance / 2>(v, combine);
+    }
 }
 
 template <int Distance, class T, std::size_t... I>
@@ -184,6 +195,7 @@ template <class T, int Distance = 1>
 INLINE void transpose(Vector<T>* rows) {
     constexpr int lanes = kVectorBytes / sizeof(T);
     if constexpr (Distance < lanes) {
+#pragma GCC unroll 16
         for (int i = 0; i < lanes; ++i)
             if (!(i & Distance)) exchange<Distance, T>(rows[i], rows[i + Distance], std::make_index_sequence<lanes>());
         transpose<T, Distance * 2>(rows);

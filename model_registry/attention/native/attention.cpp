@@ -5,16 +5,18 @@
 
 #include <cstdlib>
 #include <new>
+#include <type_traits>
+#include <utility>
 #include <vector>
 
-#include "rows.h"
+#include "single.h"
 
 namespace {
 
 constexpr int64_t kTileRows = 128;   // query rows, that is queries x heads of a group, in a task
 constexpr int64_t kPartKeys = 1024;  // keys in a part, for a sequence of one query tile
 
-enum ElementType : int32_t { kFloat32, kBfloat16, kFloat16, kFloat64 };
+enum ElementType : int64_t { kFloat32, kBfloat16, kFloat16, kFloat64 };
 
 }  // namespace
 
@@ -25,9 +27,8 @@ extern "C" struct Arguments {
     const void *table, *projection;
     const int32_t* ranks;
     int64_t q_strides[3], k_strides[4], v_strides[4], out_strides[3], block_table_strides[2];
-    int64_t S, H, H_kv, d, block_size, R, table_stride, projection_columns;
+    int64_t T, S, H, H_kv, d, num_blocks, block_size, max_blocks, R, table_stride, projection_columns, element_type;
     double scale;
-    int32_t element_type;
 };
 
 namespace {
@@ -88,7 +89,7 @@ template <class Stored, class P>
 class Kernel {
     using Real = typename P::Real;
     using Unit = typename P::Unit;
-    static constexpr int kStep = RowReader<Stored, P>::kStep, kLane = kLanes<P>;
+    static constexpr int kStep = RowReader<Stored, P>::kStep, kLane = kLanes<P>, kProjected = 4;
 
     const Arguments& a;
     const int64_t G = a.H / a.H_kv, padded_d = up_to_multiple(a.d, kStep), units = padded_d / P::kPack;
@@ -102,20 +103,23 @@ class Kernel {
         for (int64_t i = 0; i < a.d; ++i) to[i * a.out_strides[2]] = stored_from<Stored, Real>(row[i] * factor);
     }
 
-    const Stored* const* find_rows(const void* cache, const int64_t* strides, const Task& task, int64_t first, int count,
-                                   const Stored** rows) const {
+    void find_rows(const void* cache, const int64_t* strides, const Task& task, int64_t first, int count,
+                   const Stored** rows) const {
         const int32_t* blocks = a.block_table + task.s * a.block_table_strides[0];
-        const Stored* data = (const Stored*)cache + task.head * strides[2];
+        const char* data = (const char*)((const Stored*)cache + task.head * strides[2]);
+        const int64_t block_bytes = strides[0] * int64_t(sizeof(Stored)), slot_bytes = strides[1] * int64_t(sizeof(Stored));
         int64_t block = first / a.block_size, slot = first % a.block_size;
         for (int i = 0; i < count; ++block, slot = 0) {
-            const Stored* in_block = data + blocks[block * a.block_table_strides[1]] * strides[0];
-            for (; slot < a.block_size && i < count; ++slot, ++i) rows[i] = in_block + slot * strides[1];
+            const char* from = data + blocks[block * a.block_table_strides[1]] * block_bytes + slot * slot_bytes;
+            const int run = int(a.block_size - slot < count - i ? a.block_size - slot : count - i);
+            for (int j = 0; j < run; ++j) rows[i + j] = (const Stored*)(from + j * slot_bytes);
+            i += run;
         }
-        return rows;
+        for (int i = count; i % kStep; ++i) rows[i] = rows[count - 1];
     }
 
     // Query rows in units, and their coordinates in the table's basis if the task has keys closer than R.
-    void read_queries(const Task& task, const Rows<P>& rows, Stored* padded) const {
+    void read_queries(const Task& task, const Rows<P>& rows, Stored* padded, Real* reals) const {
         const RowReader<Stored, P> reader{a.d, a.q_strides[2], padded};
         const bool near = task.position - task.last_key < a.R + kTileKeys;  // a vector may reach past the last key
         for (int64_t r = 0; r < task.queries * G; ++r) {
@@ -123,19 +127,23 @@ class Kernel {
                               (task.head * G + r % G) * a.q_strides[1];
             const Stored* row = reader.row(q);
             for (int64_t u = 0; u < units; u += kLane) store(rows.q + r * units + u, reader.units(row + u * P::kPack));
-            if (a.projection && near) project(row, rows.projected + r * projected_units);
+            if (a.projection && near) {
+                for (int64_t i = 0; i < a.d; ++i) reals[r % kProjected * a.d + i] = Real(row[i]);
+                const int64_t ready = r % kProjected + 1;
+                if (ready == kProjected || r + 1 == task.queries * G)
+                    project(reals, rows.projected + (r + 1 - ready) * projected_units, ready);
+            }
         }
     }
 
-    void project(const Stored* row, Unit* projected) const {
+    // Coordinates of `count` rows [kProjected][d] in the table's basis; several, to hide the products' latency.
+    void project(const Real* reals, Unit* projected, int64_t count) const {
+        using RealProducts = std::conditional_t<sizeof(Real) == 4, FloatProducts, DoubleProducts>;
         for (int64_t c = 0; c < a.projection_columns; c += kLane) {
-            Vector<Real> sum = {};
-            for (int64_t i = 0; i < a.d; ++i)
-                sum += Real(row[i]) * load((const Real*)a.projection + i * a.projection_columns + c);
-            if constexpr (P::kPack == 1)
-                store(projected + c, sum);
-            else
-                for (int i = 0; i < kLane; ++i) ((Bfloat16*)projected)[c + i] = Bfloat16::from(sum[i]);
+            Vector<Real> sum[kProjected][1] = {};
+            multiply<RealProducts, kProjected, 1>(sum, reals, a.d, (const Real*)a.projection + c, a.projection_columns, a.d);
+            for (int64_t r = 0; r < count; ++r)
+                P::store_units(projected + r * projected_units + c / P::kPack, sum[r][0]);
         }
     }
 
@@ -147,9 +155,9 @@ public:
     void run(const Task& task, char* partials) const {
         static thread_local Buffer buffer;
         const int64_t rows_units = max_rows * (units + projected_units), tile_units = kTileKeys * (units + padded_d);
-        const int64_t reals = max_rows * (padded_d + kLane + kLane);
-        char* at = (char*)buffer.at_least((rows_units + tile_units) * sizeof(Unit) + reals * sizeof(Real) +
-                                          kTileKeys * sizeof(void*) + 2 * padded_d * sizeof(Stored));
+        const int64_t row_reals = max_rows * (padded_d + kLane + kLane) + kProjected * padded_d;
+        char* at = (char*)buffer.at_least((rows_units + tile_units) * sizeof(Unit) + row_reals * sizeof(Real) +
+                                          3 * kTileKeys * sizeof(void*) + 2 * padded_d * sizeof(Stored));
         Rows<P> rows;
         Unit *keys = (Unit*)at, *values = keys + kTileKeys * units;
         rows.q = values + kTileKeys * padded_d;
@@ -158,10 +166,14 @@ public:
         rows.output = (Real*)(rows.q + rows_units);
         rows.sum = rows.output + max_rows * padded_d;
         rows.peak = rows.sum + max_rows * kLane;
-        const Stored** pointers = (const Stored**)(rows.peak + max_rows * kLane);
-        Stored* padded = (Stored*)(pointers + kTileKeys);
+        // Keys of this tile and of the next, and values; what is packed next is fetched meanwhile.
+        const Stored** k_rows = (const Stored**)(rows.peak + max_rows * kLane);
+        const Stored **next_k_rows = k_rows + kTileKeys, **v_rows = next_k_rows + kTileKeys;
+        Real* reals = (Real*)(v_rows + kTileKeys);
+        Stored* padded = (Stored*)(reals + kProjected * padded_d);
+        std::memset(reals, 0, kProjected * padded_d * sizeof(Real));
 
-        read_queries(task, rows, padded);
+        read_queries(task, rows, padded, reals);
         const int64_t count = task.queries * G;
         std::memset(rows.output, 0, count * padded_d * sizeof(Real));
         std::memset(rows.sum, 0, count * kLane * sizeof(Real));
@@ -169,17 +181,27 @@ public:
 
         const Table<P> table{(const Unit*)a.table, a.ranks, a.R, a.table_stride};
         const RowReader<Stored, P> k_reader{a.d, a.k_strides[3], padded}, v_reader{a.d, a.v_strides[3], padded};
+        const bool single = task.queries == 1 && G <= kSingleHeads && k_reader.direct() && v_reader.direct();
+        const auto keys_from = [&](int64_t n) { return int(task.last_key - n < kTileKeys ? task.last_key - n : kTileKeys); };
+        find_rows(a.k_cache, a.k_strides, task, task.first_key, keys_from(task.first_key), k_rows);
         for (int64_t n = task.first_key; n < task.last_key; n += kTileKeys) {
-            const int keys_here = int(task.last_key - n < kTileKeys ? task.last_key - n : kTileKeys);
-            pack_keys(k_reader, find_rows(a.k_cache, a.k_strides, task, n, keys_here, pointers), keys_here, keys);
-            pack_values(v_reader, find_rows(a.v_cache, a.v_strides, task, n, keys_here, pointers), keys_here, padded_d,
-                        values);
-            const Tile<P> tile{keys, values, n, keys_here, units, padded_d, Real(a.scale * 1.4426950408889634074)};
-            attend_tile<P>(rows, task.queries, G, task.position, tile, table);
+            const int here = keys_from(n), next = n + kTileKeys < task.last_key ? keys_from(n + kTileKeys) : 0;
+            find_rows(a.v_cache, a.v_strides, task, n, here, v_rows);
+            if (next) find_rows(a.k_cache, a.k_strides, task, n + kTileKeys, next, next_k_rows);
+            const Ahead<Stored> with_keys{v_rows, here, a.d}, with_values{next_k_rows, next, a.d};
+            const Tile<P> tile{keys, values, n, here, units, padded_d, Real(a.scale * 1.4426950408889634074)};
+            if (single) {
+                attend_single<Stored, P>(rows, G, task.position, tile, table, {k_rows, with_keys}, {v_rows, with_values});
+            } else {
+                pack_keys(k_reader, k_rows, here, with_keys, keys);
+                pack_values(v_reader, v_rows, here, with_values, padded_d, values);
+                attend_tile<P>(rows, task.queries, G, task.position, tile, table);
+            }
+            std::swap(k_rows, next_k_rows);
         }
 
         for (int64_t r = 0; r < count; ++r) {
-            const Real sum = across<Real>(load(rows.sum + r * kLane), [](Real x, Real y) { return x + y; });
+            const Real sum = across<Real>(load(rows.sum + r * kLane), [](Vector<Real> x, Vector<Real> y) { return x + y; });
             const Real* output = rows.output + r * padded_d;
             if (task.parts == 1) {
                 write(output, 1 / sum, task.query + r / G, task.head * G + r % G);
@@ -248,16 +270,35 @@ using Bfloat16Products = FloatProducts;
 
 }  // namespace
 
+// Whether the values of the index tensors are such that everything that is read and written lies in the tensors.
+static bool in_bounds(const Arguments& a) {
+    if (a.query_start_loc[0] != 0 || a.query_start_loc[a.S] > a.T) return false;
+    for (int64_t s = 0; s < a.S; ++s) {
+        const int64_t queries = int64_t(a.query_start_loc[s + 1]) - a.query_start_loc[s], length = a.seq_lens[s];
+        const int64_t blocks = (length + a.block_size - 1) / a.block_size;
+        if (queries < 0 || length < 0 || (length && length < queries) || blocks > a.max_blocks) return false;
+        const int32_t* ids = a.block_table + s * a.block_table_strides[0];
+        for (int64_t i = 0; i < blocks; ++i) {
+            const int64_t id = ids[i * a.block_table_strides[1]];
+            if (id < 0 || id >= a.num_blocks) return false;
+        }
+    }
+    return true;
+}
+
 // Units that an element type is multiplied in: 2 for pairs of bfloat16, else 1.
 extern "C" __attribute__((visibility("default"))) int wavelet_attention_pack(int32_t element_type) {
     return element_type == kBfloat16 ? Bfloat16Products::kPack : 1;
 }
 
-extern "C" __attribute__((visibility("default"))) void wavelet_attention(const Arguments* a) {
+// Returns 0, or 1 where a value of an index tensor is out of bounds; then nothing is written.
+extern "C" __attribute__((visibility("default"))) int wavelet_attention(const Arguments* a) {
+    if (!in_bounds(*a)) return 1;
     switch (a->element_type) {
-        case kFloat32: return attend<float, FloatProducts>(*a);
-        case kBfloat16: return attend<Bfloat16, Bfloat16Products>(*a);
-        case kFloat16: return attend<Float16, FloatProducts>(*a);
-        case kFloat64: return attend<double, DoubleProducts>(*a);
+        case kFloat32: attend<float, FloatProducts>(*a); break;
+        case kBfloat16: attend<Bfloat16, Bfloat16Products>(*a); break;
+        case kFloat16: attend<Float16, FloatProducts>(*a); break;
+        case kFloat64: attend<double, DoubleProducts>(*a); break;
     }
+    return 0;
 }

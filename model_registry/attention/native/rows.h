@@ -50,6 +50,18 @@ INLINE void multiply(Vector<typename P::Real> (&sum)[M][N], const typename P::Un
     }
 }
 
+// Adds the position term of one query's `Heads` rows against N vectors of keys, of which `farthest` is the first's
+// distance.
+template <class P, int Heads, int N>
+INLINE void add_position(Vector<typename P::Real> (&sum)[Heads][N], const Rows<P>& rows, int64_t row, int64_t farthest,
+                         const Table<P>& table) {
+    const int64_t nearest = farthest - N * kLanes<P> + 1;
+    if (nearest >= table.R) return;
+    multiply<P, Heads, N>(sum, rows.projected + row * rows.projected_units, rows.projected_units,
+                          table.columns + kTableMargin + table.R - 1 - farthest, table.stride,
+                          table.ranks[(nearest < 0 ? 0 : nearest) / kRankSpan]);
+}
+
 // Scores of `Queries` x `Heads` rows from row `row` on against N vectors of keys from column `n` of the tile.
 template <class P, int Queries, int Heads, int N>
 INLINE void score(const Rows<P>& rows, int64_t row, int64_t position, const Tile<P>& tile, const Table<P>& table, int n,
@@ -59,14 +71,9 @@ INLINE void score(const Rows<P>& rows, int64_t row, int64_t position, const Tile
     multiply<P, M, N>(sum, rows.q + row * tile.units, tile.units, tile.keys + n, kTileKeys, tile.units);
 #pragma GCC unroll 8
     for (int i = 0; i < Queries; ++i) {
-        int64_t farthest = position + i - tile.first - n;
-        int64_t nearest = farthest - N * kLanes<P> + 1;
-        if (nearest >= table.R) continue;
-        int64_t depth = table.ranks[(nearest < 0 ? 0 : nearest) / kRankSpan];
         Vector<typename P::Real> of_query[Heads][N];
         std::memcpy(&of_query, &sum[i * Heads], sizeof of_query);
-        multiply<P, Heads, N>(of_query, rows.projected + (row + i * Heads) * rows.projected_units, rows.projected_units,
-                              table.columns + kTableMargin + table.R - 1 - farthest, table.stride, depth);
+        add_position<P, Heads, N>(of_query, rows, row + i * Heads, position + i - tile.first - n, table);
         std::memcpy(&sum[i * Heads], &of_query, sizeof of_query);
     }
 #pragma GCC unroll 8
@@ -82,25 +89,18 @@ INLINE typename P::Real weigh(typename P::Real* scores, typename P::Unit* weight
     using Real = typename P::Real;
     constexpr int lanes = kLanes<P>;
     for (int n = visible < 0 ? 0 : visible; n < vectors * lanes; ++n) scores[n] = Real(kMasked);
-    Vector<Real> highest = load(scores);
+    Vector<Real> highest = load(scores);  // there is at least one key
     for (int v = 1; v < vectors; ++v) highest = maximum<Real>(highest, load(scores + v * lanes));
-    const Real old = peak, tile_peak = across<Real>(highest, [](Real a, Real b) { return a > b ? a : b; });
+    const Real old = peak, tile_peak = across<Real>(highest, maximum<Real>);
     peak = tile_peak > old ? tile_peak : old;
     const Vector<Real> offset = broadcast(peak);
     Vector<Real> total = {};
     for (int v = 0; v < vectors; ++v) {
         Vector<Real> w = exp2_of_nonpositive<P::kCoarse>(load(scores + v * lanes) - offset);
         total += w;
-        if constexpr (P::kPack == 1) {
-            store(weights + v * lanes, w);
-        } else {
-#if defined(__AVX512BF16__)
-            __m256bh rounded = _mm512_cvtneps_pbh((__m512)w);
-            std::memcpy(weights + v * lanes / 2, &rounded, 32);
-#endif
-        }
+        P::store_units(weights + v * lanes / P::kPack, w);
     }
-    const Real factor = std::exp2(old - peak);
+    const Real factor = old == peak ? 1 : exp2_of_nonpositive<false>(broadcast(old - peak))[0];
     store(sum, load(sum) * factor + total);
     return factor;
 }

@@ -4,11 +4,7 @@
 #include "arithmetic.h"
 
 constexpr int kTileKeys = 128;
-
-struct Cache {
-    const void* data;
-    int64_t block_stride, slot_stride, head_stride, element_stride;  // in elements
-};
+constexpr int kPrefetchLocality = 2;  // to the L2 cache: rows of two tiles are more than the L1 cache holds
 
 // Reads rows of `d` elements as units of `P`, padded with zeros to whole vectors.
 template <class Stored, class P>
@@ -40,18 +36,35 @@ struct RowReader {
     }
 };
 
+// Rows that are read next: memory is asked for them while others are worked on.
+template <class Stored>
+struct Ahead {
+    const Stored* const* rows;
+    int count;
+    int64_t d;
+
+    INLINE void fetch(int first, int rows_now) const {
+        const int last = first + rows_now < count ? first + rows_now : count;
+        for (int64_t i = 0; i < d; i += 64 / int(sizeof(Stored)))
+            for (int n = first; n < last; ++n) __builtin_prefetch(rows[n] + i, 0, kPrefetchLocality);
+    }
+};
+
 // `keys[u][n]`: unit u of key n. `count` keys, then zeros to a whole vector.
 template <class Stored, class P>
-void pack_keys(const RowReader<Stored, P>& reader, const Stored* const* rows, int count, typename P::Unit* keys) {
+void pack_keys(const RowReader<Stored, P>& reader, const Stored* const* rows, int count, const Ahead<Stored>& ahead,
+               typename P::Unit* keys) {
     using Unit = typename P::Unit;
     constexpr int lanes = kLanes<P>;
-    for (int n = 0; n < count; n += lanes)
-        if (reader.direct()) {
+    for (int n = 0; n < count; n += lanes) {
+        ahead.fetch(n, lanes);
+        if (reader.direct() && n + lanes <= count) {
             for (int64_t u = 0; u * P::kPack < reader.d; u += lanes) {
                 Vector<Unit> square[lanes];
-                for (int i = 0; i < lanes; ++i)
-                    square[i] = n + i < count ? reader.units(rows[n + i] + u * P::kPack) : Vector<Unit>{};
+#pragma GCC unroll 16
+                for (int i = 0; i < lanes; ++i) square[i] = reader.units(rows[n + i] + u * P::kPack);
                 transpose<Unit>(square);
+#pragma GCC unroll 16
                 for (int i = 0; i < lanes; ++i) store(keys + (u + i) * kTileKeys + n, square[i]);
             }
         } else {
@@ -63,25 +76,27 @@ void pack_keys(const RowReader<Stored, P>& reader, const Stored* const* rows, in
                 }
             }
         }
+    }
 }
 
 template <std::size_t... I>
 INLINE void interleave(const uint16_t* even, const uint16_t* odd, uint32_t* to, std::index_sequence<I...>) {
     constexpr int lanes = sizeof...(I), half = lanes / 2;
-    Vector<uint16_t> a = load(even), b = load(odd);
+    const Vector<uint16_t> a = load(even), b = load(odd);
     store((uint16_t*)to, (Vector<uint16_t>)__builtin_shufflevector(a, b, (int(I / 2) + (I & 1 ? lanes : 0))...));
     store((uint16_t*)to + lanes, (Vector<uint16_t>)__builtin_shufflevector(a, b, (int(I / 2) + half + (I & 1 ? lanes : 0))...));
 }
 
 // `values[n / kPack][i]`: element i of `kPack` keys from n on. `count` keys, then zeros to a whole unit.
 template <class Stored, class P>
-void pack_values(const RowReader<Stored, P>& reader, const Stored* const* rows, int count, int64_t padded_d,
-                 typename P::Unit* values) {
+void pack_values(const RowReader<Stored, P>& reader, const Stored* const* rows, int count, const Ahead<Stored>& ahead,
+                 int64_t padded_d, typename P::Unit* values) {
     if constexpr (P::kPack == 2) {
         constexpr int step = kVectorBytes / 2;
         alignas(kVectorBytes) static const uint16_t zeros[step] = {};
         Stored* const second = reader.padded + padded_d;
         for (int n = 0; n < count; n += 2, values += padded_d) {
+            ahead.fetch(n, 2);
             RowReader<Stored, P> other = reader;
             other.padded = second;
             const uint16_t* even = (const uint16_t*)reader.row(rows[n]);
@@ -91,6 +106,7 @@ void pack_values(const RowReader<Stored, P>& reader, const Stored* const* rows, 
         }
     } else {
         for (int n = 0; n < count; ++n, values += padded_d) {
+            ahead.fetch(n, 1);
             const Stored* row = reader.row(rows[n]);
             for (int64_t i = 0; i < padded_d; i += kLanes<P>) store(values + i, reader.units(row + i));
         }
