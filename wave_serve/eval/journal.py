@@ -31,9 +31,13 @@ class Journal:
             if not resume and path.exists() and path.stat().st_size:
                 raise OutputError(f"{path} holds an earlier run; give --resume to go on, or another --out")
             self._file = path.open("ab+")
-            self._load()
         except OSError as error:
             raise OutputError(f"cannot write {path}: {error.strerror or error}") from None
+        try:
+            self._load()
+        except OutputError:
+            self._file.close()
+            raise
 
     def __enter__(self) -> Self:
         return self

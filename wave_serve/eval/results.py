@@ -91,7 +91,13 @@ def print_table(console: Console, kind: str, rows: Sequence[Row]) -> None:
     """The table on the terminal."""
     table = Table(box=SIMPLE, caption=CAPTION)
     for column in COLUMNS[kind]:
-        table.add_column(column.heading, justify="left" if column.field == "endpoint" else "right")
+        widest = max(map(len, column.heading.split()))
+        table.add_column(
+            column.heading,
+            justify="left" if column.field == "endpoint" else "right",
+            overflow="fold",
+            min_width=widest,
+        )
     for row in rows:
         table.add_row(*(column.cell(row, "\n") for column in COLUMNS[kind]))
     console.print(table)
