@@ -14,6 +14,7 @@ from model_registry.training.batches import held_out_batch, pack, training_batch
 from model_registry.training.errors import TrainingError
 from model_registry.training.export import export
 from model_registry.training.model_card import model_card
+from model_registry.training.retrieval import with_retrieval_rows
 from model_registry.training.run_directory import Progress
 from model_registry.training.tokenizer import train_tokenizer
 
@@ -81,7 +82,7 @@ def run_training(
     torch.manual_seed(recipe.seed)
     tokenizer = train_tokenizer(corpus.train, recipe.vocab_size)
     stream = pack(corpus.train, tokenizer)
-    _batch(recipe, stream, 0)  # refuses a corpus that is too small, before anything is written
+    _batch(recipe, stream, tokenizer, 0)  # refuses a corpus that is too small, before anything is written
     held_out = held_out_batch(pack(corpus.held_out, tokenizer), recipe.train_length, recipe.eval_sequences)
     model = WaveletLlamaForCausalLM(
         recipe.model_config(eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id)
@@ -99,7 +100,7 @@ def run_training(
     entry: dict[str, Any] = {}
     while (progress := budget.progress(at)) < 1:
         rate = recipe.learning_rate_at(at.step, progress)
-        loss = _step(model, optimizer, _batch(recipe, stream, at.step), rate, recipe)
+        loss = _step(model, optimizer, _batch(recipe, stream, tokenizer, at.step), rate, recipe)
         at = Progress(at.step + 1, time.monotonic() - began, (*at.losses, loss))
         ended = budget.progress(at) >= 1
         if at.step % recipe.eval_every == 0 or ended:
@@ -137,8 +138,9 @@ def _save(
     export(directory.model, model, tokenizer, directory.log(), card)
 
 
-def _batch(recipe: Recipe, stream: torch.Tensor, step: int) -> torch.Tensor:
-    return training_batch(stream, recipe.train_length, recipe.batch_sequences, seed=recipe.seed, step=step)
+def _batch(recipe: Recipe, stream: torch.Tensor, tokenizer: PreTrainedTokenizerFast, step: int) -> torch.Tensor:
+    batch = training_batch(stream, recipe.train_length, recipe.batch_sequences, seed=recipe.seed, step=step)
+    return with_retrieval_rows(batch, stream, tokenizer, recipe.retrieval_fraction, seed=recipe.seed, step=step)
 
 
 def _optimizer(recipe: Recipe, model: torch.nn.Module) -> torch.optim.Optimizer:

@@ -30,7 +30,7 @@ that length. It completes plain text; it has no chat template and follows no ins
 
 - Corpus: sources of the Python {python} standard library without its tests, {train_files} files for training and
   {held_out_files} held out (sha256 of names and texts `{digest}`). Documents are packed whole,
-  `<|endoftext|>` after each.
+  `<|endoftext|>` after each.{retrieval}
 - Tokenizer: byte-level BPE, {vocab_size} entries, made from the training files; digits are single tokens.
 - {step} steps of {batch} x {train_length} tokens ({tokens:,} in all) in {minutes:.0f} minutes of training on CPU.
 - Loss in nats per token at {train_length} tokens: {loss:.3f} on the last training batches, {held_out_loss:.3f} held out
@@ -51,6 +51,10 @@ under the Python Software Foundation license, and passages of them can come back
 
 {held_out}
 """
+
+_RETRIEVAL = """
+- {share:.1%} of the training rows hold packed retrieval episodes of 64 to 256 tokens instead: pass keys, look-ups and
+  copies."""
 
 
 def model_card(
@@ -74,6 +78,7 @@ def model_card(
         train_files=len(corpus.train),
         held_out_files=len(corpus.held_out),
         digest=corpus.digest,
+        retrieval=_RETRIEVAL.format(share=recipe.retrieval_fraction) if recipe.retrieval_fraction else "",
         vocab_size=recipe.vocab_size,
         batch=recipe.batch_sequences,
         step=last["step"],

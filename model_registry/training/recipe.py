@@ -31,6 +31,8 @@ class Recipe:
 
     seed: int = 0
     held_out_fraction: float = 0.03
+    retrieval_fraction: float = 0.0
+    """Share of the training rows that are packed retrieval episodes instead of corpus text."""
     batch_sequences: int = 4
     learning_rate: float = 1.5e-3
     weight_decay: float = 0.1
@@ -54,6 +56,7 @@ class Recipe:
         self._require("warmup_steps", self.warmup_steps >= 0, "must not be negative")
         self._require("learning_rate", self.learning_rate > 0, "must be positive")
         self._require("decay_fraction", 0 <= self.decay_fraction <= 1, "must lie in [0, 1]")
+        self._require("retrieval_fraction", 0 <= self.retrieval_fraction < 1, "must be at least 0 and below 1")
         self._require("held_out_fraction", 0 < self.held_out_fraction < 1, "must lie between 0 and 1")
 
     def _require(self, name: str, holds: bool, reason: str) -> None:
