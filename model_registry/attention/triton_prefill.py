@@ -122,11 +122,14 @@ def prefill_kernel(
 
     columns = tl.arange(0, NEAR_N)
     if POSITIONS:
-        # Scores of the NEAR_N distances each that the rows further down will want in the first near tile.
+        TURNS: tl.constexpr = (BLOCK_M + NEAR_N - 1) // NEAR_N
         held = ()
-        for i in tl.static_range(1, (BLOCK_M + NEAR_N - 1) // NEAR_N + 1):
-            scores = position_scores(q_tile, table, m0 - near + i * NEAR_N - columns, R, HEAD_SIZE, D)
-            held = held + (scores,)  # type: ignore[assignment]  # noqa: RUF005 - Triton does not unpack
+        for _ in tl.static_range(TURNS):
+            held = held + (tl.zeros([BLOCK_M, NEAR_N], tl.float32),)  # type: ignore[assignment]  # noqa: RUF005
+        # What the tiles before the first near one would have left.
+        for n0 in tl.range(near - TURNS * NEAR_N, near, NEAR_N, num_stages=1):
+            scores = position_scores(q_tile, table, m0 - n0 - columns, R, HEAD_SIZE, D)
+            held = (scores,) + held[:-1]  # type: ignore[assignment]  # noqa: RUF005
     for n0 in tl.range(near, end, NEAR_N, num_stages=1):
         n = n0 + columns
         used = n < seq_len

@@ -33,7 +33,9 @@ def load_rows(
     """
     dims = tl.arange(0, D)
     pointers = base + rows[:, None] + dims[None, :] * stride_dim
-    if not ALL_USED:
+    if not ALL_USED and HEAD_SIZE == D:
+        tile = tl.load(pointers, mask=used[:, None], other=0.0)
+    elif not ALL_USED:
         tile = tl.load(pointers, mask=used[:, None] & (dims < HEAD_SIZE)[None, :], other=0.0)
     elif HEAD_SIZE < D:
         tile = tl.load(pointers, mask=(dims < HEAD_SIZE)[None, :], other=0.0)

@@ -1,0 +1,167 @@
+"""Time wavelet attention on a GPU against its peers and against the GPU's own ceilings; parity comes first.
+
+    python benchmarks/attention.py [--minutes 6] [--output FILE]      on a GPU; needs torch and triton only
+    TRITON_INTERPRET=1 python benchmarks/attention.py --smoke         tiny, on the CPU: that it runs, not how fast
+
+A peer that fails parity is reported and not timed. Times are medians of ``triton.testing.do_bench``, which empties the
+L2 cache before each call. Bytes are each key and value once, FLOP those of plain causal attention.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import sys
+import time
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import torch
+import triton
+from attention_case import Case, Shape
+from attention_peers import PEERS, Call
+
+RESULTS = Path(__file__).parent / "results"
+MODELS = {"Llama-3-8B": (32, 8, 128), "Llama-2-7B": (32, 32, 128), "Qwen2.5-7B": (28, 4, 128)}
+SMOKE = [Shape("tiny", 4, 2, 32, 2, 70, 1), Shape("tiny", 4, 2, 32, 1, 70, 40)]
+MEMORY_SHARE = 0.35
+"""Of the device's memory that a cache may take: peers want a contiguous copy, and FlexAttention a table of products."""
+
+
+def shapes() -> list[Shape]:
+    """The two cases that the targets are stated for first, then the rest, by how soon they are done."""
+    decode = [(16, 32768), (16, 8192), (16, 1024), (1, 8192), (1, 32768), (16, 131072), (1, 131072)]
+    prefill = [(8192, 32768), (8192, 8192), (1024, 1024), (8192, 131072)]
+    ordered = []
+    for model, heads in MODELS.items():
+        ordered += [Shape(model, *heads, batch, context, 1) for batch, context in decode]
+        ordered += [Shape(model, *heads, 1, context, queries) for queries, context in prefill]
+    first = [s for s in ordered if s.model == "Llama-3-8B" and s.context == 32768 and (s.batch == 16 or s.queries > 1)]
+    return first + [shape for shape in ordered if shape not in first]
+
+
+def milliseconds(call: Call, device: str) -> float:
+    if device == "cpu":
+        start = time.perf_counter()
+        call()
+        return (time.perf_counter() - start) * 1e3
+    return float(triton.testing.do_bench(call, warmup=20, rep=100, return_mode="median"))
+
+
+def ceilings(device: str, dtype: torch.dtype, small: bool) -> dict[str, float]:
+    """Bytes/s of a copy (read and written) and FLOP/s of a square matrix product, measured now."""
+    source = torch.empty(2**20 if small else 2**30, dtype=torch.uint8, device=device)
+    target = torch.empty_like(source)
+    n = 128 if small else 8192
+    a, b = (torch.randn(n, n, device=device).to(dtype) for _ in range(2))
+    copy = milliseconds(lambda: target.copy_(source), device)
+    product = milliseconds(lambda: a @ b, device)
+    return {"copy_bytes_per_s": 2 * source.numel() / copy * 1e3, "matmul_flop_per_s": 2 * n**3 / product * 1e3}
+
+
+def measure(case: Case, device: str, ceiling: dict[str, float]) -> dict[str, Any]:
+    """Every peer on one case: parity, then milliseconds and the shares of the two ceilings."""
+    shape, results = case.shape, {}
+    moved = shape.bytes_moved(case.q.element_size(), case.kv.element_size())
+    for name, (prepare, positions) in PEERS.items():
+        try:
+            call = prepare(case)
+            error, allowed = case.parity(call(), positions)
+        except Exception as reason:
+            results[name] = {"unavailable": f"{type(reason).__name__}: {reason}"[:300]}
+            continue
+        result: dict[str, Any] = {"error": error, "allowed": allowed, "parity": error <= allowed}
+        if result["parity"]:
+            took = milliseconds(call, device)
+            result |= {
+                "ms": took,
+                "bytes_per_s": moved / took * 1e3,
+                "flop_per_s": shape.flop / took * 1e3,
+                "of_copy": moved / took * 1e3 / ceiling["copy_bytes_per_s"],
+                "of_matmul": shape.flop / took * 1e3 / ceiling["matmul_flop_per_s"],
+            }
+        results[name] = result
+        del call
+    timed = {name: result["ms"] for name, result in results.items() if "ms" in result}
+    ratios = {f"wavelet / {name}": timed["wavelet"] / ms for name, ms in timed.items()} if "wavelet" in timed else {}
+    return {"shape": shape.describe(), "R": case.table.shape[0], "peers": results, "ratios": ratios}
+
+
+def environment(device: str) -> dict[str, Any]:
+    name = platform.processor() or platform.machine()
+    if device != "cpu":
+        name = torch.get_device_module(device).get_device_name()
+    try:
+        vllm_version = version("vllm")
+    except PackageNotFoundError:
+        vllm_version = "not installed"
+    versions = {"torch": torch.__version__, "triton": triton.__version__, "vllm": vllm_version}
+    return {
+        "device": name,
+        **versions,
+        "python": platform.python_version(),
+        "time": time.strftime("%FT%TZ", time.gmtime()),
+    }
+
+
+def fits(shape: Shape, device: str, element: int) -> bool:
+    if device == "cpu":
+        return True
+    return shape.bytes_moved(element, element) < MEMORY_SHARE * torch.get_device_module(device).mem_get_info()[1]
+
+
+def report(entry: dict[str, Any]) -> None:
+    shape = entry["shape"]
+    print(
+        f"{shape['model']} batch {shape['batch']} context {shape['context']} queries {shape['queries']} R {entry['R']}"
+    )
+    for name, result in entry["peers"].items():
+        if "unavailable" in result:
+            print(f"  {name:18} unavailable: {result['unavailable'][:90]}")
+        elif not result["parity"]:
+            print(f"  {name:18} FAILS PARITY, not timed: error {result['error']:.2e}, allowed {result['allowed']:.2e}")
+        else:
+            shares = f"{result['of_copy']:6.1%} of copy {result['of_matmul']:6.1%} of matmul"
+            print(f"  {name:18} {result['ms']:9.3f} ms {shares}  error {result['error']:.1e}", flush=True)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--smoke", action="store_true", help="tiny shapes, on the CPU under Triton's interpreter")
+    parser.add_argument("--minutes", type=float, default=6, help="start no case after this long")
+    parser.add_argument("--output", type=Path, default=RESULTS / "attention.json")
+    options = parser.parse_args()
+    if options.smoke and os.environ.get("TRITON_INTERPRET") != "1":
+        parser.error("--smoke needs TRITON_INTERPRET=1 in the environment")
+    device = "cpu" if options.smoke else triton.runtime.driver.active.get_active_torch_device().type
+    dtype = torch.bfloat16
+    started, entries = time.monotonic(), []
+    ceiling = ceilings(device, dtype, options.smoke)
+    skipped = []
+    with torch.inference_mode():
+        for shape in SMOKE if options.smoke else shapes():
+            if time.monotonic() - started > options.minutes * 60:
+                skipped.append({"shape": shape.describe(), "reason": "out of time"})
+            elif not fits(shape, device, 2):
+                skipped.append({"shape": shape.describe(), "reason": "does not fit in memory"})
+            else:
+                entries.append(measure(Case(shape, device, dtype), device, ceiling))
+                report(entries[-1])
+    result = {
+        "interpreted": options.smoke,
+        "environment": environment(device),
+        "ceilings": ceiling,
+        "cases": entries,
+        "skipped": skipped,
+    }
+    options.output.parent.mkdir(parents=True, exist_ok=True)
+    options.output.write_text(json.dumps(result, indent=1) + "\n")
+    print(f"wrote {options.output}")
+    sys.exit(0 if all(entry["peers"]["wavelet"].get("parity") for entry in entries) else 1)
+
+
+if __name__ == "__main__":
+    main()

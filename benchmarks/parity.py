@@ -1,0 +1,154 @@
+"""Parity of the Triton kernels on random ragged shapes: bfloat16, float16, and a float8 cache, against float64.
+
+    python benchmarks/parity.py [--shapes 200] [--seed 0] [--output FILE]
+
+Each shape draws lengths, query counts, heads, head size, block size, table and scales; unused cache slots and the
+output before the call are NaN. The bound is the one of the benchmark: see ``attention_case.Case.parity``. Exits 1 with
+the seed of each shape that fails.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+import sys
+from pathlib import Path
+
+import torch
+import triton
+
+from model_registry.attention import wavelet_attention
+from model_registry.attention.triton import paged_attention
+from model_registry.wavelet import position_table, wavelet_names
+
+NAN = float("nan")
+TYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp8 cache": torch.bfloat16}
+HEAD_SIZES = (32, 64, 80, 96, 112, 128, 192, 256)
+EXPONENTS = ((0, 8), (2, 10), (0, 16))
+
+
+def table_of(d: int, draw: random.Random, longest: int) -> torch.Tensor:
+    """A wavelet table cut to a random length, and to ``d`` columns where the scales do not divide the head size."""
+    first, last = draw.choice(EXPONENTS)
+    scales = [*range(first, last)]
+    table = position_table(draw.choice(wavelet_names()), scales, [*range(-(-d // len(scales)))], max_distance=longest)
+    return table[: draw.choice([1, 7, 100, longest, longest]), :d].contiguous()
+
+
+def rounded_reference(case: dict, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
+    """Exact output in float64, and the same with table, weights and output rounded to ``dtype``."""
+
+    def dense(rounding: bool) -> torch.Tensor:
+        def round_(x: torch.Tensor) -> torch.Tensor:
+            return x.to(dtype).double() if rounding else x
+
+        out = torch.zeros(case["q"].shape, dtype=torch.float64, device=case["q"].device)
+        table = torch.nn.functional.pad(round_(case["table"].double()), (0, 0, 0, 1))
+        starts, block = case["query_start_loc"].tolist(), case["k_cache"].shape[1]
+        for s, length in enumerate(case["seq_lens"].tolist()):
+            q = case["q"][starts[s] : starts[s + 1]].double()
+            if length == 0 or q.shape[0] == 0:
+                continue
+            blocks = case["block_table"][s, : -(-length // block)].long()
+            k, v = (case[name][blocks].flatten(0, 1)[:length].double() for name in ("k_cache", "v_cache"))
+            k, v = k * case["k_factor"], v * case["v_factor"]
+            group = q.shape[1] // k.shape[1]
+            k, v = k.repeat_interleave(group, 1), v.repeat_interleave(group, 1)
+            t = torch.arange(length - q.shape[0], length, device=q.device)[:, None]
+            t = t - torch.arange(length, device=q.device)
+            position = torch.einsum("mhd,td->hmt", q, table)
+            position = position.gather(2, t.clamp(0, table.shape[0] - 1).expand(q.shape[1], *t.shape))
+            score = (torch.einsum("mhd,nhd->hmn", q, k) + position).masked_fill(t < 0, -torch.inf) * case["scale"]
+            weight = torch.exp(score - score.amax(-1, keepdim=True))
+            total = weight.sum(-1, keepdim=True)
+            out[starts[s] : starts[s + 1]] = round_((round_(weight) / total @ v.transpose(0, 1)).transpose(0, 1))
+        return out
+
+    return dense(False), dense(True)
+
+
+def random_case(seed: int, kind: str, device: str, longest: int) -> dict:
+    draw, dtype = random.Random(seed), TYPES[kind]  # noqa: S311
+    generator = torch.Generator(device=device).manual_seed(seed)
+
+    def normal(*size: int) -> torch.Tensor:
+        return torch.randn(*size, generator=generator, device=device).to(dtype)
+
+    d, block = draw.choice(HEAD_SIZES), draw.choice([16, 32, 48, 64, 128])
+    kv_heads, group = draw.choice([1, 2, 4]), draw.choice([1, 2, 3, 4, 7])
+    lengths = [draw.choice([0, 1, draw.randint(1, 64), draw.randint(1, longest)]) for _ in range(draw.randint(1, 6))]
+    counts = [min(n, draw.choice([0, 1, 1, 2, draw.randint(1, 64), n])) for n in lengths]
+    blocks = [-(-n // block) for n in lengths]
+    kv = torch.full((sum(blocks) + 1, kv_heads, block, 2 * d), NAN, dtype=dtype, device=device)
+    order = torch.randperm(sum(blocks) + 1).tolist()
+    block_table = torch.full((len(lengths), max(blocks) + 1), -7, dtype=torch.int32)
+    for s, n in enumerate(lengths):
+        for i in range(blocks[s]):
+            block_table[s, i] = order.pop()
+            used = min(block, n - i * block)
+            kv[block_table[s, i], :, :used] = normal(kv_heads, used, 2 * d)
+    float8 = kind == "fp8 cache"
+    if float8:
+        kv = kv.to(torch.float8_e4m3fn)
+    starts = torch.tensor([0, *counts]).cumsum(0).to(torch.int32)
+    return {
+        "q": normal(sum(counts), kv_heads * group, d),
+        "k_cache": kv[..., :d].transpose(1, 2),
+        "v_cache": kv[..., d:].transpose(1, 2),
+        "block_table": block_table.to(device),
+        "query_start_loc": starts.to(device),
+        "seq_lens": torch.tensor(lengths, dtype=torch.int32, device=device),
+        "table": table_of(d, draw, longest).to(device),
+        "scale": d**-0.5,
+        "k_factor": draw.uniform(0.2, 2) if float8 else 1.0,
+        "v_factor": draw.uniform(0.2, 2) if float8 else 1.0,
+    }
+
+
+def check(seed: int, kind: str, device: str, longest: int) -> dict:
+    case = random_case(seed, kind, device, longest)
+    names = ("q", "k_cache", "v_cache", "block_table", "query_start_loc", "seq_lens", "table", "scale")
+    arguments = [case[name] for name in names]
+    out = torch.full_like(case["q"], NAN)
+    if kind == "fp8 cache":
+        k_scale, v_scale = (torch.tensor(case[name], device=device) for name in ("k_factor", "v_factor"))
+        case |= {"k_factor": float(k_scale), "v_factor": float(v_scale)}
+        paged_attention(*arguments, out, k_scale=k_scale, v_scale=v_scale)
+    else:
+        wavelet_attention(*arguments, out=out, impl="triton")
+    exact, rounded = rounded_reference(case, out.dtype)
+    result = {"seed": seed, "kind": kind, "d": case["q"].shape[2], "R": case["table"].shape[0]}
+    if out.numel() == 0:
+        return result | {"error": 0.0, "allowed": 0.0, "parity": True}
+    error = float((out.double() - exact).abs().max())
+    largest = max(1e-30, float(exact.abs().max()))
+    allowed = max(4 * float((rounded - exact).abs().max()), torch.finfo(out.dtype).eps * largest)
+    return result | {"error": error, "allowed": allowed, "parity": error <= allowed}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--shapes", type=int, default=200, help="of each element type")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--longest", type=int, default=3000, help="keys of a sequence")
+    parser.add_argument("--output", type=Path)
+    options = parser.parse_args()
+    interpreted = triton.knobs.runtime.interpret
+    device = "cpu" if interpreted else triton.runtime.driver.active.get_active_torch_device().type
+    seeds = range(options.seed, options.seed + options.shapes)
+    results = [check(seed, kind, device, options.longest) for kind in TYPES for seed in seeds]
+    for kind in TYPES:
+        mine = [r for r in results if r["kind"] == kind]
+        worst = max((r["error"] / r["allowed"] for r in mine if r["allowed"]), default=0.0)
+        print(f"{kind:10} {sum(r['parity'] for r in mine)} of {len(mine)} in bounds, worst {worst:.2f} of its bound")
+    failed = [r for r in results if not r["parity"]]
+    for result in failed:
+        print("FAILED", result)
+    if options.output:
+        options.output.write_text(json.dumps({"interpreted": interpreted, "results": results}, indent=1) + "\n")
+    sys.exit(1 if failed else 0)
+
+
+if __name__ == "__main__":
+    main()
