@@ -11,7 +11,7 @@ import pytest
 
 from wave_serve.eval.endpoint import read_address
 from wave_serve.eval.errors import TextError
-from wave_serve.eval.intervals import bootstrap_mean, wilson
+from wave_serve.eval.intervals import bootstrap_difference, bootstrap_mean, wilson
 from wave_serve.eval.plan import Span, prompts, sample_starts
 from wave_serve.eval.settings import Protocol
 from wave_serve.eval.texts import chunks, held_out_documents
@@ -37,6 +37,17 @@ def test_the_bootstrap_interval_narrows_with_more_blocks_and_repeats_with_its_se
     assert many[1] - many[0] == pytest.approx(2 * 1.96 * spread, rel=0.15)
     assert bootstrap_mean(blocks, resamples=1000, seed=0) == many
     assert bootstrap_mean(blocks[:1], resamples=1000, seed=0) is None
+
+
+def test_the_interval_of_a_difference_leaves_out_what_both_share() -> None:
+    """Texts differ by 5 nats, the two sides of a pair by 0.1 with a spread of 0.02."""
+    draw = random.Random(2)
+    texts = [(10 * draw.gauss(20, 5), 10) for _ in range(100)]
+    pairs = [((value + 10 * draw.gauss(0.1, 0.02), count), (value, count)) for value, count in texts]
+    low, high = bootstrap_difference(pairs, resamples=1000, seed=0)
+    assert low < 0.1 < high
+    assert high - low == pytest.approx(2 * 1.96 * 0.02 / 10, rel=0.3)
+    assert bootstrap_difference(pairs[:1], resamples=10, seed=0) is None
 
 
 @pytest.mark.parametrize(

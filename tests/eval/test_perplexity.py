@@ -47,6 +47,26 @@ def test_every_figure_follows_from_the_log_probabilities(
     assert [row["prompts"] for row in found["rows"]] == [12, 3, 1, 1]
 
 
+def test_lengths_are_compared_on_the_same_text_with_the_training_length(
+    endpoint: FakeEndpoint, text: Path, wave_eval: Eval, tmp_path: Path
+) -> None:
+    """The formula adds 1 millinat per position, so the difference is nearly the same in all text and sure."""
+    out = tmp_path / "out"
+    asked = ("perplexity", "--base-url", endpoint.url, "--text", text, "--samples", 2, "--out", out)
+    wave_eval(*asked, "--lengths", "1/2,1,8", "--block-tokens", 64)
+    half, one, eight = result(out)["rows"]
+    assert [row["reference_length"] for row in (half, one, eight)] == [64] * 3
+    assert one["difference"] is one["difference_interval"] is None
+    assert eight["difference"] == pytest.approx(eight["nats_per_token"] - one["nats_per_token"], abs=1e-12)
+    assert 0.2 < eight["difference"] < 0.25  # mean position: (511 - 63) / 2
+    assert half["difference"] < 0
+    low, high = eight["difference_interval"]
+    assert low < eight["difference"] < high
+
+    wave_eval(*asked, "--lengths", "2,8", "--block-tokens", 64, "--resume")
+    assert [row["reference_length"] for row in result(out)["rows"]] == [128, 128]
+
+
 def test_only_the_log_probability_of_the_actual_token_is_asked_for(
     endpoint: FakeEndpoint, text: Path, wave_eval: Eval, tmp_path: Path
 ) -> None:

@@ -1,30 +1,56 @@
-"""Confidence intervals: a seeded block bootstrap for means, Wilson's for shares."""
+"""Confidence intervals: a seeded block bootstrap for means and their differences, Wilson's for shares."""
 
 import math
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import TypeVar
 
 CONFIDENCE = 0.95
 NORMAL_QUANTILE = 1.959963984540054  # of (1 + CONFIDENCE) / 2
 
 Interval = tuple[float, float]
+Item = TypeVar("Item")
 
 
-def bootstrap_mean(blocks: Sequence[tuple[float, int]], *, resamples: int, seed: int) -> Interval | None:
-    """95 % percentile interval of sum(values) / sum(counts) over blocks (sum of values, count), drawn with replacement.
+Block = tuple[float, int]
+"""Sum of the losses of a block's tokens, and their number."""
+
+
+def mean(blocks: Sequence[Block]) -> float:
+    """Sum of all losses / number of all tokens, of one block or more."""
+    return math.fsum(value for value, _ in blocks) / sum(count for _, count in blocks)
+
+
+def bootstrap_mean(blocks: Sequence[Block], *, resamples: int, seed: int) -> Interval | None:
+    """95 % percentile interval of the mean per token; blocks are drawn with replacement.
 
     None for fewer than 2 blocks: they say nothing about their spread.
     """
-    if len(blocks) < 2:
+    return _percentiles(blocks, mean, resamples, seed)
+
+
+def bootstrap_difference(pairs: Sequence[tuple[Block, Block]], *, resamples: int, seed: int) -> Interval | None:
+    """95 % percentile interval of mean(first blocks) - mean(second blocks); the two of a pair are drawn together.
+
+    None for fewer than 2 pairs.
+    """
+    return _percentiles(pairs, difference, resamples, seed)
+
+
+def difference(pairs: Sequence[tuple[Block, Block]]) -> float:
+    """Mean per token of the first blocks less that of the second ones."""
+    return mean([first for first, _ in pairs]) - mean([second for _, second in pairs])
+
+
+def _percentiles(
+    items: Sequence[Item], statistic: Callable[[Sequence[Item]], float], resamples: int, seed: int
+) -> Interval | None:
+    if len(items) < 2:
         return None
     draw = random.Random(seed)  # noqa: S311 - a resampling, not a secret
-    means = []
-    for _ in range(resamples):
-        chosen = draw.choices(blocks, k=len(blocks))
-        means.append(sum(value for value, _ in chosen) / sum(count for _, count in chosen))
-    means.sort()
+    found = sorted(statistic(draw.choices(items, k=len(items))) for _ in range(resamples))
     tail = (1 - CONFIDENCE) / 2
-    return means[int(tail * resamples)], means[min(math.ceil((1 - tail) * resamples), resamples) - 1]
+    return found[int(tail * resamples)], found[min(math.ceil((1 - tail) * resamples), resamples) - 1]
 
 
 def wilson(hits: int, trials: int) -> Interval:

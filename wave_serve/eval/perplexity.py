@@ -8,7 +8,7 @@ from rich.progress import Progress
 from wave_serve.eval.endpoint import Endpoint
 from wave_serve.eval.errors import LengthError, OutputError, TextError
 from wave_serve.eval.journal import Journal, key_of
-from wave_serve.eval.perplexity_rows import loss_row
+from wave_serve.eval.perplexity_rows import Losses, loss_row, sum_up
 from wave_serve.eval.plan import Span, longest_prompt, prompts, sample_starts
 from wave_serve.eval.runner import bar, check_limit, each, open_endpoints, token_lengths
 from wave_serve.eval.scoring import find_scoring, losses
@@ -49,8 +49,7 @@ class PerplexityRun:
 
     def rows(self) -> list[dict[str, Any]]:
         """One row per endpoint and length of which a prompt was scored, shortest first."""
-        found = (self._row(subject, length) for subject in self.subjects for length in self.lengths)
-        return [row for row in found if row is not None]
+        return [row for subject in self.subjects for row in self._rows(subject)]
 
     def facts(self) -> dict[str, Any]:
         """What the results say beside the rows."""
@@ -122,21 +121,32 @@ class PerplexityRun:
             self._journal.add(key, record | {"nats": [round(value, DECIMALS) for value in nats]})
         done(span.end - span.start)
 
-    def _row(self, subject: Subject, length: int) -> dict[str, Any] | None:
-        spans = self._spans(subject, length)
-        scored = list(self._scored(subject, spans))
-        if not scored:
-            return None
-        endpoint = subject.endpoint
-        row = {
-            "endpoint": endpoint.name,
-            "model": endpoint.model,
-            "length": length,
-            "multiple": length / endpoint.train_length if endpoint.train_length else None,
-            "prompts": len(scored),
-            "complete": len(scored) == len(spans),
-        }
-        return row | loss_row(scored, len(subject.samples[0]), subject.bytes_per_token, self._end_tokens, self.settings)
+    def _rows(self, subject: Subject) -> list[dict[str, Any]]:
+        endpoint, lengths = subject.endpoint, self.lengths
+        reference = endpoint.train_length if endpoint.train_length in lengths else lengths[0]
+        by_length = {length: self._losses(subject, length) for length in lengths}
+        rows = []
+        for length, summed in by_length.items():
+            if not summed.blocks:
+                continue
+            spans = self._spans(subject, length)
+            prompts_scored = sum(self._journal.get(subject.key(span)) is not None for span in spans)
+            row = {
+                "endpoint": endpoint.name,
+                "model": endpoint.model,
+                "length": length,
+                "multiple": length / endpoint.train_length if endpoint.train_length else None,
+                "prompts": prompts_scored,
+                "complete": prompts_scored == len(spans),
+                "reference_length": reference,
+            }
+            compared = None if length == reference else by_length[reference]
+            rows.append(row | loss_row(summed, compared, subject.bytes_per_token, self.settings))
+        return rows
+
+    def _losses(self, subject: Subject, length: int) -> Losses:
+        scored = self._scored(subject, self._spans(subject, length))
+        return sum_up(scored, len(subject.samples[0]), self._end_tokens, self.settings.block_tokens)
 
     def _scored(self, subject: Subject, spans: list[Span]) -> Iterator[tuple[Span, Sequence[float]]]:
         for span in spans:

@@ -41,10 +41,11 @@ COMMON = (Column("endpoint", "endpoint"), Column("length", "length", ","), Colum
 COLUMNS = {
     "perplexity": (
         *COMMON,
-        Column("nats per token", "nats_per_token", ".3f", "nats_per_token_interval"),
+        Column("loss", "nats_per_token", ".3f", "nats_per_token_interval"),
         Column("perplexity", "perplexity", ".4g", "perplexity_interval"),
         Column("bits per byte", "bits_per_byte", ".3f", "bits_per_byte_interval"),
-        Column("nats per token at the end", "end_nats_per_token", ".3f", "end_nats_per_token_interval"),
+        Column("loss at end", "end_nats_per_token", ".3f", "end_nats_per_token_interval"),
+        Column("difference", "difference", "+.3f", "difference_interval"),
     ),
     "passkey": (
         *COMMON,
@@ -52,7 +53,11 @@ COLUMNS = {
         Column("trials", "trials", ","),
     ),
 }
-CAPTION = "In brackets: 95 % confidence interval."
+INTERVAL_WIDTH = 8  # the widest bound, such as `[-0.123,`
+CAPTIONS = {
+    "perplexity": "Nats per token; difference from the reference length; in brackets 95 % intervals.",
+    "passkey": "In brackets 95 % intervals.",
+}
 
 
 def versions() -> dict[str, str]:
@@ -84,14 +89,14 @@ def write_markdown(path: Path, kind: str, rows: Sequence[Row]) -> None:
     lines = [[column.heading for column in columns], ["---"] * len(columns)]
     lines += [[column.cell(row, " ") for column in columns] for row in rows]
     table = "".join(f"| {' | '.join(cells)} |\n" for cells in lines)
-    path.write_text(f"{table}\n{CAPTION}\n", encoding="utf-8")
+    path.write_text(f"{table}\n{CAPTIONS[kind]}\n", encoding="utf-8")
 
 
 def print_table(console: Console, kind: str, rows: Sequence[Row]) -> None:
     """The table on the terminal."""
-    table = Table(box=SIMPLE, caption=CAPTION)
+    table = Table(box=SIMPLE, padding=0, caption=CAPTIONS[kind])
     for column in COLUMNS[kind]:
-        widest = max(map(len, column.heading.split()))
+        widest = max(INTERVAL_WIDTH if column.interval else 0, *map(len, column.heading.split()))
         table.add_column(
             column.heading,
             justify="left" if column.field == "endpoint" else "right",
