@@ -86,8 +86,9 @@ def load_library() -> tuple[ctypes.CDLL, Variant]:
     import torch  # noqa: F401  its OpenMP runtime must be there before the library that uses it
 
     variant = chosen_variant()
-    path = PREBUILT / file_name(variant)
-    if not path.exists():
+    places = [directory / file_name(variant) for directory in (PREBUILT, cache_directory())]
+    path = next((place for place in places if place.exists()), None)
+    if path is None:
         path = build(variant, cache_directory(), find_compiler())
     try:
         return ctypes.CDLL(str(path)), variant

@@ -1,6 +1,7 @@
 """The native kernel's library: every variant is right, any number of threads, and without a compiler it is said."""
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -57,6 +58,15 @@ def test_without_a_compiler_pytorch_serves_and_one_line_says_so(tmp_path):
     lines = [line for line in finished.stderr.splitlines() if "Attention runs on" in line]
     assert len(lines) == 1
     assert "impl='torch'; impl='cpu' is not available: it is not prebuilt" in lines[0]
+
+
+def test_a_library_built_before_needs_no_compiler(tmp_path):
+    directory = tmp_path / "wave-serve"
+    directory.mkdir()
+    shutil.copy(load_library()[0]._name, directory)
+    finished = run(PROGRAM, PATH="", CXX="", XDG_CACHE_HOME=str(tmp_path))
+    assert finished.stdout.split() == ["cpu"]
+    assert "is not available" not in finished.stderr
 
 
 def test_a_compiler_that_fails_is_named_with_its_words(tmp_path):

