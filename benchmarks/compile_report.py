@@ -114,13 +114,13 @@ def report(head_sizes: list[int], elements: list[str]) -> list[dict[str, Any]]:
             (decode_kernel, tiles.decode, False),
         ):
             pointers, constants = attention_arguments(head_size, query, cache, tile, positions)
-            constants |= {"PARTS": 4} if kernel is decode_kernel else {"NEAR_N": tiles.near}
+            constants |= {"SPLIT": True} if kernel is decode_kernel else {"NEAR_N": tiles.near}
             row = {"kernel": kernel.__name__, "head_size": head_size, "elements": element, "positions": positions}
             row |= {"tile": [tile.m, tile.n], "stages": tile.stages}
             row |= {"near": tiles.near} if kernel is prefill_kernel else {}
             rows.append(row | resources(kernel, pointers, constants, tile.warps))
             print(rows[-1], flush=True)
-        constants = {"HEAD_SIZE": head_size, "D": padded(head_size), "PARTS": MOST_PARTS, "PARTS_PADDED": MOST_PARTS}
+        constants = {"HEAD_SIZE": head_size, "D": padded(head_size), "PARTS_PADDED": MOST_PARTS}
         pointers = {"query_start_loc": "i32", "out": query, "part_out": "fp32", "part_lse": "fp32"}
         row = {"kernel": merge_kernel.__name__, "head_size": head_size, "elements": element}
         rows.append(row | resources(merge_kernel, pointers, constants, tiles.decode.warps))

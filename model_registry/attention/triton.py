@@ -14,7 +14,7 @@ doubles the traffic between L2 and the multiprocessors.
 
 Prompts. A tile of ``M`` queries and ``N`` keys sees ``M + N - 1`` distances, and consecutive key tiles share all but
 ``N`` of them. So each near tile computes ``N`` new columns ``q_m . p(t)`` (``2 M N d`` FLOP beside the ``4 M N d`` of
-attention), keeps the last two or three tiles of columns, and skews them by one gather within rows (``4 M N`` bytes in
+attention), keeps those of the tiles before in registers, and skews them by one gather within rows (``4 M N`` bytes in
 and out of shared memory). A near tile is thus about 1.5 times the FLOP and one exchange; with ``R = 768`` and an 8k
 chunk at 32k context 3 % of the tiles are near. The low-rank forms were left out: the projection on 32 dimensions saves
 part of the smaller cost and keeps the gather, and the separable form of rank 8 needs tables that are smooth over a
@@ -179,12 +179,13 @@ def _decode(
         part_lse,
         *factors,
         *scalars,
+        parts,
         *strides,
         **common,
         BLOCK_M=max(tiles.decode.m, triton.next_power_of_2(H // H_kv)),
         BLOCK_N=tiles.decode.n,
         STAGES=tiles.decode.stages,
-        PARTS=parts,
+        SPLIT=parts > 1,
         num_warps=tiles.decode.warps,
     )
     if parts > 1:
@@ -193,10 +194,10 @@ def _decode(
             out,
             part_out,
             part_lse,
+            parts,
             *out.stride(),
             HEAD_SIZE=d,
             D=common["D"],
-            PARTS=parts,
             PARTS_PADDED=triton.next_power_of_2(parts),
             num_warps=tiles.decode.warps,
         )

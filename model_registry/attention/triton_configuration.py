@@ -1,8 +1,8 @@
 """Tile sizes of the Triton kernels: one small table per architecture, and a default that fits everywhere.
 
-Chosen from what the compiler says of registers and shared memory on sm_90 (``benchmarks/compile_report.py``): 16-bit
-queries with heads of up to 128 spill nothing to local memory. Larger heads spill some in the near tiles of prompts, and
-float32, which is there for checks, does from 64 on. Timings are still to be taken, with ``benchmarks/run_gpu.sh``.
+Chosen from what the compiler says of registers and shared memory on sm_90 (``benchmarks/compile_report.py``): with
+16-bit queries nothing with positions spills to local memory; float32, which is there for checks, spills in places.
+Timings are still to be taken, with ``benchmarks/run_gpu.sh``.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ _HOPPER = {
     (32, 2): Configuration(Tile(128, 64, 8, 3), 32, Tile(16, 64, 4, 3), 528),
     (64, 2): Configuration(Tile(128, 64, 8, 3), 32, Tile(16, 128, 4, 3), 528),
     (128, 2): Configuration(Tile(128, 64, 8, 3), 32, Tile(16, 64, 4, 3), 528),
-    (256, 2): Configuration(Tile(64, 32, 8, 2), 16, Tile(16, 32, 4, 3), 528),
+    (256, 2): Configuration(Tile(64, 32, 8, 3), 16, Tile(16, 32, 4, 3), 528),
 }
 _DEFAULT = {
     (32, 2): Configuration(Tile(64, 64, 4, 2), 32, Tile(16, 64, 4, 2), 256),

@@ -56,7 +56,7 @@ def _part(
     return output, highest, total
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["parts"])
 def decode_kernel(
     q: tl.tensor,
     k_cache: tl.tensor,
@@ -72,6 +72,7 @@ def decode_kernel(
     v_scale: tl.tensor,
     scale_log2: tl.tensor,
     R: tl.tensor,
+    parts: tl.tensor,
     stride_q_row: tl.tensor,
     stride_q_head: tl.tensor,
     stride_q_dim: tl.tensor,
@@ -94,14 +95,14 @@ def decode_kernel(
     BLOCK_M: tl.constexpr,
     BLOCK_N: tl.constexpr,
     STAGES: tl.constexpr,
-    PARTS: tl.constexpr,
+    SPLIT: tl.constexpr,
     SCALED: tl.constexpr,
     POSITIONS: tl.constexpr,
 ) -> None:
     """One part of one sequence's keys for the ``GROUP`` heads of one KV head, which are the rows of the query tile.
 
-    Grid ``(S, H_kv, PARTS)``. Writes ``out`` if there is one part, else ``part_out`` ``[S, H, PARTS, HEAD_SIZE]`` and
-    ``part_lse`` ``[S, H, PARTS]``, both float32, the log-sum-exp in units of log 2. A part without keys has a
+    Grid ``(S, H_kv, parts)``. Writes ``out`` unless ``SPLIT``, else ``part_out`` ``[S, H, parts, HEAD_SIZE]`` and
+    ``part_lse`` ``[S, H, parts]``, both float32, the log-sum-exp in units of log 2. A part without keys has a
     log-sum-exp of minus infinity and no output. Sequences whose count of queries is not 1 are left alone.
     """
     s, kv_head, part = tl.program_id(0), tl.program_id(1), tl.program_id(2)
@@ -115,7 +116,7 @@ def decode_kernel(
     pointers = q + row * stride_q_row + head[:, None] * stride_q_head + dims[None, :] * stride_q_dim
     q_tile = tl.load(pointers, mask=kept, other=0.0)
 
-    keys = tl.cdiv(tl.cdiv(seq_len, BLOCK_N), PARTS) * BLOCK_N
+    keys = tl.cdiv(tl.cdiv(seq_len, BLOCK_N), parts) * BLOCK_N
     begin = part * keys
     end = tl.minimum(begin + keys, seq_len)
     # Whole tiles whose keys are all R or more away; the last key is always near, so no far tile is ragged.
@@ -163,29 +164,29 @@ def decode_kernel(
     output = output / weights[:, None]
     if SCALED:
         output = output * tl.load(v_scale)
-    if PARTS == 1:
+    if not SPLIT:
         pointers = out + row * stride_out_row + head[:, None] * stride_out_head + dims[None, :] * stride_out_dim
         tl.store(pointers, output.to(out.dtype.element_ty), mask=kept)
     else:
         # All KV heads are in the grid, so its second size gives H.
-        index = (s.to(tl.int64) * tl.num_programs(1) * GROUP + head) * PARTS + part
+        index = (s.to(tl.int64) * tl.num_programs(1) * GROUP + head) * parts + part
         tl.store(part_lse + index, highest + tl.log2(weights), mask=heads < GROUP)
         if end > begin:
             tl.store(part_out + index[:, None] * HEAD_SIZE + dims[None, :], output, mask=kept)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["parts"])
 def merge_kernel(
     query_start_loc: tl.tensor,
     out: tl.tensor,
     part_out: tl.tensor,
     part_lse: tl.tensor,
+    parts: tl.tensor,
     stride_out_row: tl.tensor,
     stride_out_head: tl.tensor,
     stride_out_dim: tl.tensor,
     HEAD_SIZE: tl.constexpr,
     D: tl.constexpr,
-    PARTS: tl.constexpr,
     PARTS_PADDED: tl.constexpr,
 ) -> None:
     """Join the parts of one sequence and head: ``out = sum_p 2^(l_p - l) o_p`` with ``2^l = sum_p 2^l_p``.
@@ -196,9 +197,9 @@ def merge_kernel(
     row = tl.load(query_start_loc + s).to(tl.int64)
     if tl.load(query_start_loc + s + 1) != row + 1:
         return
-    parts, dims = tl.arange(0, PARTS_PADDED), tl.arange(0, D)
-    index = (s.to(tl.int64) * tl.num_programs(1) + head) * PARTS + parts
-    lse = tl.load(part_lse + index, mask=parts < PARTS, other=float("-inf"))
+    part, dims = tl.arange(0, PARTS_PADDED), tl.arange(0, D)
+    index = (s.to(tl.int64) * tl.num_programs(1) + head) * parts + part
+    lse = tl.load(part_lse + index, mask=part < parts, other=float("-inf"))
     highest = tl.max(lse, 0)
     weight = tl.exp2(lse - tl.where(highest == float("-inf"), 0.0, highest))
     kept = (lse > float("-inf"))[:, None] & (dims < HEAD_SIZE)[None, :]

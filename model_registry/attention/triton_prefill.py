@@ -36,7 +36,7 @@ def _skew(rows: tl.tensor, columns: tl.tensor, held: tl.tuple) -> tl.tensor:
     return tl.gather(needed, (columns[None, :] - rows[:, None]) & (N - 1), 1)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["S"])
 def prefill_kernel(
     q: tl.tensor,
     k_cache: tl.tensor,
@@ -130,7 +130,7 @@ def prefill_kernel(
         for n0 in tl.range(near - TURNS * NEAR_N, near, NEAR_N, num_stages=1):
             scores = position_scores(q_tile, table, m0 - n0 - columns, R, HEAD_SIZE, D)
             held = (scores,) + held[:-1]  # type: ignore[assignment]  # noqa: RUF005
-    for n0 in tl.range(near, end, NEAR_N, num_stages=1):
+    for n0 in tl.range(near, end, NEAR_N, num_stages=STAGES):
         n = n0 + columns
         used = n < seq_len
         block, slot = block_of(blocks, n, used, BLOCK_SIZE, False), n % BLOCK_SIZE
@@ -140,7 +140,11 @@ def prefill_kernel(
             scores = position_scores(q_tile, table, m0 - n0 - columns, R, HEAD_SIZE, D)
             held = (scores,) + held  # type: ignore[assignment]  # noqa: RUF005
             position = _skew(rows, columns, held)
-            held = held[:-1]
+            # Not held[:-1]: the compiler pipelines no loop that hands a value on unchanged, and a sum is a new one.
+            older = ()
+            for b in tl.static_range(len(held) - 1):
+                older = older + (held[b] + 0.0,)  # type: ignore[assignment]  # noqa: RUF005
+            held = older
         k = load_rows(k_head, k_rows, used, stride_k_dim, HEAD_SIZE, D, False).to(q_tile.dtype)
         score = product(q_tile, tl.trans(k)) * key_factor
         if POSITIONS:
