@@ -26,7 +26,8 @@ def main() -> None:
         contexts, ratios, shares = zip(*sorted(points), strict=True)
         dash = "-" if name.endswith("1 thread(s)") else ":"
         axes[0].plot(contexts, ratios, dash, marker="o", label=name)
-        axes[1].plot(contexts, [100 * share for share in shares], dash, marker="o", label=name)
+        if None not in shares:
+            axes[1].plot(contexts, [100 * share for share in shares], dash, marker="o", label=name)
     axes[0].axhline(1, color="grey", linewidth=0.8)
     axes[0].set(xscale="log", xlabel="context (keys)", ylabel="time / time of vLLM's kernel", ylim=(0, None))
     axes[1].axhline(3, color="grey", linewidth=0.8)
