@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
+from vllm.logger import init_logger
 from vllm.platforms import current_platform
 from vllm.v1.attention.backend import (
     AttentionBackend,
@@ -23,11 +24,13 @@ from vllm.v1.attention.backend import (
 )
 from vllm.v1.kv_cache_interface import KVCacheLayout
 
-from model_registry.attention import wavelet_attention
+from model_registry.attention import default_implementation, wavelet_attention
 
 if TYPE_CHECKING:
     from vllm.config.cache import CacheDType
     from vllm.v1.kv_cache_interface import KVCacheSpec
+
+logger = init_logger(f"vllm.{__name__}")  # vLLM shows what is logged under its own name
 
 BACKEND_NAME = "WAVELET"
 """Name of the backend in vLLM's ``AttentionBackendEnum``."""
@@ -145,6 +148,9 @@ class WaveletAttentionImpl(AttentionImpl[WaveletAttentionMetadata]):
         self.num_kv_heads = num_heads if num_kv_heads is None else num_kv_heads
         self.kv_cache_dtype = kv_cache_dtype
         self.table = table
+        # Asked for now, so that a kernel that has to be compiled is there before the first request.
+        implementation = default_implementation(current_platform.device_type)
+        logger.info_once("Wavelet attention runs on impl=%r", implementation)
 
     def do_kv_cache_update(
         self,
