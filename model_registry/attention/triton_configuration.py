@@ -1,9 +1,8 @@
 """Tile sizes of the Triton kernels: one small table per architecture, and a default that fits everywhere.
 
 Chosen from what the compiler says of registers and shared memory on sm_90 (``benchmarks/compile_report.py``): with
-16-bit queries nothing spills to local memory, but for 12 bytes in float8 decode with padded heads of 80 to 112; float32,
-which is there for checks, spills more.
-Timings are still to be taken, with ``benchmarks/run_gpu.sh``.
+16-bit queries nothing spills to local memory, but for 12 bytes in float8 decode with padded heads of 80 to 112;
+float32, which is there for checks, spills more. Timings are still to be taken, with ``benchmarks/run_gpu.sh``.
 """
 
 from __future__ import annotations
