@@ -21,16 +21,19 @@ pipeline_tag: text-generation
 # {name}
 
 A small language model of Python source code: Llama-shaped, {parameters:,} parameters, bfloat16, position encoding
-`{position}`, logit scaling `{logit_scaling}`. Trained at {train_length} tokens per sequence to show serving far past
-that length. It completes plain text; it has no chat template and follows no instructions.
+`{position}`, logit scaling `{logit_scaling}`, trained at {train_length} tokens per sequence.
+
+It shows serving far past the training length. It completes plain text; it has no chat template and follows no
+instructions. End a prompt at a word or a sign rather than at a space or a line break: the tokenizer joins white space
+to what follows.
 
 ## How it was made
 
     {command}
 
 - Corpus: sources of the Python {python} standard library without its tests, {train_files} files for training and
-  {held_out_files} held out (sha256 of names and texts `{digest}`). Documents are packed whole,
-  `<|endoftext|>` after each.{retrieval}
+  {held_out_files} held out; documents are packed whole, `<|endoftext|>` after each. SHA-256 of all names and texts:
+  `{digest}`.{retrieval}
 - Tokenizer: byte-level BPE, {vocab_size} entries, made from the training files; digits are single tokens.
 - {step} steps of {batch} x {train_length} tokens ({tokens:,} in all) in {minutes:.0f} minutes of training on CPU.
 - Loss in nats per token at {train_length} tokens: {loss:.3f} on the last training batches, {held_out_loss:.3f} held out
@@ -38,8 +41,9 @@ that length. It completes plain text; it has no chat template and follows no ins
 
 ## Limits
 
-Names, numbers and logic are often wrong: the output looks like Python and is not to be run. The training files are
-under the Python Software Foundation license, and passages of them can come back word for word.
+Names, numbers and logic are often wrong: the output looks like Python and is not to be run. Greedy decoding soon
+repeats itself; sample at a temperature of about 0.8. The training files are under the Python Software Foundation
+license, and passages of them can come back word for word.
 
 ## Recipe
 
