@@ -12,12 +12,15 @@ SCRIPT = Path(__file__).with_name("peak_memory.py")
 
 @pytest.mark.parametrize(
     ("R", "megabytes"),
-    [(760, 32), (190_000, 64)],
+    [(760, 32), (190_000, 128)],
     ids=["local table", "table longer than the context"],
 )
 @pytest.mark.parametrize("impl", ["cpu", "torch"])
 def test_a_512_token_chunk_at_32k_context_stays_small(R, megabytes, impl):
-    """The dense float32 scores of 8 heads alone would take 512 MB."""
+    """The dense float32 scores of 8 heads alone would take 512 MB.
+
+    The growth is 15 to 70 MB: how many freed pages the allocator keeps varies from run to run.
+    """
     root = SCRIPT.parents[2]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(root)}
     run = subprocess.run(
