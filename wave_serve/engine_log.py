@@ -7,6 +7,10 @@ from collections import deque
 PREFIX = re.compile(r"^\(\w+ pid=\d+\) (?:(?:INFO|WARNING|ERROR) \d\d-\d\d \d\d:\d\d:\d\d \[[^\]]*\] ?)?")
 EXCEPTION = re.compile(r"^(?:\w+\.)*[A-Z]\w*(?:Error|Exception)\b: ?(.*)$")
 USAGE_ERROR = re.compile(r"^\S+: error: (.+)$")
+# One failed check of a pydantic model, of which only our or vLLM's own sentence is news to the user.
+VALIDATION = re.compile(
+    r"^[\w.]*ValidationError: 1 validation error for \w+ Value error, (.+?) \[type=value_error\b.*$"
+)
 POINTERS = ("Engine core initialization failed", "cancelled", "EngineCore encountered an issue")
 
 
@@ -41,7 +45,7 @@ class EngineLog:
                 return usage[1]
             if not EXCEPTION.match(line) or any(pointer in line for pointer in POINTERS):
                 continue
-            return " ".join([line, *_continuation(line, lines[index + 1 :])])
+            return VALIDATION.sub(r"\1", " ".join([line, *_continuation(line, lines[index + 1 :])]))
         return None
 
 
