@@ -23,7 +23,7 @@ PREFIX = "(EngineCore pid=41) ERROR 11-21 09:00:00 [core.py:1010] "
             "pydantic.ValidationError: 1 validation error for ModelConfig Value error, bad type [x]",
         ),
         (
-            "pydantic.ValidationError: 1 validation error for A\n  Value error, d=3: odd [type=value_error, x=1]\n    See\n\n",
+            "pydantic.ValidationError: 1 validation error for A\n  Value error, d=3: odd [type=value_error, x=1]\n\n",
             "d=3: odd",
         ),
         ("ValueError: not one of:\n(1) a\n(2) b\n\n", "ValueError: not one of: (1) a (2) b"),

