@@ -139,7 +139,7 @@ def main() -> None:
         "command": "python benchmarks/cpu_serving.py " + " ".join(sys.argv[1:]),
         "date": datetime.now(UTC).date().isoformat(),
         "machine": {
-            "cpu": model.partition(":")[2].strip(),
+            "cpu": cpu,
             "cores": os.cpu_count(),
             "python": platform.python_version(),
         },
