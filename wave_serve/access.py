@@ -46,10 +46,7 @@ class AccessLog:
     def _record(self, scope: Scope, exchange: Exchange, status: int) -> None:
         route = scope.get("route")
         endpoint = getattr(route, "path", "other")
-        self._metrics.requests.labels(endpoint, str(status)).inc()
-        self._metrics.seconds.labels(endpoint).observe(exchange.elapsed())
-        if exchange.error is not None:
-            self._metrics.rejected.labels(exchange.error).inc()
+        self._metrics.observe(exchange, endpoint, status)
         event(
             logger,
             logging.DEBUG if endpoint in PROBES else logging.INFO,
@@ -64,6 +61,14 @@ class AccessLog:
             prompt_tokens=exchange.prompt_tokens,
             completion_limit=exchange.completion_limit,
             upstream=exchange.upstream,
-            first_byte_s=None if exchange.first_byte_s is None else round(exchange.first_byte_s, 4),
+            truncated_from=exchange.truncated_from,
+            queue_s=round(exchange.queue_s, 4) or None,
+            overhead_s=_rounded(exchange.overhead()),
+            first_byte_s=_rounded(exchange.first_byte_s),
+            first_token_s=_rounded(exchange.first_token_s),
             error=exchange.error,
         )
+
+
+def _rounded(seconds: float | None) -> float | None:
+    return None if seconds is None else round(seconds, 4)

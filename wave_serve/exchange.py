@@ -16,7 +16,11 @@ ACCEPTED_ID = re.compile(r"[\x21-\x7e]{1,128}")
 
 @dataclass
 class Exchange:
-    """One request and what becomes of it; `headers` go onto its response, whatever that is."""
+    """One request and what becomes of it; `headers` go onto its response, whatever that is.
+
+    Moments are seconds since `started`: `read_s` the body was complete, `sent_s` an upstream was asked, `first_byte_s`
+    and `first_token_s` its first byte and, of a stream, its first event came. `queue_s` is a duration within `sent_s`.
+    """
 
     request_id: str
     started: float = field(default_factory=time.monotonic)
@@ -26,9 +30,19 @@ class Exchange:
     prompt_tokens: int | None = None
     completion_limit: int | None = None
     upstream: str | None = None
+    read_s: float = 0.0
+    queue_s: float = 0.0
+    sent_s: float | None = None
     first_byte_s: float | None = None
+    first_token_s: float | None = None
+    extrapolation: float | None = None
+    truncated_from: int | None = None
     error: str | None = None
     aborted: bool = False
+
+    def overhead(self) -> float | None:
+        """Seconds that the gateway itself took before it asked an upstream; None where it asked none."""
+        return None if self.sent_s is None else self.sent_s - self.read_s - self.queue_s
 
     def elapsed(self) -> float:
         """Seconds since the request came."""

@@ -28,6 +28,7 @@ async def generate(gateway: Gateway, request: Request, path: str, *, chat: bool)
     """Answers a completion or chat request. Raises ApiError."""
     exchange = exchange_of(request)
     body = await read_body(request, gateway.settings.max_body_bytes)
+    exchange.read_s = exchange.elapsed()
     payload = parse_object(body, request.headers.get("content-type"))
     model = gateway.catalogue.find(read_model(payload, gateway.catalogue.names))
     exchange.model = model.name
@@ -48,7 +49,6 @@ async def generate(gateway: Gateway, request: Request, path: str, *, chat: bool)
     receipt = decide(tokens, generation.max_tokens, cap, "messages" if chat else "prompt")
     exchange.headers |= receipt.headers()
     exchange.completion_limit = receipt.completion_tokens
-    gateway.metrics.prompt_tokens.labels(model.name).observe(tokens)
     if receipt.completion_tokens != generation.max_tokens:
         body = with_field(body, payload, generation.max_tokens_field, receipt.completion_tokens)
     forward = {name: value for name in PASSED_ON if (value := request.headers.get(name))}
@@ -95,4 +95,5 @@ async def _chat_tokens(model: ServedModel, generation: Generation, upstream: Ups
 
 def _note_tokens(exchange: Exchange, tokens: int, cap: Cap) -> None:
     exchange.prompt_tokens = tokens
+    exchange.extrapolation = None if cap.train_length is None else tokens / cap.train_length
     exchange.headers |= usage_headers(tokens, cap)

@@ -1,9 +1,13 @@
-"""Prometheus metrics of one gateway."""
+"""Prometheus metrics of one gateway, taken from each exchange when it is over."""
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
+from wave_serve.exchange import Exchange
+
 SECONDS = (0.005, 0.02, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600)
+OVERHEAD_SECONDS = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 5)
 TOKENS = tuple(2**power for power in range(4, 21, 2))
+FACTORS = (1, 2, 4, 8, 16, 32, 64)
 
 
 class Metrics:
@@ -11,33 +15,67 @@ class Metrics:
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
-        self.requests = Counter(
-            "wave_requests_total", "Answered requests.", ["endpoint", "status"], registry=self.registry
-        )
-        self.rejected = Counter(
-            "wave_rejected_total", "Requests answered with an error, by its code.", ["code"], registry=self.registry
-        )
-        self.aborted = Counter(
-            "wave_aborted_total", "Generations whose client went away.", ["model"], registry=self.registry
-        )
+        self.requests = self._counter("wave_requests_total", "Answered requests.", "endpoint", "status")
+        self.rejected = self._counter("wave_rejected_total", "Requests answered with an error, by its code.", "code")
+        self.aborted = self._counter("wave_aborted_total", "Generations whose client went away.", "model")
+        self.truncated = self._counter("wave_truncated_total", "Generations whose prompt was shortened.", "model")
         self.in_flight = Gauge("wave_in_flight_requests", "Generations running.", ["model"], registry=self.registry)
-        self.prompt_tokens = Histogram(
-            "wave_prompt_tokens", "Tokens of admitted prompts.", ["model"], buckets=TOKENS, registry=self.registry
+        self.prompt_tokens = self._histogram("wave_prompt_tokens", "Tokens of admitted prompts.", "model", TOKENS)
+        self.prompt_tokens_by_factor = self._counter(
+            "wave_prompt_tokens_by_factor_total",
+            "Tokens of admitted prompts, by the least bound on prompt / training length that holds.",
+            "model",
+            "factor_up_to",
         )
-        self.seconds = Histogram(
-            "wave_request_seconds", "Time to the answer's end.", ["endpoint"], buckets=SECONDS, registry=self.registry
+        self.seconds = self._histogram("wave_request_seconds", "Time to the answer's end.", "endpoint", SECONDS)
+        self.first_token = self._histogram(
+            "wave_time_to_first_token_seconds", "Time to a stream's first event from the upstream.", "model", SECONDS
         )
-        self.first_byte = Histogram(
-            "wave_first_byte_seconds",
-            "Time to a generation's first byte from the upstream.",
-            ["model"],
-            buckets=SECONDS,
-            registry=self.registry,
+        self.queue = self._histogram("wave_queue_seconds", "Time that admitted requests waited.", "model", SECONDS)
+        self.overhead = self._histogram(
+            "wave_overhead_seconds",
+            "Time from a whole request body to the upstream's request, less the wait for admission.",
+            "model",
+            OVERHEAD_SECONDS,
         )
         self.upstream_ready = Gauge(
             "wave_upstream_ready", "1 while an upstream is ready.", ["base_url"], registry=self.registry
         )
 
+    def observe(self, exchange: Exchange, endpoint: str, status: int) -> None:
+        """Adds a finished exchange."""
+        self.requests.labels(endpoint, str(status)).inc()
+        self.seconds.labels(endpoint).observe(exchange.elapsed())
+        if exchange.error is not None:
+            self.rejected.labels(exchange.error).inc()
+        if exchange.model is None:
+            return
+        if exchange.aborted:
+            self.aborted.labels(exchange.model).inc()
+        if exchange.truncated_from is not None:
+            self.truncated.labels(exchange.model).inc()
+        if exchange.first_token_s is not None:
+            self.first_token.labels(exchange.model).observe(exchange.first_token_s)
+        overhead = exchange.overhead()
+        if overhead is not None:
+            self.queue.labels(exchange.model).observe(exchange.queue_s)
+            self.overhead.labels(exchange.model).observe(overhead)
+            self._observe_prompt(exchange.model, exchange)
+
     def exposition(self) -> bytes:
         """All metrics in Prometheus' text format."""
         return generate_latest(self.registry)
+
+    def _observe_prompt(self, model: str, exchange: Exchange) -> None:
+        if exchange.prompt_tokens is None:
+            return
+        self.prompt_tokens.labels(model).observe(exchange.prompt_tokens)
+        if exchange.extrapolation is not None:
+            bound = next((str(bound) for bound in FACTORS if exchange.extrapolation <= bound), "+Inf")
+            self.prompt_tokens_by_factor.labels(model, bound).inc(exchange.prompt_tokens)
+
+    def _counter(self, name: str, help_text: str, *labels: str) -> Counter:
+        return Counter(name, help_text, labels, registry=self.registry)
+
+    def _histogram(self, name: str, help_text: str, label: str, buckets: tuple[float, ...]) -> Histogram:
+        return Histogram(name, help_text, [label], buckets=buckets, registry=self.registry)

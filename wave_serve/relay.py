@@ -48,6 +48,7 @@ class Relay(Response):
         in_flight = self._metrics.in_flight.labels(exchange.model)
         work = asyncio.create_task(answer)
         gone = asyncio.create_task(_disconnected(receive))
+        exchange.sent_s = exchange.elapsed()
         self._upstream.in_flight += 1
         in_flight.inc()
         try:
@@ -57,7 +58,6 @@ class Relay(Response):
                 await work
             else:
                 exchange.aborted = True
-                self._metrics.aborted.labels(exchange.model).inc()
         finally:
             for task in (work, gone):
                 task.cancel()
@@ -106,6 +106,8 @@ class Relay(Response):
                 self._first_byte()
                 try:
                     await writer.write(events.feed(chunk))
+                    if events.begun and self._exchange.first_token_s is None:
+                        self._exchange.first_token_s = self._exchange.elapsed()
                 except BrokenStreamError as broken:
                     await writer.write(broken.whole)
                     raise broken.error from None
@@ -123,7 +125,6 @@ class Relay(Response):
     def _first_byte(self) -> None:
         if self._exchange.first_byte_s is None:
             self._exchange.first_byte_s = self._exchange.elapsed()
-            self._metrics.first_byte.labels(self._exchange.model).observe(self._exchange.first_byte_s)
 
 
 async def _disconnected(receive: Receive) -> None:

@@ -17,10 +17,11 @@ LARGEST_EVENT = 64 * 2**20
 class EventStream:
     """Takes bytes as they come and gives back the whole events among them.
 
-    `done` is set once `data: [DONE]` has passed.
+    `begun` is set once an event with data has passed, `done` once `data: [DONE]` has.
     """
 
     def __init__(self) -> None:
+        self.begun = False
         self.done = False
         self._rest = b""
 
@@ -62,6 +63,7 @@ class EventStream:
                 error = event_error(data)
                 if error is not None:
                     raise error
+            self.begun = True
 
 
 class BrokenStreamError(Exception):
