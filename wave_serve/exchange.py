@@ -5,7 +5,7 @@ import time
 import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import cast
+from typing import Any, cast
 
 from starlette.requests import Request
 from starlette.types import Scope
@@ -17,6 +17,8 @@ ACCEPTED_ID = re.compile(r"[\x21-\x7e]{1,128}")
 @dataclass
 class Exchange:
     """One request and what becomes of it; `headers` go onto its response, whatever that is.
+
+    `key_limit` is the key's own cap on prompt + completion, in tokens; `usage_extension` joins the answer's `usage`.
 
     Moments are seconds since `started`: `read_s` the body was complete, `sent_s` an upstream was asked, `first_byte_s`
     and `first_token_s` its first byte and, of a stream, its first event came. `queue_s` is a duration within `sent_s`.
@@ -39,6 +41,8 @@ class Exchange:
     truncated_from: int | None = None
     error: str | None = None
     aborted: bool = False
+    key_limit: int | None = None
+    usage_extension: dict[str, Any] | None = None
 
     def overhead(self) -> float | None:
         """Seconds that the gateway itself took before it asked an upstream; None where it asked none."""
