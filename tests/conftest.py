@@ -1,6 +1,11 @@
-"""Options of the whole suite."""
+"""Options of the whole suite, and one tiny checkpoint behind one real engine for every folder that asks for it."""
+
+from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
+import served
+import tiny_checkpoint
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -9,3 +14,20 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         action="store_true",
         help="engine parity over every wavelet, head layout, head size and scaling (minutes more)",
     )
+
+
+@pytest.fixture(scope="session")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The checkpoint that the engine serves; its tokenizer adds a begin-of-text token and it has a chat template."""
+    return tiny_checkpoint.build(tmp_path_factory.mktemp("checkpoints") / tiny_checkpoint.NAME)
+
+
+@pytest.fixture(scope="session")
+def real(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[served.Served]:
+    """`wave-serve serve` on the checkpoint."""
+    one = served.start(checkpoint, tmp_path_factory.mktemp("served"))
+    try:
+        one.wait_ready()
+        yield one
+    finally:
+        served.stop(one)

@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import httpx
+from fake_upstream import FakeUpstream
+from openai import OpenAI
 
 from wave_serve.app import build_app
 from wave_serve.gateway import Gateway
@@ -50,3 +52,19 @@ def running(settings: Settings, *, ready: bool = True) -> Iterator[Running]:
     finally:
         server.stop()
         thread.join()
+
+
+def settings_for(fake: FakeUpstream, *, model: dict | None = None, **options: object) -> Settings:
+    """Settings of a gateway before a fake upstream, with short deadlines."""
+    timeouts = {"silence": 5.0, "keep_alive": 5.0, "poll": 0.05, "connect": 2.0} | options.pop("timeouts", {})
+    described = {
+        "models": {fake.model: {"train_length": 100, **(model or {})}},
+        "upstreams": [{"base_url": fake.url, "models": [fake.model]}],
+        "timeouts": timeouts,
+    }
+    return Settings.model_validate(described | options)
+
+
+def sdk(one: Running) -> OpenAI:
+    """OpenAI's SDK against a gateway, without retries."""
+    return OpenAI(base_url=f"{one.url}/v1", api_key="none", max_retries=0, timeout=20)

@@ -5,9 +5,8 @@ import time
 import httpx
 import openai
 import pytest
-from conftest import sdk, settings_for
 from fake_upstream import DONE, FakeUpstream, Handler, delta, hang_up, reply, reply_json, stream
-from running import Running, running
+from running import Running, running, sdk, settings_for
 
 BODY = {"model": "fake", "prompt": "hello", "max_tokens": 5}
 
