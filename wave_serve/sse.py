@@ -2,11 +2,14 @@
 
 import json
 import re
+from collections.abc import Mapping
+from typing import Any
 
 from pydantic_core import from_json
 
 from wave_serve.errors import ApiError
 from wave_serve.upstream_errors import event_error
+from wave_serve.usage import extend_usage
 
 KEEP_ALIVE = b": keep-alive\n\n"
 DONE = b"[DONE]"
@@ -17,10 +20,12 @@ LARGEST_EVENT = 64 * 2**20
 class EventStream:
     """Takes bytes as they come and gives back the whole events among them.
 
-    `begun` is set once an event with data has passed, `done` once `data: [DONE]` has.
+    `begun` is set once an event with data has passed, `done` once `data: [DONE]` has. `usage_extension` joins the usage
+    of every event that has one; all other events pass byte for byte.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, usage_extension: Mapping[str, Any] | None = None) -> None:
+        self._usage_extension = usage_extension
         self.begun = False
         self.done = False
         self._rest = b""
@@ -38,16 +43,15 @@ class EventStream:
             part = self._rest[start : boundary.end()]
             start = boundary.end()
             try:
-                self._check(part)
+                whole += self._checked(part)
             except ApiError as error:
                 raise BrokenStreamError(bytes(whole), error) from None
-            whole += part
         self._rest = self._rest[start:]
         if len(self._rest) > LARGEST_EVENT:
             raise BrokenStreamError(bytes(whole), _malformed(f"an event of more than {LARGEST_EVENT} bytes"))
         return bytes(whole)
 
-    def _check(self, part: bytes) -> None:
+    def _checked(self, part: bytes) -> bytes:
         for line in part.splitlines():
             if not line.startswith(b"data:"):
                 continue
@@ -56,7 +60,7 @@ class EventStream:
                 self.done = True
                 continue
             try:
-                from_json(data)
+                value = from_json(data)
             except ValueError:
                 raise _malformed("an event that is not JSON") from None
             if data.startswith(b'{"error"'):
@@ -64,6 +68,10 @@ class EventStream:
                 if error is not None:
                     raise error
             self.begun = True
+            extended = extend_usage(value, self._usage_extension)
+            if extended is not None:
+                part = part.replace(data, extended)
+        return part
 
 
 class BrokenStreamError(Exception):

@@ -46,3 +46,14 @@ def test_an_error_ends_the_stream_after_the_events_before_it(event: bytes, statu
     assert caught.value.error.status == status
     assert caught.value.error.type == kind
     assert json.loads(error_event(caught.value.error).removeprefix(b"data: "))["error"]["type"] == kind
+
+
+def test_what_the_gateway_did_joins_the_usage_of_every_event_that_has_one() -> None:
+    events = EventStream({"truncation": {"overflow": "truncate_head"}})
+    plain = b'data: {"choices":[{"text":"usage"}],"usage":null}\n\n'
+    last = b'data: {"choices": [], "usage": {"prompt_tokens": 5}}\r\n\r\n'
+    found = events.feed(plain + last + b"data: [DONE]\n\n")
+    assert found.startswith(plain)
+    assert found.endswith(b"\r\n\r\ndata: [DONE]\n\n")
+    event = json.loads(found[len(plain) :].split(b"\r\n")[0].removeprefix(b"data:"))
+    assert event == {"choices": [], "usage": {"prompt_tokens": 5, "truncation": {"overflow": "truncate_head"}}}
