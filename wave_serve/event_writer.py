@@ -18,15 +18,11 @@ class EventWriter:
         self._closed = False
         self._last = asyncio.get_running_loop().time()
 
-    async def start(self) -> None:
-        """Begins the response, unless a comment has begun it already."""
-        async with self._lock:
-            await self._start()
-
     async def write(self, data: bytes) -> None:
-        """Sends whole events."""
+        """Sends whole events; the first of them begins the response, unless a comment has begun it already."""
         async with self._lock:
             if data:
+                await self._start()
                 await self._send_body(data, more=True)
 
     async def close(self) -> None:

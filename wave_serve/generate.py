@@ -6,6 +6,7 @@ from starlette.responses import Response
 from wave_serve.body import parse_object, read_body, shown, with_field
 from wave_serve.catalogue import ServedModel
 from wave_serve.context import Cap, context_exceeded, decide, usage_headers
+from wave_serve.dispatch import Dispatch
 from wave_serve.errors import invalid
 from wave_serve.exchange import Exchange, exchange_of
 from wave_serve.gateway import Gateway
@@ -52,8 +53,9 @@ async def generate(gateway: Gateway, request: Request, path: str, *, chat: bool)
     if receipt.completion_tokens != generation.max_tokens:
         body = with_field(body, payload, generation.max_tokens_field, receipt.completion_tokens)
     forward = {name: value for name in PASSED_ON if (value := request.headers.get(name))}
+    routing = gateway.settings.routing
     return Relay(
-        upstream,
+        Dispatch(exchange, model.upstreams, tries=routing.tries, deadline=routing.retry_deadline),
         path,
         body,
         exchange,

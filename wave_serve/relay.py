@@ -3,11 +3,11 @@
 import asyncio
 from collections.abc import Mapping
 
-import httpx
 from pydantic_core import from_json
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
+from wave_serve.dispatch import Dispatch
 from wave_serve.errors import ApiError
 from wave_serve.event_writer import EventWriter
 from wave_serve.exchange import Exchange
@@ -15,14 +15,18 @@ from wave_serve.metrics import Metrics
 from wave_serve.sse import BrokenStreamError, EventStream
 from wave_serve.upstream import Upstream
 from wave_serve.upstream_errors import from_upstream
+from wave_serve.usage import extend_usage
 
 
 class Relay(Response):
-    """The answer to a generation, fetched from the upstream while it is sent."""
+    """The answer to a generation, fetched from an upstream while it is sent.
+
+    `dispatch` chooses the upstream, and another one as long as `_begun` is not set.
+    """
 
     def __init__(
         self,
-        upstream: Upstream,
+        dispatch: Dispatch,
         path: str,
         request_body: bytes,
         exchange: Exchange,
@@ -32,13 +36,14 @@ class Relay(Response):
         keep_alive: float,
     ) -> None:
         super().__init__()
-        self._upstream = upstream
+        self._dispatch = dispatch
         self._path = path
         self._request_body = request_body
         self._exchange = exchange
         self._metrics = metrics
         self._forward = forward
         self._keep_alive = keep_alive
+        self._begun = False
         self._answered = False
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -48,8 +53,6 @@ class Relay(Response):
         in_flight = self._metrics.in_flight.labels(exchange.model)
         work = asyncio.create_task(answer)
         gone = asyncio.create_task(_disconnected(receive))
-        exchange.sent_s = exchange.elapsed()
-        self._upstream.in_flight += 1
         in_flight.inc()
         try:
             await asyncio.wait({work, gone}, return_when=asyncio.FIRST_COMPLETED)
@@ -62,65 +65,77 @@ class Relay(Response):
             for task in (work, gone):
                 task.cancel()
             await asyncio.gather(work, gone, return_exceptions=True)
-            self._upstream.in_flight -= 1
             in_flight.dec()
 
     async def _whole(self, scope: Scope, receive: Receive, send: Send) -> None:
-        try:
-            async with self._upstream.stream(self._path, self._request_body, self._forward) as answer:
-                self._first_byte()
-                body = await answer.aread()
-        except httpx.HTTPError as error:
-            raise self._upstream.failure(error) from None
+        found: list[bytes] = []
+
+        async def attempt(upstream: Upstream) -> None:
+            found.append(await self._fetch(upstream))
+
+        await self._dispatch.run(attempt, lambda: self._begun)
+        self._answered = True
+        await Response(found[0], media_type="application/json")(scope, receive, send)
+
+    async def _fetch(self, upstream: Upstream) -> bytes:
+        async with upstream.stream(self._path, self._request_body, self._forward) as answer:
+            self._first_byte()
+            self._begun = answer.status_code < 400
+            body: bytes = await answer.aread()
         if answer.status_code >= 400:
             raise from_upstream(answer.status_code, body, answer.headers)
         try:
-            from_json(body)
+            answered = from_json(body)
         except ValueError:
             raise ApiError(502, "The upstream's answer is not JSON.", code="upstream_malformed") from None
-        self._answered = True
-        await Response(body, media_type="application/json")(scope, receive, send)
+        return extend_usage(answered, self._exchange.usage_extension) or body
 
     async def _stream(self, send: Send) -> None:
-        writer = EventWriter(send)
-        beat = asyncio.create_task(writer.beat(self._keep_alive))
-        try:
-            await self._pump(writer)
-        except httpx.HTTPError as error:
-            await self._end(writer, self._upstream.failure(error))
-        except ApiError as error:
-            await self._end(writer, error)
-        finally:
-            beat.cancel()
-            await asyncio.gather(beat, return_exceptions=True)
+        writer: EventWriter | None = None
+        beats: list[asyncio.Task[None]] = []
 
-    async def _pump(self, writer: EventWriter) -> None:
-        async with self._upstream.stream(self._path, self._request_body, self._forward) as answer:
+        async def attempt(upstream: Upstream) -> None:
+            nonlocal writer
+            if writer is None:  # only now: while a request waits for admission its refusal is a plain 429
+                writer = EventWriter(send)
+                beats.append(asyncio.create_task(writer.beat(self._keep_alive)))
+            await self._pump(upstream, writer)
+
+        try:
+            await self._dispatch.run(attempt, lambda: self._begun)
+        except ApiError as error:
+            if writer is None or not await writer.fail(error):
+                raise
+            self._exchange.error = error.code or error.type
+        finally:
+            for beat in beats:
+                beat.cancel()
+            await asyncio.gather(*beats, return_exceptions=True)
+
+    async def _pump(self, upstream: Upstream, writer: EventWriter) -> None:
+        async with upstream.stream(self._path, self._request_body, self._forward) as answer:
             if answer.status_code >= 400:
                 raise from_upstream(answer.status_code, await answer.aread(), answer.headers)
             if not answer.headers.get("content-type", "").startswith("text/event-stream"):
                 raise ApiError(502, "The upstream did not answer with an event stream.", code="upstream_malformed")
-            events = EventStream()
-            await writer.start()
+            events = EventStream(self._exchange.usage_extension)
             async for chunk in answer.aiter_raw():
                 self._first_byte()
+                broken: BrokenStreamError | None = None
                 try:
-                    await writer.write(events.feed(chunk))
-                    if events.begun and self._exchange.first_token_s is None:
-                        self._exchange.first_token_s = self._exchange.elapsed()
-                except BrokenStreamError as broken:
-                    await writer.write(broken.whole)
-                    raise broken.error from None
+                    whole = events.feed(chunk)
+                except BrokenStreamError as error:
+                    whole, broken = error.whole, error
+                self._begun = events.begun
+                await writer.write(whole)
+                if events.begun and self._exchange.first_token_s is None:
+                    self._exchange.first_token_s = self._exchange.elapsed()
+                if broken is not None:
+                    raise broken.error
         if not events.done:
             raise ApiError(502, "The upstream ended its stream before the answer was complete.", code="upstream_died")
         self._answered = True
         await writer.close()
-
-    async def _end(self, writer: EventWriter, error: ApiError) -> None:
-        """Ends the stream with an error event; before the first byte the error is a plain answer."""
-        if not await writer.fail(error):
-            raise error
-        self._exchange.error = error.code or error.type
 
     def _first_byte(self) -> None:
         if self._exchange.first_byte_s is None:

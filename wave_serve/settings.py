@@ -4,13 +4,10 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any, Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, HttpUrl, PositiveFloat, PositiveInt, model_validator
+from pydantic import AfterValidator, Field, HttpUrl, PositiveFloat, PositiveInt, model_validator
 
-
-class Frozen(BaseModel):
-    """Immutable section of the settings; an unknown key is an error."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
+from wave_serve.settings_routing import RoutingSettings
+from wave_serve.settings_section import Frozen
 
 
 class Overflow(StrEnum):
@@ -96,6 +93,7 @@ class Settings(Frozen):
     models: dict[str, ModelSettings] = Field(default_factory=dict, description="Policy by model name.")
     upstreams: tuple[UpstreamSettings, ...] = Field((), description="The vLLM servers of `gateway`.")
     timeouts: TimeoutSettings = TimeoutSettings()
+    routing: RoutingSettings = RoutingSettings()
     engine: EngineSettings = EngineSettings()
 
     @model_validator(mode="after")

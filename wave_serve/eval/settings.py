@@ -6,7 +6,8 @@ from typing import Annotated
 
 from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
 
-from wave_serve.settings import BaseUrl, Frozen
+from wave_serve.settings import BaseUrl
+from wave_serve.settings_section import Frozen
 
 
 class Protocol(StrEnum):
