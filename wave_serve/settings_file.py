@@ -1,9 +1,10 @@
-"""Reads the YAML settings file; a mistake is named with its key, line and column, and the closest valid key."""
+"""Reads YAML files of settings; a mistake is named with its key, line and column, and the closest valid key."""
 
 import difflib
+import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, TypeVar, get_args
 
 import yaml
 from pydantic import BaseModel, ValidationError
@@ -12,6 +13,7 @@ from yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
 from wave_serve.settings import Settings
 
 KeyPath = tuple[str | int, ...]
+Section = TypeVar("Section", bound=BaseModel)
 
 
 class SettingsError(ValueError):
@@ -24,34 +26,53 @@ def load_settings(path: Path) -> Settings:
     Raises:
         SettingsError: the file cannot be read, is not YAML, or does not describe valid settings.
     """
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise SettingsError(f"cannot read {path}: {error}") from None
-    return parse_settings(text, name=str(path))
+    return parse_settings(read_text(path), name=str(path))
 
 
 def parse_settings(text: str, name: str = "settings") -> Settings:
     """Settings from YAML text; `name` stands for the file in messages. Raises SettingsError."""
+    return parse_section(text, Settings, name)
+
+
+def read_text(path: Path) -> str:
+    """The text of a settings file. Raises SettingsError where it cannot be read."""
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise SettingsError(f"cannot read {path}: {error}") from None
+
+
+def parse_section(text: str, section: type[Section], name: str, *, show_values: bool = True) -> Section:
+    """A section from YAML text; an empty text gives its defaults.
+
+    Args:
+        name: stands for the file in messages.
+        show_values: False keeps what the text holds out of messages, where it may be secret.
+
+    Raises:
+        SettingsError: one line for each mistake.
+    """
     try:
         root = yaml.compose(text, Loader=yaml.SafeLoader)
         values = yaml.safe_load(text)
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark
         where = f"{name}:{mark.line + 1}:{mark.column + 1}" if mark else name
-        raise SettingsError(f"{where}: not valid YAML: {error.problem}") from None
+        problem = str(error.problem) if show_values else re.sub(r"'[^']*'", "'...'", str(error.problem))
+        raise SettingsError(f"{where}: not valid YAML: {problem}") from None
     except yaml.YAMLError as error:
-        raise SettingsError(f"{name}: not valid YAML: {error}") from None
+        raise SettingsError(f"{name}: not valid YAML" + (f": {error}" if show_values else "")) from None
     if root is None:
-        return Settings()
-    if not isinstance(values, dict):
+        values = {}
+    elif not isinstance(values, dict):
         raise SettingsError(f"{name}:1:1: expected keys and values, found {type(values).__name__}")
     marks: dict[KeyPath, tuple[int, int]] = {}
-    _collect_marks(root, (), marks, name)
+    if root is not None:
+        _collect_marks(root, (), marks, name)
     try:
-        return Settings.model_validate(values)
+        return section.model_validate(values)
     except ValidationError as error:
-        lines = [_describe(dict(detail), marks, name) for detail in error.errors()]
+        lines = [_describe(section, dict(detail), marks, name, show_values) for detail in error.errors()]
         raise SettingsError("\n".join(lines)) from None
 
 
@@ -71,7 +92,13 @@ def _collect_marks(node: Node, path: KeyPath, marks: dict[KeyPath, tuple[int, in
             _collect_marks(value, (*path, index), marks, name)
 
 
-def _describe(detail: Mapping[str, Any], marks: dict[KeyPath, tuple[int, int]], name: str) -> str:
+def _describe(
+    section: type[BaseModel],
+    detail: Mapping[str, Any],
+    marks: dict[KeyPath, tuple[int, int]],
+    name: str,
+    show_values: bool,
+) -> str:
     path: KeyPath = tuple(detail["loc"])
     known = path
     while known and known not in marks:
@@ -79,7 +106,9 @@ def _describe(detail: Mapping[str, Any], marks: dict[KeyPath, tuple[int, int]], 
     line, column = marks.get(known, (1, 1))
     where = f"{name}:{line}:{column}"
     if detail["type"] == "extra_forbidden":
-        fields = _fields_at(path[:-1])
+        fields = _fields_at(section, path[:-1])
+        if not show_values:
+            return f"{where}: unknown key in {_dotted(path[:-1]) or 'the file'}; known are: {', '.join(fields)}"
         close = difflib.get_close_matches(str(path[-1]), fields, n=1, cutoff=0.0)
         return f"{where}: unknown key {_dotted(path)}; did you mean {close[0]}?" if close else f"{where}: unknown key"
     if detail["type"] == "missing":
@@ -87,12 +116,11 @@ def _describe(detail: Mapping[str, Any], marks: dict[KeyPath, tuple[int, int]], 
     message = str(detail["msg"]).removeprefix("Value error, ")
     if detail["type"] == "value_error" and not path:
         return f"{where}: {message}"
-    return f"{where}: {_dotted(path)}: {message}, got {detail['input']!r}"
+    return f"{where}: {_dotted(path)}: {message}" + (f", got {detail['input']!r}" if show_values else "")
 
 
-def _fields_at(path: KeyPath) -> list[str]:
-    """Names of the keys that are valid below `path`."""
-    section: type[BaseModel] = Settings
+def _fields_at(section: type[BaseModel], path: KeyPath) -> list[str]:
+    """Names of the keys that are valid below `path` in `section`."""
     annotation: Any = None
     for part in path:
         if annotation is None:
