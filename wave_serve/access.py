@@ -1,4 +1,4 @@
-"""The outermost layer: request id, `x-wave-*` headers, access log and request metrics, for every answer."""
+"""The outermost layer: request id, `x-wave-*` headers, access log, metrics and span, for every answer."""
 
 import logging
 
@@ -8,6 +8,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from wave_serve.exchange import Exchange, begin
 from wave_serve.logs import event
 from wave_serve.metrics import Metrics
+from wave_serve.tracing import RequestSpan, Tracing
 
 logger = logging.getLogger("wave_serve.access")
 PROBES = ("/health", "/ready", "/metrics")  # asked every few seconds, so logged only where debugging
@@ -17,16 +18,20 @@ CLIENT_CLOSED = 499  # logged, never sent: nobody is there to read it
 class AccessLog:
     """ASGI middleware; knows bodies neither of requests nor of responses."""
 
-    def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
+    def __init__(self, app: ASGIApp, metrics: Metrics, tracing: Tracing | None) -> None:
         self._app = app
         self._metrics = metrics
+        self._tracing = tracing
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handles one ASGI connection."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
+            if scope["type"] == "lifespan" and self._tracing is not None:
+                await self._tracing.close()
             return
         exchange = begin(scope, Headers(scope=scope))
+        span = self._span(scope, exchange)
         status = CLIENT_CLOSED
 
         async def send_with_headers(message: Message) -> None:
@@ -41,12 +46,19 @@ class AccessLog:
         try:
             await self._app(scope, receive, send_with_headers)
         finally:
-            self._record(scope, exchange, CLIENT_CLOSED if exchange.aborted else status)
+            self._record(scope, exchange, span, CLIENT_CLOSED if exchange.aborted else status)
 
-    def _record(self, scope: Scope, exchange: Exchange, status: int) -> None:
+    def _span(self, scope: Scope, exchange: Exchange) -> RequestSpan | None:
+        if self._tracing is None or scope["path"] in PROBES:
+            return None
+        return self._tracing.begin(exchange, scope["method"])
+
+    def _record(self, scope: Scope, exchange: Exchange, span: RequestSpan | None, status: int) -> None:
         route = scope.get("route")
         endpoint = getattr(route, "path", "other")
         self._metrics.observe(exchange, endpoint, status)
+        if span is not None:
+            span.end(exchange, endpoint, status)
         event(
             logger,
             logging.DEBUG if endpoint in PROBES else logging.INFO,

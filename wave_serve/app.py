@@ -7,6 +7,7 @@ from wave_serve.access import AccessLog
 from wave_serve.errors import install_error_handlers
 from wave_serve.gateway import Gateway
 from wave_serve.routes import router
+from wave_serve.tracing import tracing_from
 
 
 def build_app(gateway: Gateway) -> ASGIApp:
@@ -15,4 +16,4 @@ def build_app(gateway: Gateway) -> ASGIApp:
     app.state.gateway = gateway
     app.include_router(router)
     install_error_handlers(app)
-    return AccessLog(app, gateway.metrics)
+    return AccessLog(app, gateway.metrics, tracing_from(gateway.settings.tracing))

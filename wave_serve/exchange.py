@@ -11,12 +11,14 @@ from starlette.requests import Request
 from starlette.types import Scope
 
 KEY = "wave_serve.exchange"
+TRACE_CONTEXT = ("traceparent", "tracestate")
 ACCEPTED_ID = re.compile(r"[\x21-\x7e]{1,128}")
 
 
 @dataclass
 class Exchange:
-    """One request and what becomes of it; `headers` go onto its response, whatever that is.
+    """One request and what becomes of it; `headers` go onto its response, whatever that is, `forward` onto the
+    upstream's request.
 
     `key_limit` is the key's own cap on prompt + completion, in tokens; `usage_extension` joins the answer's `usage`.
 
@@ -27,6 +29,7 @@ class Exchange:
     request_id: str
     started: float = field(default_factory=time.monotonic)
     headers: dict[str, str] = field(default_factory=dict)
+    forward: dict[str, str] = field(default_factory=dict)
     model: str | None = None
     stream: bool = False
     prompt_tokens: int | None = None
@@ -58,6 +61,8 @@ def begin(scope: Scope, headers: Mapping[str, str]) -> Exchange:
     given = headers.get("x-request-id", "")
     exchange = Exchange(given if ACCEPTED_ID.fullmatch(given) else uuid.uuid4().hex)
     exchange.headers["x-request-id"] = exchange.request_id
+    exchange.forward = {name: value for name in TRACE_CONTEXT if (value := headers.get(name))}
+    exchange.forward["x-request-id"] = exchange.request_id
     scope[KEY] = exchange
     return exchange
 

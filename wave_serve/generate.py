@@ -22,8 +22,6 @@ from wave_serve.prompts import (
 from wave_serve.relay import Relay
 from wave_serve.upstream import Upstream
 
-PASSED_ON = ("traceparent", "tracestate")
-
 
 async def generate(gateway: Gateway, request: Request, path: str, *, chat: bool) -> Response:
     """Answers a completion or chat request. Raises ApiError."""
@@ -52,7 +50,6 @@ async def generate(gateway: Gateway, request: Request, path: str, *, chat: bool)
     exchange.completion_limit = receipt.completion_tokens
     if receipt.completion_tokens != generation.max_tokens:
         body = with_field(body, payload, generation.max_tokens_field, receipt.completion_tokens)
-    forward = {name: value for name in PASSED_ON if (value := request.headers.get(name))}
     routing = gateway.settings.routing
     return Relay(
         Dispatch(exchange, model.upstreams, tries=routing.tries, deadline=routing.retry_deadline),
@@ -60,7 +57,6 @@ async def generate(gateway: Gateway, request: Request, path: str, *, chat: bool)
         body,
         exchange,
         gateway.metrics,
-        forward=forward | {"x-request-id": exchange.request_id},
         keep_alive=gateway.settings.timeouts.keep_alive,
     )
 

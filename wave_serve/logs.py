@@ -31,10 +31,10 @@ def event(logger: logging.Logger, level: int, name: str, **fields: Any) -> None:
 
 
 def configure_logging() -> None:
-    """Sends our log and uvicorn's warnings to standard error as JSON lines."""
+    """Sends our log and the warnings of uvicorn and OpenTelemetry to standard error as JSON lines."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonLines())
-    for name, level in (("wave_serve", logging.INFO), ("uvicorn", logging.WARNING)):
+    for name, level in (("wave_serve", logging.INFO), ("uvicorn", logging.WARNING), ("opentelemetry", logging.WARNING)):
         logger = logging.getLogger(name)
         logger.handlers = [handler]
         logger.setLevel(level)

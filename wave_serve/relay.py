@@ -1,7 +1,6 @@
 """Passes a generation on to an upstream and its answer back; a client that goes away aborts it."""
 
 import asyncio
-from collections.abc import Mapping
 
 from pydantic_core import from_json
 from starlette.responses import Response
@@ -32,7 +31,6 @@ class Relay(Response):
         exchange: Exchange,
         metrics: Metrics,
         *,
-        forward: Mapping[str, str],
         keep_alive: float,
     ) -> None:
         super().__init__()
@@ -41,7 +39,6 @@ class Relay(Response):
         self._request_body = request_body
         self._exchange = exchange
         self._metrics = metrics
-        self._forward = forward
         self._keep_alive = keep_alive
         self._begun = False
         self._answered = False
@@ -78,7 +75,7 @@ class Relay(Response):
         await Response(found[0], media_type="application/json")(scope, receive, send)
 
     async def _fetch(self, upstream: Upstream) -> bytes:
-        async with upstream.stream(self._path, self._request_body, self._forward) as answer:
+        async with upstream.stream(self._path, self._request_body, self._exchange.forward) as answer:
             self._first_byte()
             self._begun = answer.status_code < 400
             body: bytes = await answer.aread()
@@ -113,7 +110,7 @@ class Relay(Response):
             await asyncio.gather(*beats, return_exceptions=True)
 
     async def _pump(self, upstream: Upstream, writer: EventWriter) -> None:
-        async with upstream.stream(self._path, self._request_body, self._forward) as answer:
+        async with upstream.stream(self._path, self._request_body, self._exchange.forward) as answer:
             if answer.status_code >= 400:
                 raise from_upstream(answer.status_code, await answer.aread(), answer.headers)
             if not answer.headers.get("content-type", "").startswith("text/event-stream"):

@@ -8,6 +8,7 @@ from pydantic import AfterValidator, Field, HttpUrl, PositiveFloat, PositiveInt,
 
 from wave_serve.settings_routing import RoutingSettings
 from wave_serve.settings_section import Frozen
+from wave_serve.settings_tracing import TracingSettings
 
 
 class Overflow(StrEnum):
@@ -94,6 +95,7 @@ class Settings(Frozen):
     upstreams: tuple[UpstreamSettings, ...] = Field((), description="The vLLM servers of `gateway`.")
     timeouts: TimeoutSettings = TimeoutSettings()
     routing: RoutingSettings = RoutingSettings()
+    tracing: TracingSettings = TracingSettings()
     engine: EngineSettings = EngineSettings()
 
     @model_validator(mode="after")
