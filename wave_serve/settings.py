@@ -1,20 +1,14 @@
 """Every option and its default, in frozen models; the command line and the example file derive from these."""
 
-from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any, Self
 
 from pydantic import AfterValidator, Field, HttpUrl, PositiveFloat, PositiveInt, model_validator
 
+from wave_serve.settings_context import Overflow, ZoneSettings
 from wave_serve.settings_routing import RoutingSettings
 from wave_serve.settings_section import Frozen
 from wave_serve.settings_tracing import TracingSettings
-
-
-class Overflow(StrEnum):
-    """What happens to a request over its cap."""
-
-    REJECT = "reject"
 
 
 def _without_trailing_slash(url: str) -> str:
@@ -39,12 +33,26 @@ class ModelSettings(Frozen):
     max_extrapolation: PositiveFloat | None = Field(
         80.0, description="Cap as a multiple of train_length; without a default where max_tokens is given."
     )
-    overflow: Overflow = Field(Overflow.REJECT, description="What to do with a request over the cap.")
+    overflow: Overflow = Field(
+        Overflow.REJECT,
+        description="What to do with a prompt over the cap, unless the request says it: reject, or cut away its head, "
+        "middle or tail (truncate_head, truncate_middle, truncate_tail).",
+    )
+    truncate_up_to: Annotated[float, Field(ge=1)] = Field(
+        8.0, description="Longest prompt that is truncated, as a multiple of the cap; longer ones are refused."
+    )
     default_max_completion_tokens: PositiveInt = Field(
         256, description="Completion length where the request names none and the cap leaves room."
     )
     clamp_max_tokens: bool = Field(False, description="Lower a too large max_tokens instead of refusing it.")
     max_sequences: PositiveInt = Field(128, description="Most completions of one request: prompts times n.")
+    validated_length: PositiveInt | None = Field(
+        None,
+        description="Longest context that was measured to be good; `serve` reads it from the checkpoint's eval.json.",
+    )
+    zones: ZoneSettings = Field(
+        ZoneSettings(), description="What happens by how far prompt + completion reach; needs train_length."
+    )
 
     @model_validator(mode="before")
     @classmethod

@@ -63,8 +63,13 @@ def test_an_explicit_cap_replaces_the_default_extrapolation() -> None:
         ("port: 1\nhost: a\nport: 2", "file:3:1: port is given twice"),
         (VALID.replace("512", "many"), "file:4:10: models.demo.train_length: Input should be a valid integer"),
         (
-            VALID.replace("}", ", overflow: truncate_head}"),
-            "file:4:51: models.demo.overflow: Input should be 'reject', got 'truncate_head'",
+            VALID.replace("}", ", overflow: shorten}"),
+            "file:4:51: models.demo.overflow: Input should be 'reject', 'truncate_head', 'truncate_middle' or "
+            "'truncate_tail', got 'shorten'",
+        ),
+        (
+            VALID.replace("}", ", zones: {trained: reject}}"),
+            "file:4:59: models.demo.zones.trained: reject would refuse every request",
         ),
         (VALID.replace("[demo]", "[other]"), "an upstream serves 'other', which is not described under models"),
         (VALID.replace("train_length: 512, ", ""), "models.demo.max_extrapolation needs train_length beside it"),

@@ -1,0 +1,142 @@
+"""What is kept of a prompt that is too long: ranges of its tokens, or of a chat's messages."""
+
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from wave_serve.settings_context import Overflow
+
+Range = tuple[int, int]
+"""Index of the first that is kept, and of the first after it that is not."""
+
+ALWAYS_KEPT = ("system", "developer")
+
+
+@dataclass(frozen=True)
+class Kept:
+    """What is kept of one prompt: its tokens before and after, and the ranges of tokens or messages."""
+
+    original_tokens: int
+    kept_tokens: int
+    ranges: tuple[Range, ...]
+
+    def as_json(self) -> dict[str, Any]:
+        """As it is told to the client."""
+        return {
+            "original_tokens": self.original_tokens,
+            "kept_tokens": self.kept_tokens,
+            "kept_ranges": [list(one) for one in self.ranges],
+        }
+
+    def as_header(self) -> str:
+        """The ranges, such as 0-1,96-128: from the first of each to before the second."""
+        return ",".join(f"{start}-{end}" for start, end in self.ranges)
+
+
+def keep_tokens(length: int, budget: int, overflow: Overflow, prefix: int, suffix: int) -> tuple[Range, ...] | None:
+    """Ranges of `length` tokens that make `budget` tokens or fewer.
+
+    Args:
+        length: tokens of the prompt.
+        budget: most tokens to keep.
+        overflow: which part is cut away.
+        prefix: special tokens at the start that are kept in any case, such as a begin-of-text token.
+        suffix: the same at the end.
+
+    Returns:
+        None where the budget has no room for a token beside the special ones.
+    """
+    if length <= budget:
+        return ((0, length),)
+    room = budget - prefix - suffix
+    if room < 1:
+        return None
+    match overflow:
+        case Overflow.TRUNCATE_HEAD:
+            head = 0
+        case Overflow.TRUNCATE_TAIL:
+            head = room
+        case _:
+            head = room // 2
+    return _joined([(0, prefix + head), (length - suffix - (room - head), length)])
+
+
+def cut(ids: Sequence[int], ranges: Sequence[Range]) -> list[int]:
+    """The tokens inside the ranges."""
+    return [token for start, end in ranges for token in ids[start:end]]
+
+
+@dataclass(frozen=True)
+class Turns:
+    """A chat's messages in whole turns: a user's message with all that answers it, so that roles still alternate."""
+
+    messages: int
+    droppable: tuple[tuple[int, ...], ...]
+
+    def keep(self, drop: int, overflow: Overflow) -> tuple[Range, ...]:
+        """Ranges of messages that are left after `drop` turns at the policy's place are gone."""
+        match overflow:
+            case Overflow.TRUNCATE_HEAD:
+                first = 0
+            case Overflow.TRUNCATE_TAIL:
+                first = len(self.droppable) - drop
+            case _:
+                first = (len(self.droppable) - drop) // 2
+        gone = {index for turn in self.droppable[first : first + drop] for index in turn}
+        return _joined([(index, index + 1) for index in range(self.messages) if index not in gone])
+
+
+def turns_of(messages: Sequence[Mapping[str, Any]]) -> Turns:
+    """Turns that may be dropped: neither system nor developer messages, nor the last user's message and what follows.
+
+    What stands before the first user's message is a turn too. Without any user's message nothing may be dropped.
+    """
+    turns: list[list[int]] = []
+    for index, message in enumerate(messages):
+        if message["role"] in ALWAYS_KEPT:
+            continue
+        if message["role"] == "user" or not turns:
+            turns.append([])
+        turns[-1].append(index)
+    return Turns(len(messages), tuple(map(tuple, turns[:-1])))
+
+
+async def fewest_dropped(
+    turns: Turns, overflow: Overflow, budget: int, count: Callable[[tuple[Range, ...]], Awaitable[int]]
+) -> tuple[tuple[Range, ...], int] | None:
+    """Drops as few turns as bring the chat to `budget` tokens, found by bisection.
+
+    Args:
+        turns: of the chat, which is over its budget.
+        overflow: which part is cut away.
+        budget: most tokens to keep.
+        count: tokens of the messages in some ranges.
+
+    Returns:
+        The ranges of messages that are left and their tokens; None where what may not be dropped is too long.
+    """
+    found = None
+    low, high = 1, len(turns.droppable)
+    while low <= high:
+        drop = (low + high) // 2
+        ranges = turns.keep(drop, overflow)
+        tokens = await count(ranges)
+        if tokens <= budget:
+            found = (ranges, tokens)
+            high = drop - 1
+        else:
+            low = drop + 1
+    return found
+
+
+def _joined(ranges: Sequence[Range]) -> tuple[Range, ...]:
+    """Ranges in order, neighbours made one and empty ones left out."""
+    joined: list[Range] = []
+    for start, end in ranges:
+        if start == end:
+            continue
+        if joined and joined[-1][1] == start:
+            joined[-1] = (joined[-1][0], end)
+        else:
+            joined.append((start, end))
+    return tuple(joined)
