@@ -46,6 +46,7 @@ class AccessLog:
         try:
             await self._app(scope, receive, send_with_headers)
         finally:
+            exchange.end()
             self._record(scope, exchange, span, CLIENT_CLOSED if exchange.aborted else status)
 
     def _span(self, scope: Scope, exchange: Exchange) -> RequestSpan | None:
@@ -68,6 +69,7 @@ class AccessLog:
             path=endpoint,
             status=status,
             seconds=round(exchange.elapsed(), 4),
+            key=exchange.key_name,
             model=exchange.model,
             stream=exchange.stream or None,
             prompt_tokens=exchange.prompt_tokens,

@@ -5,10 +5,13 @@ import time
 import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from starlette.requests import Request
 from starlette.types import Scope
+
+if TYPE_CHECKING:
+    from wave_serve.auth import KeyUse
 
 KEY = "wave_serve.exchange"
 TRACE_CONTEXT = ("traceparent", "tracestate")
@@ -45,11 +48,18 @@ class Exchange:
     error: str | None = None
     aborted: bool = False
     key_limit: int | None = None
+    key_name: str | None = None
+    key_use: "KeyUse | None" = None
     usage_extension: dict[str, Any] | None = None
 
     def overhead(self) -> float | None:
         """Seconds that the gateway itself took before it asked an upstream; None where it asked none."""
         return None if self.sent_s is None else self.sent_s - self.read_s - self.queue_s
+
+    def end(self) -> None:
+        """Ends the request's use of its key; called once, when all is over."""
+        if self.key_use is not None:
+            self.key_use.end(worked_on=self.sent_s is not None)
 
     def elapsed(self) -> float:
         """Seconds since the request came."""

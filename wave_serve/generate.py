@@ -3,6 +3,7 @@
 from fastapi import Request
 from starlette.responses import Response
 
+from wave_serve.auth import spend_tokens
 from wave_serve.body import parse_object, read_body, shown, with_field
 from wave_serve.catalogue import ServedModel
 from wave_serve.context import Cap, context_exceeded, decide, usage_headers
@@ -16,7 +17,6 @@ from wave_serve.prompts import (
     check_sequences,
     check_token_ids,
     read_generation,
-    read_model,
     read_prompts,
 )
 from wave_serve.relay import Relay
@@ -29,8 +29,7 @@ async def generate(gateway: Gateway, request: Request, path: str, *, chat: bool)
     body = await read_body(request, gateway.settings.max_body_bytes)
     exchange.read_s = exchange.elapsed()
     payload = parse_object(body, request.headers.get("content-type"))
-    model = gateway.catalogue.find(read_model(payload, gateway.catalogue.names))
-    exchange.model = model.name
+    model = gateway.model_of(payload, exchange)
     if model.limit() is not None:
         exchange.headers |= model.cap().headers()
     upstream = model.pick()
@@ -41,13 +40,15 @@ async def generate(gateway: Gateway, request: Request, path: str, *, chat: bool)
     generation = read_generation(payload, chat=chat)
     exchange.stream = generation.stream
     if chat:
-        tokens = await _chat_tokens(model, generation, upstream)
+        counts = [await _chat_tokens(model, generation, upstream)]
     else:
-        tokens = await _prompt_tokens(model, generation, upstream, cap, exchange)
+        counts = await _prompt_tokens(model, generation, upstream, cap, exchange)
+    tokens = max(counts)
     _note_tokens(exchange, tokens, cap)
     receipt = decide(tokens, generation.max_tokens, cap, "messages" if chat else "prompt")
     exchange.headers |= receipt.headers()
     exchange.completion_limit = receipt.completion_tokens
+    spend_tokens(exchange, sum(counts) + receipt.completion_tokens * generation.n * len(counts))
     if receipt.completion_tokens != generation.max_tokens:
         body = with_field(body, payload, generation.max_tokens_field, receipt.completion_tokens)
     routing = gateway.settings.routing
@@ -63,8 +64,8 @@ async def generate(gateway: Gateway, request: Request, path: str, *, chat: bool)
 
 async def _prompt_tokens(
     model: ServedModel, generation: Generation, upstream: Upstream, cap: Cap, exchange: Exchange
-) -> int:
-    """Length of the longest prompt; one that can never fit is refused before it is tokenised or looked through."""
+) -> list[int]:
+    """Length of each prompt; one that can never fit is refused before it is tokenised or looked through."""
     prompts = read_prompts(generation.payload)
     check_sequences(generation, len(prompts), model.settings.max_sequences)
     completion = 1 if generation.max_tokens is None else generation.max_tokens
@@ -82,7 +83,7 @@ async def _prompt_tokens(
     special = generation.payload.get("add_special_tokens", True)
     if not isinstance(special, bool):
         raise invalid(f"add_special_tokens must be true or false, got {shown(special)}", "add_special_tokens")
-    return max(await model.count(prompts, upstream, add_special_tokens=special))
+    return await model.count(prompts, upstream, add_special_tokens=special)
 
 
 async def _chat_tokens(model: ServedModel, generation: Generation, upstream: Upstream) -> int:

@@ -2,23 +2,30 @@
 
 from typing import Any, cast
 
-from fastapi import APIRouter, Request
+from fastapi import APIRouter, Depends, Request
 from prometheus_client import CONTENT_TYPE_LATEST
 from pydantic_core import to_json
 from starlette.responses import JSONResponse, Response
 
+from wave_serve.auth import check_model
 from wave_serve.body import parse_object, read_body
 from wave_serve.errors import unavailable
 from wave_serve.exchange import exchange_of
 from wave_serve.gateway import Gateway
 from wave_serve.generate import generate
-from wave_serve.prompts import read_model
-
-router = APIRouter()
 
 
 def _gateway(request: Request) -> Gateway:
     return cast("Gateway", request.app.state.gateway)
+
+
+async def _enter(request: Request) -> None:
+    """Runs before every endpoint, and before the body is read."""
+    authorization = request.headers.get("authorization")
+    _gateway(request).auth.enter(exchange_of(request), request.url.path, request.method, authorization)
+
+
+router = APIRouter(dependencies=[Depends(_enter)])
 
 
 @router.post("/v1/completions")
@@ -36,14 +43,16 @@ async def chat_completions(request: Request) -> Response:
 @router.get("/v1/models")
 async def models(request: Request) -> Response:
     """The served models with their limits."""
-    cards = [model.card() for model in _gateway(request).catalogue.models.values()]
+    cards = [model.card() for model in _gateway(request).visible_models(exchange_of(request))]
     return JSONResponse({"object": "list", "data": cards})
 
 
 @router.get("/v1/models/{model:path}")
 async def one_model(request: Request, model: str) -> Response:
     """One served model with its limits."""
-    return JSONResponse(_gateway(request).catalogue.find(model).card())
+    found = _gateway(request).catalogue.find(model)
+    check_model(exchange_of(request), found.name)
+    return JSONResponse(found.card())
 
 
 @router.post("/tokenize")
@@ -62,8 +71,7 @@ async def _ask(request: Request, path: str) -> Response:
     gateway = _gateway(request)
     body = await read_body(request, gateway.settings.max_body_bytes)
     payload = parse_object(body, request.headers.get("content-type"))
-    model = gateway.catalogue.find(read_model(payload, gateway.catalogue.names))
-    exchange_of(request).model = model.name
+    model = gateway.model_of(payload, exchange_of(request))
     return Response(to_json(await model.pick().ask(path, body)), media_type="application/json")
 
 

@@ -5,6 +5,7 @@ from typing import Annotated, Any, Self
 
 from pydantic import AfterValidator, Field, HttpUrl, PositiveFloat, PositiveInt, model_validator
 
+from wave_serve.settings_auth import AuthSettings
 from wave_serve.settings_context import Overflow, ZoneSettings
 from wave_serve.settings_routing import RoutingSettings
 from wave_serve.settings_section import Frozen
@@ -74,6 +75,7 @@ class TimeoutSettings(Frozen):
 
     connect: PositiveFloat = Field(5.0, description="TCP connection to an upstream.")
     silence: PositiveFloat = Field(600.0, description="Longest gap without a byte from an upstream.")
+    generation: PositiveFloat = Field(3600.0, description="Longest that one generation may take, queue included.")
     keep_alive: PositiveFloat = Field(10.0, description="Idle time in a stream after which a comment is sent.")
     poll: PositiveFloat = Field(1.0, description="Between two looks at an upstream's health.")
     poll_answer: PositiveFloat = Field(10.0, description="For an upstream to answer a look at its health.")
@@ -102,6 +104,7 @@ class Settings(Frozen):
     models: dict[str, ModelSettings] = Field(default_factory=dict, description="Policy by model name.")
     upstreams: tuple[UpstreamSettings, ...] = Field((), description="The vLLM servers of `gateway`.")
     timeouts: TimeoutSettings = TimeoutSettings()
+    auth: AuthSettings = AuthSettings()
     routing: RoutingSettings = RoutingSettings()
     tracing: TracingSettings = TracingSettings()
     engine: EngineSettings = EngineSettings()

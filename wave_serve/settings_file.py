@@ -42,12 +42,15 @@ def read_text(path: Path) -> str:
         raise SettingsError(f"cannot read {path}: {error}") from None
 
 
-def parse_section(text: str, section: type[Section], name: str, *, show_values: bool = True) -> Section:
+def parse_section(
+    text: str, section: type[Section], name: str, *, show_values: bool = True, context: Mapping[str, Any] | None = None
+) -> Section:
     """A section from YAML text; an empty text gives its defaults.
 
     Args:
         name: stands for the file in messages.
         show_values: False keeps what the text holds out of messages, where it may be secret.
+        context: what the section's validators need to know beside the text.
 
     Raises:
         SettingsError: one line for each mistake.
@@ -70,7 +73,7 @@ def parse_section(text: str, section: type[Section], name: str, *, show_values: 
     if root is not None:
         _collect_marks(root, (), marks, name)
     try:
-        return section.model_validate(values)
+        return section.model_validate(values, context=context)
     except ValidationError as error:
         lines = [_describe(section, dict(detail), marks, name, show_values) for detail in error.errors()]
         raise SettingsError("\n".join(lines)) from None
@@ -115,7 +118,10 @@ def _describe(
         return f"{where}: {_dotted(path)} is required"
     message = str(detail["msg"]).removeprefix("Value error, ")
     if detail["type"] == "value_error" and not path:
-        return f"{where}: {message}"
+        named = {_dotted(key): place for key, place in marks.items()}.get(
+            re.split(r"[:\s]", message)[0], (line, column)
+        )
+        return f"{name}:{named[0]}:{named[1]}: {message}"
     return f"{where}: {_dotted(path)}: {message}" + (f", got {detail['input']!r}" if show_values else "")
 
 
