@@ -3,6 +3,7 @@
 from fastapi import FastAPI
 from starlette.types import ASGIApp
 
+from wave_serve import docs_routes
 from wave_serve.access import AccessLog
 from wave_serve.errors import install_error_handlers
 from wave_serve.gateway import Gateway
@@ -12,8 +13,9 @@ from wave_serve.tracing import tracing_from
 
 def build_app(gateway: Gateway) -> ASGIApp:
     """The application; the access log is outermost so that it sees every answer."""
-    app = FastAPI(title="wave-serve", lifespan=gateway.lifespan, redirect_slashes=False, redoc_url=None)
+    app = FastAPI(title="wave-serve", lifespan=gateway.lifespan, redirect_slashes=False, openapi_url=None)
     app.state.gateway = gateway
     app.include_router(router)
+    app.include_router(docs_routes.router)
     install_error_handlers(app)
     return AccessLog(app, gateway.metrics, tracing_from(gateway.settings.tracing))

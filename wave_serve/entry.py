@@ -1,0 +1,19 @@
+"""What runs before every endpoint: finds the gateway, and lets a request in or not, before its body is read."""
+
+from typing import cast
+
+from fastapi import Request
+
+from wave_serve.exchange import exchange_of
+from wave_serve.gateway import Gateway
+
+
+def gateway_of(request: Request) -> Gateway:
+    """The gateway that answers a request."""
+    return cast("Gateway", request.app.state.gateway)
+
+
+async def enter(request: Request) -> None:
+    """A dependency of all routers. Raises ApiError 401 or 429."""
+    authorization = request.headers.get("authorization")
+    gateway_of(request).auth.enter(exchange_of(request), request.url.path, request.method, authorization)
