@@ -43,6 +43,7 @@ class FakeUpstream:
     answers: dict[str, Handler] = field(default_factory=dict)
     requests: list[Connection] = field(default_factory=list)
     aborted: threading.Event = field(default_factory=threading.Event)
+    open_generations: int = 0
     port: int = 0
 
     def __enter__(self) -> "FakeUpstream":
@@ -50,6 +51,7 @@ class FakeUpstream:
             "/health": reply(b"{}"),
             "/v1/models": reply_json({"data": [{"id": self.model, "max_model_len": self.max_model_len}]}),
             "/tokenize": self._tokenize,
+            "/metrics": reply(b"", "404 Not Found"),
             "/v1/completions": reply_json({"object": "text_completion", "choices": [{"index": 0, "text": "ok"}]}),
         }
         self.answers = standard | self.answers
@@ -69,6 +71,11 @@ class FakeUpstream:
     def url(self) -> str:
         """Root of the server."""
         return f"http://127.0.0.1:{self.port}"
+
+    @property
+    def generations(self) -> int:
+        """How often a completion was asked for."""
+        return sum(request.path.endswith("/completions") for request in self.requests)
 
     def stop(self) -> None:
         """Closes the listening socket and every connection, as a killed process does."""
@@ -96,9 +103,14 @@ class FakeUpstream:
             headers = dict(line.lower().split(": ", 1) for line in head[1:] if line)
             body = await reader.readexactly(int(headers.get("content-length", 0)))
             connection = Connection(head[0].split(" ")[1], headers, body, reader, writer)
-            if connection.path not in ("/health", "/v1/models"):
+            if connection.path not in ("/health", "/v1/models", "/metrics"):
                 self.requests.append(connection)
-            await self.answers[connection.path](connection)
+            generation = connection.path.endswith("/completions")
+            self.open_generations += generation
+            try:
+                await self.answers[connection.path](connection)
+            finally:
+                self.open_generations -= generation
         except (ConnectionError, asyncio.IncompleteReadError, asyncio.CancelledError):
             pass
         finally:
@@ -108,13 +120,23 @@ class FakeUpstream:
     async def _tokenize(self, connection: Connection) -> None:
         request = json.loads(connection.body)
         text = request.get("prompt") or "".join(message["content"] for message in request["messages"])
-        ids = [1, *text.encode()]
+        ids = [1, *text.encode()] if request.get("add_special_tokens", True) else [*text.encode()]
         await reply_json({"tokens": ids, "count": len(ids), "max_model_len": self.max_model_len})(connection)
 
     async def wait_for_abort(self, connection: Connection) -> None:
         """A handler that never answers and notes when the other side gives up."""
         await connection.gone()
         self.aborted.set()
+
+
+def when(event: threading.Event) -> Handler:
+    """A step that waits for an event of another thread."""
+
+    async def handle(_connection: Connection) -> None:
+        while not event.is_set():
+            await asyncio.sleep(0.01)
+
+    return handle
 
 
 def reply(body: bytes, status: str = "200 OK", content_type: str = "application/json") -> Handler:
@@ -156,8 +178,28 @@ def stream(*steps: bytes | float | Handler, end: bool = True) -> Handler:
     return handle
 
 
+def raw(*steps: bytes | float | Handler) -> Handler:
+    """A handler that writes bytes as they are, waits for numbers (seconds) and calls handlers, then hangs up."""
+
+    async def handle(connection: Connection) -> None:
+        for step in steps:
+            if isinstance(step, bytes):
+                await connection.send(step)
+            elif isinstance(step, float):
+                await asyncio.sleep(step)
+            else:
+                await step(connection)
+
+    return handle
+
+
 async def hang_up(connection: Connection) -> None:
     """A handler that closes the connection without an answer."""
+
+
+async def never(connection: Connection) -> None:
+    """A handler that sends nothing until the other side gives up."""
+    await connection.gone()
 
 
 def delta(text: str) -> bytes:

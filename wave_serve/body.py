@@ -1,10 +1,11 @@
 """Reads, parses and minimally edits a JSON request body."""
 
 import json
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from fastapi import Request
-from pydantic_core import from_json
+from pydantic_core import from_json, to_json
 
 from wave_serve.errors import ApiError, invalid
 
@@ -38,12 +39,21 @@ def parse_object(body: bytes, content_type: str | None) -> dict[str, Any]:
     return value
 
 
-def with_field(body: bytes, payload: dict[str, Any], field: str, value: int) -> bytes:
-    """`body` with one field set; all other bytes stay as they came unless the field is there already."""
-    if field in payload:
-        return json.dumps({**payload, field: value}, ensure_ascii=False, separators=(",", ":")).encode()
+def with_fields(
+    body: bytes, payload: Mapping[str, Any], changes: Mapping[str, Any], without: Sequence[str] = ()
+) -> bytes:
+    """`body` with some fields set and others left out.
+
+    It stays byte for byte where nothing changes, and but for its end where the fields to set are new.
+    """
+    gone = [field for field in without if field in payload]
+    if gone or any(field in payload for field in changes):
+        kept = {field: value for field, value in payload.items() if field not in gone}
+        return to_json({**kept, **changes}, inf_nan_mode="constants")
+    if not changes:
+        return body
     end = body.rindex(b"}")
-    return b'%s%s"%s":%d}' % (body[:end], b"," if payload else b"", field.encode(), value)
+    return b"%s%s%s" % (body[:end], b"," if payload else b"", to_json(changes)[1:])
 
 
 def json_kind(value: object) -> str:

@@ -4,16 +4,31 @@ from dataclasses import dataclass
 
 from wave_serve.errors import ApiError
 from wave_serve.settings import ModelSettings
+from wave_serve.settings_context import Overflow
+from wave_serve.zones import Zones
 
 
 @dataclass(frozen=True)
 class Cap:
-    """What one request of a model may use; lengths in tokens."""
+    """What one request of a model may use: `limit` tokens of prompt + completion, under the model's policy."""
 
     limit: int
-    train_length: int | None
-    default_completion: int
-    clamp: bool
+    policy: ModelSettings
+    zones: Zones | None
+
+    @property
+    def train_length(self) -> int | None:
+        """Length the checkpoint was trained at, in tokens."""
+        return self.policy.train_length
+
+    @property
+    def longest_truncated(self) -> int:
+        """Tokens of the longest prompt that is truncated rather than refused."""
+        return int(self.limit * self.policy.truncate_up_to)
+
+    def factor(self, prompt_tokens: int) -> float | None:
+        """How far a prompt extrapolates: prompt tokens / train_length."""
+        return None if self.train_length is None else prompt_tokens / self.train_length
 
     def headers(self) -> dict[str, str]:
         """The limits as response headers."""
@@ -32,27 +47,51 @@ class Receipt:
     completion_tokens: int
     clamped_from: int | None = None
 
+    @property
+    def reach(self) -> int:
+        """The longest context that the request may come to, in tokens."""
+        return self.prompt_tokens + self.completion_tokens
+
     def headers(self) -> dict[str, str]:
         """The decision as response headers."""
         found = self.cap.headers() | usage_headers(self.prompt_tokens, self.cap)
+        if self.cap.zones is not None:
+            found |= self.cap.zones.headers(self.reach)
         if self.clamped_from is not None:
             found["x-wave-clamped-max-tokens"] = str(self.completion_tokens)
         return found
 
 
-def effective_limit(settings: ModelSettings, engine_limit: int | None) -> int | None:
-    """The least of the configured caps and the engine's max_model_len; None where none of them is known."""
-    bounds = [settings.max_tokens, engine_limit]
+def bounds(
+    settings: ModelSettings, zones: Zones | None, engine_limit: int | None, cache_tokens: int | None
+) -> dict[str, int]:
+    """Every known bound on prompt + completion, in tokens, by what sets it.
+
+    Args:
+        settings: the model's policy.
+        zones: its zones of trust; a rejected zone is a bound.
+        engine_limit: the engine's max_model_len.
+        cache_tokens: what its KV cache holds.
+    """
+    extrapolated = None
     if settings.train_length is not None and settings.max_extrapolation is not None:
-        bounds.append(int(settings.train_length * settings.max_extrapolation))
-    return min((bound for bound in bounds if bound is not None), default=None)
+        extrapolated = int(settings.train_length * settings.max_extrapolation)
+    known = {
+        "max_tokens": settings.max_tokens,
+        "max_extrapolation": extrapolated,
+        "zones": None if zones is None else zones.limit(),
+        "engine": engine_limit,
+        "kv_cache": cache_tokens,
+    }
+    return {name: bound for name, bound in known.items() if bound is not None}
 
 
 def usage_headers(prompt_tokens: int, cap: Cap) -> dict[str, str]:
-    """Prompt length and how far it extrapolates (prompt tokens / train_length), as response headers."""
+    """Prompt length and how far it extrapolates, as response headers."""
     found = {"x-wave-context-tokens": str(prompt_tokens)}
-    if cap.train_length is not None:
-        found["x-wave-extrapolation-factor"] = f"{prompt_tokens / cap.train_length:.3f}"
+    factor = cap.factor(prompt_tokens)
+    if factor is not None:
+        found["x-wave-extrapolation-factor"] = f"{factor:.3f}"
     return found
 
 
@@ -72,12 +111,26 @@ def decide(prompt_tokens: int, requested: int | None, cap: Cap, param: str) -> R
     if room < 1:
         raise context_exceeded(prompt_tokens, 1 if requested is None else requested, cap, param)
     if requested is None:
-        return Receipt(cap, prompt_tokens, min(room, cap.default_completion))
+        return Receipt(cap, prompt_tokens, min(room, cap.policy.default_max_completion_tokens))
     if requested <= room:
         return Receipt(cap, prompt_tokens, requested)
-    if cap.clamp:
+    if cap.policy.clamp_max_tokens:
         return Receipt(cap, prompt_tokens, room, clamped_from=requested)
     raise context_exceeded(prompt_tokens, requested, cap, param)
+
+
+def truncation_budget(prompt_tokens: int, requested: int | None, cap: Cap, overflow: Overflow) -> int | None:
+    """Tokens that a prompt has to be cut to; None where it needs no cut or may not be cut.
+
+    Room is left for the completion that was asked for, or for the default one but at most half the cap.
+    """
+    room = cap.limit - prompt_tokens
+    fits = room >= 1 and (requested is None or requested <= room or cap.policy.clamp_max_tokens)
+    if fits or overflow is Overflow.REJECT or prompt_tokens > cap.longest_truncated:
+        return None
+    if requested is None or (requested >= cap.limit and cap.policy.clamp_max_tokens):
+        return cap.limit - max(1, min(cap.policy.default_max_completion_tokens, cap.limit // 2))
+    return max(0, cap.limit - max(1, requested))
 
 
 def context_exceeded(prompt_tokens: int, completion: int, cap: Cap, param: str, *, at_least: bool = False) -> ApiError:

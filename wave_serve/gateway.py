@@ -29,7 +29,7 @@ class Gateway:
         ]
         self.catalogue = Catalogue(settings, self.upstreams)
         for upstream in self.upstreams:
-            upstream.before_ready = self.catalogue.check_tokenizers
+            upstream.before_ready = self.catalogue.learn
 
     def visible_models(self, exchange: Exchange) -> list[ServedModel]:
         """The models that the request's key may use."""

@@ -6,8 +6,10 @@ from typing import Any
 
 from wave_serve.body import json_kind, shown
 from wave_serve.errors import ApiError, invalid
+from wave_serve.settings_context import Overflow
 
 Prompt = str | list[int]
+POLICY_FIELDS = ("overflow",)  # addressed to the gateway alone
 
 
 @dataclass(frozen=True)
@@ -15,10 +17,17 @@ class Generation:
     """A completion or chat request: its fields that the policy reads."""
 
     payload: Mapping[str, Any]
+    chat: bool
     n: int
     max_tokens: int | None
     max_tokens_field: str
     stream: bool
+    overflow: Overflow | None
+
+    @property
+    def param(self) -> str:
+        """The field that holds the prompt."""
+        return "messages" if self.chat else "prompt"
 
 
 def read_model(payload: Mapping[str, Any], names: list[str]) -> str:
@@ -53,7 +62,18 @@ def read_generation(payload: Mapping[str, Any], *, chat: bool) -> Generation:
     fields = ("max_completion_tokens", "max_tokens") if chat else ("max_tokens",)
     given = [(field, value) for field in fields if (value := _read_int(payload, field, least=0)) is not None]
     field, requested = given[0] if given else (fields[0], None)
-    return Generation(payload, 1 if n is None else n, requested, field, bool(stream))
+    overflow = payload.get("overflow")
+    if overflow is not None and overflow not in list(Overflow):
+        raise invalid(f"overflow must be one of {', '.join(Overflow)}, got {shown(overflow)}", "overflow")
+    return Generation(
+        payload,
+        chat,
+        n=1 if n is None else n,
+        max_tokens=requested,
+        max_tokens_field=field,
+        stream=bool(stream),
+        overflow=None if overflow is None else Overflow(overflow),
+    )
 
 
 def read_prompts(payload: Mapping[str, Any]) -> list[Prompt]:

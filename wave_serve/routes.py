@@ -43,7 +43,8 @@ async def chat_completions(request: Request) -> Response:
 @router.get("/v1/models")
 async def models(request: Request) -> Response:
     """The served models with their limits."""
-    cards = [model.card() for model in _gateway(request).visible_models(exchange_of(request))]
+    exchange = exchange_of(request)
+    cards = [model.card(exchange.key_limit) for model in _gateway(request).visible_models(exchange)]
     return JSONResponse({"object": "list", "data": cards})
 
 
@@ -52,7 +53,7 @@ async def one_model(request: Request, model: str) -> Response:
     """One served model with its limits."""
     found = _gateway(request).catalogue.find(model)
     check_model(exchange_of(request), found.name)
-    return JSONResponse(found.card())
+    return JSONResponse(found.card(exchange_of(request).key_limit))
 
 
 @router.post("/tokenize")

@@ -9,12 +9,13 @@ from pathlib import Path
 
 from wave_serve.app import build_app
 from wave_serve.checkpoint import Checkpoint, CheckpointError, bundled_checkpoint, inspect_checkpoint
-from wave_serve.context import effective_limit
+from wave_serve.context import bounds
 from wave_serve.engine import EngineSetupError, engine_command, engine_environment, free_port
 from wave_serve.gateway import Gateway
 from wave_serve.server import Server, listen, make_server
 from wave_serve.settings import ModelSettings, Settings, UpstreamSettings
 from wave_serve.supervisor import REAP_SECONDS, Supervisor
+from wave_serve.zones import zones_of
 
 
 def run_gateway(settings: Settings, on_ready: Callable[[str], None]) -> None:
@@ -43,7 +44,8 @@ def run_with_engine(
     checkpoint = inspect_checkpoint(checkpoint_path or bundled_checkpoint())
     name = name or checkpoint.name
     model = _model_settings(settings, checkpoint, name, max_context)
-    limit = effective_limit(model, checkpoint.max_position_embeddings) or checkpoint.max_position_embeddings
+    zones = zones_of(model.train_length, model.validated_length, model.zones)
+    limit = min(bounds(model, zones, checkpoint.max_position_embeddings, None).values())
     port = free_port()
     command = engine_command(checkpoint, name, port, limit, settings.engine.args)
     upstream = UpstreamSettings(base_url=f"http://127.0.0.1:{port}", models=(name,))

@@ -1,4 +1,4 @@
-"""Counts prompt tokens with the checkpoint's own tokenizer, off the event loop."""
+"""Tokenises prompts with the checkpoint's own tokenizer, off the event loop."""
 
 import asyncio
 import json
@@ -7,7 +7,10 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from tokenizers import Tokenizer
+from tokenizers import Encoding, Tokenizer
+
+Encoded = Encoding | Sequence[int]
+"""A prompt in tokens; `len` is their number."""
 
 PROBES = ("a", "def f(x):\n    return x\n", "  two  spaces\tand a tab\r\n", "naïve 日本語 🙂", "0123456789 <s> </s>")
 
@@ -38,19 +41,24 @@ class LocalTokenizer:
             return 0
         return -(-len(text.encode("utf-8", "surrogatepass")) // self.longest_token)
 
-    async def count(self, texts: Sequence[str], *, add_special_tokens: bool) -> list[int]:
-        """Number of tokens of each text."""
+    async def encode_all(self, texts: Sequence[str], *, add_special_tokens: bool) -> list[Encoding]:
+        """The encoding of each text; its length costs nothing, its ids a list of them."""
         loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._thread, self._count, list(texts), add_special_tokens)
+        return await loop.run_in_executor(self._thread, self._encode_all, list(texts), add_special_tokens)
 
     def encode(self, text: str, *, add_special_tokens: bool = True) -> list[int]:
         """Token ids of one text."""
         ids: list[int] = self._tokenizer.encode(text, add_special_tokens=add_special_tokens).ids
         return ids
 
-    def _count(self, texts: list[str], add_special_tokens: bool) -> list[int]:
-        encoded = self._tokenizer.encode_batch_fast(texts, add_special_tokens=add_special_tokens)
-        return [len(encoding) for encoding in encoded]
+    def _encode_all(self, texts: list[str], add_special_tokens: bool) -> list[Encoding]:
+        encoded: list[Encoding] = self._tokenizer.encode_batch_fast(texts, add_special_tokens=add_special_tokens)
+        return encoded
+
+
+def ids_of(encoded: Encoded) -> Sequence[int]:
+    """Token ids of a prompt in any form."""
+    return encoded.ids if isinstance(encoded, Encoding) else encoded
 
 
 def longest_token_bytes(description: dict[str, Any]) -> int | None:

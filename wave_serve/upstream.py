@@ -19,7 +19,8 @@ LATE_ANSWERS_TOLERATED = 3  # a server that tokenises a huge prompt may answer l
 class Upstream:
     """State of one server, kept current by `watch`.
 
-    `reason` is None while the server is ready, otherwise it says why not; `limits` are its max_model_len by model.
+    `reason` is None while the server is ready, otherwise it says why not; `limits` are its max_model_len by model,
+    `cache_tokens` what its KV cache holds of one request (None where it does not tell).
     """
 
     def __init__(self, base_url: str, models: tuple[str, ...], timeouts: TimeoutSettings) -> None:
@@ -27,6 +28,7 @@ class Upstream:
         self.models = models
         self.reason: str | None = "not looked at yet"
         self.limits: dict[str, int] = {}
+        self.cache_tokens: int | None = None
         self.in_flight = 0
         self.before_ready: Callable[[Upstream], Awaitable[None]] | None = None
         self._up = asyncio.Event()
@@ -72,10 +74,12 @@ class Upstream:
             self._late = 0
         except ApiError as error:
             self._set(error.message)
-        except httpx.TimeoutException:
+        except (httpx.TimeoutException, httpx.ReadError, httpx.RemoteProtocolError) as error:
+            # Not the server's end: a late answer, or a pooled connection that it closed as we took it.
             self._late += 1
             if not self.ready or self._late >= LATE_ANSWERS_TOLERATED:
-                self._set(f"no answer within {self._timeouts.poll_answer:g} s")
+                late = f"no answer within {self._timeouts.poll_answer:g} s"
+                self._set(late if isinstance(error, httpx.TimeoutException) else "it closes connections unanswered")
         except httpx.HTTPError as error:
             self._set(f"{type(error).__name__}: {error}" if str(error) else type(error).__name__)
 
@@ -104,6 +108,11 @@ class Upstream:
             raise ApiError(502, f"The upstream's answer to {path} is not JSON.", code="upstream_malformed")
         return value
 
+    async def read(self, path: str) -> str | None:
+        """The text of one of the server's pages; None where it has no such page. Raises httpx.HTTPError."""
+        answer = await self._client.get(path, timeout=self._timeouts.poll_answer)
+        return answer.text if answer.status_code == 200 else None
+
     def stream(self, path: str, body: bytes, headers: Mapping[str, str]) -> Any:
         """Context manager of a streamed answer; leaving it early closes the connection, which aborts the request."""
         return self._client.stream("POST", path, content=body, headers={"content-type": "application/json", **headers})
@@ -115,7 +124,8 @@ class Upstream:
             return unavailable("The upstream cannot be reached.", self._timeouts.retry_after)
         if isinstance(error, httpx.TimeoutException):
             message = f"The upstream sent nothing for {self._timeouts.silence:g} s."
-            return ApiError(504, message, code="upstream_timeout")
+            # Each further try would take as long.
+            return ApiError(504, message, code="upstream_timeout", headers={"x-should-retry": "false"})
         message = "The upstream closed the connection before its answer was complete."
         headers = {"retry-after": str(self._timeouts.retry_after)}
         return ApiError(502, message, code="upstream_died", headers=headers)

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from wave_serve.body import parse_object, shown, with_field
+from wave_serve.body import parse_object, shown, with_fields
 from wave_serve.errors import ApiError
 
 
@@ -12,15 +12,26 @@ from wave_serve.errors import ApiError
     "body", [b'{"a":1}', b' {"a" : [1 , 2],\n"t":"\\u00e9 }" } \n', b"{}", '{"ü": "日本"}'.encode()]
 )
 def test_setting_a_new_field_keeps_every_byte(body: bytes) -> None:
-    changed = with_field(body, json.loads(body), "max_tokens", 7)
+    changed = with_fields(body, json.loads(body), {"max_tokens": 7})
     assert json.loads(changed) == json.loads(body) | {"max_tokens": 7}
     assert changed.startswith(body[: body.rindex(b"}")])
 
 
 def test_a_field_that_is_there_is_replaced_not_repeated() -> None:
     body = b'{"max_tokens": null, "prompt": "\xc3\xa9"}'
-    changed = with_field(body, json.loads(body), "max_tokens", 7)
+    changed = with_fields(body, json.loads(body), {"max_tokens": 7})
     assert json.loads(changed, object_pairs_hook=list) == [("max_tokens", 7), ("prompt", "é")]
+
+
+def test_a_field_addressed_to_the_gateway_is_not_passed_on() -> None:
+    body = b'{"overflow": "reject", "x": [NaN, 12345678901234567890123, 1e5, "\xc3\xa9"]}'
+    changed = with_fields(body, parse_object(body, "application/json"), {}, without=("overflow",))
+    assert str(json.loads(changed)) == "{'x': [nan, 12345678901234567890123, 100000.0, 'é']}"
+
+
+def test_nothing_to_change_leaves_the_body_as_it_came() -> None:
+    body = b'{ "x" : 1 }'
+    assert with_fields(body, {"x": 1}, {}, without=("overflow",)) is body
 
 
 @pytest.mark.parametrize(

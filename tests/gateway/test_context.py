@@ -1,35 +1,50 @@
-"""The cap: effective limit, decision and receipt."""
+"""The cap: effective limit, decision, budget and receipt."""
 
 import pytest
 
-from wave_serve.context import Cap, decide, effective_limit
+from wave_serve.context import Cap, bounds, decide, truncation_budget
 from wave_serve.errors import ApiError
 from wave_serve.settings import ModelSettings
+from wave_serve.settings_context import Overflow
+from wave_serve.zones import zones_of
 
-CAP = Cap(limit=1000, train_length=128, default_completion=50, clamp=False)
+HEAD = Overflow.TRUNCATE_HEAD
+
+
+def cap_of(limit: int = 1000, **policy: object) -> Cap:
+    settings = ModelSettings.model_validate({"train_length": 128, "default_max_completion_tokens": 50} | policy)
+    return Cap(limit, settings, zones_of(settings.train_length, settings.validated_length, settings.zones))
 
 
 @pytest.mark.parametrize(
-    ("model", "engine", "expected"),
+    ("model", "engine", "cache", "expected"),
     [
-        ({"max_tokens": 900, "train_length": 100, "max_extrapolation": 8}, 1000, 800),
-        ({"max_tokens": 700, "train_length": 100, "max_extrapolation": 8}, 1000, 700),
-        ({"max_tokens": 900, "train_length": 100, "max_extrapolation": 8}, 600, 600),
-        ({"train_length": 3, "max_extrapolation": 2.5}, None, 7),
-        ({"max_extrapolation": 2}, 600, 600),
-        ({}, None, None),
-        ({"train_length": 512}, 65_536, 40_960),
+        ({"max_tokens": 900, "train_length": 100, "max_extrapolation": 8}, 1000, None, 800),
+        ({"max_tokens": 700, "train_length": 100, "max_extrapolation": 8}, 1000, None, 700),
+        ({"max_tokens": 900, "train_length": 100, "max_extrapolation": 8}, 600, None, 600),
+        ({"max_tokens": 900, "train_length": 100, "max_extrapolation": 8}, 1000, 511, 511),
+        ({"train_length": 3, "max_extrapolation": 2.5}, None, None, 7),
+        ({"max_extrapolation": 2}, 600, None, 600),
+        ({}, None, None, None),
+        ({"train_length": 512}, 65_536, None, 40_960),
+        ({"train_length": 512, "validated_length": 2048, "zones": {"hard": "reject"}}, 65_536, None, 2048),
+        ({"train_length": 512, "validated_length": 2048, "zones": {"validated": "reject"}}, 65_536, None, 512),
+        ({"train_length": 512, "zones": {"hard": "reject"}}, 65_536, None, 512),
     ],
 )
-def test_the_effective_limit_is_the_least(model: dict, engine: int | None, expected: int | None) -> None:
-    assert effective_limit(ModelSettings(**model), engine) == expected
+def test_the_effective_limit_is_the_least(
+    model: dict, engine: int | None, cache: int | None, expected: int | None
+) -> None:
+    settings = ModelSettings.model_validate(model)
+    zones = zones_of(settings.train_length, settings.validated_length, settings.zones)
+    assert min(bounds(settings, zones, engine, cache).values(), default=None) == expected
 
 
 @pytest.mark.parametrize(
     ("prompt", "requested", "granted"), [(990, 10, 10), (999, 1, 1), (7, None, 50), (970, None, 30), (999, 0, 0)]
 )
 def test_what_fits_is_granted(prompt: int, requested: int | None, granted: int) -> None:
-    receipt = decide(prompt, requested, CAP, "prompt")
+    receipt = decide(prompt, requested, cap_of(), "prompt")
     assert (receipt.completion_tokens, receipt.clamped_from) == (granted, None)
 
 
@@ -39,31 +54,66 @@ def test_what_fits_is_granted(prompt: int, requested: int | None, granted: int) 
 )
 def test_what_does_not_fit_is_refused_in_openais_words(prompt: int, requested: int | None, asked: int) -> None:
     with pytest.raises(ApiError) as caught:
-        decide(prompt, requested, CAP, "messages")
+        decide(prompt, requested, cap_of(), "prompt")
     error = caught.value.body()["error"]
     assert error["message"].startswith(
         f"This model's maximum context length is 1000 tokens. However, you requested {asked} tokens "
-        f"({prompt} in the prompt, {asked - prompt} for the completion)."
+        f"({prompt} in the prompt, "
     )
     assert error["type"] == "invalid_request_error"
     assert error["code"] == "context_length_exceeded"
-    assert error["param"] == "messages"
+    assert error["param"] == "prompt"
     assert (error["n_prompt_tokens"], error["n_ctx"]) == (prompt, 1000)
 
 
-def test_clamping_is_said_in_the_receipt() -> None:
-    cap = Cap(limit=1000, train_length=128, default_completion=50, clamp=True)
-    receipt = decide(900, 300, cap, "prompt")
-    assert receipt.completion_tokens == 100
-    assert receipt.headers()["x-wave-clamped-max-tokens"] == "100"
-    with pytest.raises(ApiError):
-        decide(1000, 300, cap, "prompt")
+def test_clamping_is_on_request_and_said() -> None:
+    receipt = decide(990, 11, cap_of(clamp_max_tokens=True), "prompt")
+    assert (receipt.completion_tokens, receipt.clamped_from) == (10, 11)
+    assert receipt.headers()["x-wave-clamped-max-tokens"] == "10"
 
 
-def test_the_receipt_as_headers() -> None:
-    assert decide(320, 10, CAP, "prompt").headers() == {
-        "x-wave-context-tokens": "320",
+def test_the_receipt_says_how_far_the_prompt_extrapolates() -> None:
+    assert decide(192, None, cap_of(zones={"hard": "allow"}), "prompt").headers() == {
+        "x-wave-context-tokens": "192",
         "x-wave-context-limit": "1000",
         "x-wave-train-length": "128",
-        "x-wave-extrapolation-factor": "2.500",
+        "x-wave-extrapolation-factor": "1.500",
+        "x-wave-zone": "hard",
     }
+
+
+def test_without_a_train_length_nothing_is_said_of_extrapolation() -> None:
+    headers = decide(5, 5, cap_of(train_length=None), "prompt").headers()
+    assert headers == {"x-wave-context-tokens": "5", "x-wave-context-limit": "1000"}
+
+
+@pytest.mark.parametrize(
+    ("prompt", "requested", "budget"),
+    [
+        (999, None, None),  # fits, with the completion that is left
+        (1000, None, 950),  # room for the default completion
+        (1000, 200, 800),
+        (900, 200, 800),
+        (900, 0, None),
+        (1000, 0, 999),  # an engine generates at least one token
+        (5000, 999, 1),
+        (5000, 1000, 0),  # no room for a prompt
+        (5000, 7000, 0),
+        (8000, 1, 999),
+        (8001, 1, None),  # too long to be truncated
+    ],
+)
+def test_a_prompt_is_cut_to_what_the_completion_leaves(prompt: int, requested: int | None, budget: int | None) -> None:
+    assert truncation_budget(prompt, requested, cap_of(), HEAD) == budget
+    assert truncation_budget(prompt, requested, cap_of(), Overflow.REJECT) is None
+
+
+def test_clamping_goes_before_truncating() -> None:
+    cap = cap_of(clamp_max_tokens=True)
+    assert truncation_budget(900, 200, cap, HEAD) is None
+    assert truncation_budget(1000, 200, cap, HEAD) == 800
+    assert truncation_budget(1000, 2000, cap, HEAD) == 950
+
+
+def test_the_default_completion_takes_at_most_half_of_a_small_cap() -> None:
+    assert truncation_budget(100, None, cap_of(60), HEAD) == 30

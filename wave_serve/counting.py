@@ -1,0 +1,113 @@
+"""Counts a model's prompts exactly as its engine does: locally where the tokenizer is at hand, else upstream."""
+
+import logging
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from pydantic_core import to_json
+
+from wave_serve.affixes import PROBE, Affixes, affixes_of
+from wave_serve.errors import ApiError, invalid
+from wave_serve.logs import event
+from wave_serve.prompts import Prompt
+from wave_serve.tokens import PROBES, Encoded, LocalTokenizer, ids_of
+from wave_serve.upstream import Upstream
+
+logger = logging.getLogger("wave_serve.counting")
+
+NO_TEMPLATE = "you must provide a chat template"  # in the words of Transformers
+
+# What of a chat request decides its prompt, under the names of vLLM's /tokenize.
+CHAT_FIELDS = (
+    "messages",
+    "tools",
+    "add_generation_prompt",
+    "continue_final_message",
+    "add_special_tokens",
+    "chat_template",
+    "mm_processor_kwargs",
+    "media_io_kwargs",
+)
+
+
+class TokenCounter:
+    """Tokens of one model's prompts."""
+
+    def __init__(self, model: str, tokenizer: Path | None) -> None:
+        self._model = model
+        self._tokenizer = None if tokenizer is None else LocalTokenizer(tokenizer)
+        self._affixes: Affixes | None = None
+
+    def fewest(self, prompt: Prompt) -> int:
+        """A lower bound on a prompt's tokens that costs no tokenising; exact for token ids."""
+        if not isinstance(prompt, str):
+            return len(prompt)
+        return 0 if self._tokenizer is None else self._tokenizer.fewest_tokens(prompt)
+
+    def fewest_of_chat(self, messages: Sequence[Mapping[str, Any]]) -> int:
+        """The same for a chat: its template may trim, wrap or leave out much, but not the text of the last user."""
+        for message in reversed(messages):
+            if message["role"] == "user" and isinstance(message.get("content"), str):
+                return self.fewest(message["content"].strip())
+        return 0
+
+    async def encode(self, prompts: Sequence[Prompt], upstream: Upstream, *, add_special_tokens: bool) -> list[Encoded]:
+        """Each prompt in tokens."""
+        texts = [prompt for prompt in prompts if isinstance(prompt, str)]
+        if not texts:
+            return [prompt for prompt in prompts if not isinstance(prompt, str)]
+        if self._tokenizer is not None:
+            return list(await self._tokenizer.encode_all(texts, add_special_tokens=add_special_tokens))
+        return [await self._ask(upstream, prompt=text, add_special_tokens=add_special_tokens) for text in texts]
+
+    async def count_chat(self, payload: Mapping[str, Any], upstream: Upstream) -> int:
+        """Tokens of a chat request after the upstream's own chat template. Raises ApiError 400 where it has none."""
+        fields = {field: payload[field] for field in CHAT_FIELDS if payload.get(field) is not None}
+        try:
+            return len(await self._ask(upstream, chat_template_kwargs=_template_kwargs(payload), **fields))
+        except ApiError as error:
+            if NO_TEMPLATE not in error.message:
+                raise
+            message = f"The model {self._model} has no chat template and answers no chat; use /v1/completions."
+            raise invalid(message, "messages", "no_chat_template") from None
+
+    async def affixes(self, upstream: Upstream) -> Affixes:
+        """The special tokens around every text; asked for once."""
+        if self._affixes is None:
+            probe = [await self.encode([PROBE], upstream, add_special_tokens=special) for special in (True, False)]
+            self._affixes = affixes_of(*(ids_of(encoded[0]) for encoded in probe))
+        return self._affixes
+
+    async def check(self, upstream: Upstream) -> None:
+        """Stops counting locally where the local tokenizer and the upstream's disagree on a probe."""
+        if self._tokenizer is None:
+            return
+        for probe in PROBES:
+            if await self._ask(upstream, prompt=probe) != self._tokenizer.encode(probe):
+                path = str(self._tokenizer.path)
+                event(
+                    logger, logging.WARNING, "tokenizer differs; counting upstream", model=self._model, tokenizer=path
+                )
+                self._tokenizer = None
+                self._affixes = None
+                return
+
+    async def _ask(self, upstream: Upstream, **request: Any) -> list[int]:
+        tokens = (await upstream.ask("/tokenize", to_json({"model": self._model, **request}))).get("tokens")
+        if not isinstance(tokens, list):
+            raise ApiError(502, "The upstream's /tokenize gave no tokens.", code="upstream_malformed")
+        return tokens
+
+
+def _template_kwargs(payload: Mapping[str, Any]) -> dict[str, Any]:
+    """The chat template's arguments, to which vLLM adds some fields of the request."""
+    given = payload.get("chat_template_kwargs")
+    arguments: dict[str, Any] = dict(given) if isinstance(given, dict) else {}
+    effort = payload.get("reasoning_effort")
+    if effort is not None:
+        arguments.setdefault("enable_thinking", effort != "none")
+        arguments["reasoning_effort"] = effort
+    if payload.get("documents") is not None:
+        arguments["documents"] = payload["documents"]
+    return arguments
