@@ -50,7 +50,7 @@ def source(kernel: Any, pointers: dict[str, str], constants: dict[str, Any]) -> 
             signature[name] = "fp32"
         else:
             signature[name] = "i32"
-            if name.startswith("stride_"):
+            if name.startswith("stride_") and name != "stride_block_table":
                 aligned[(i,)] = [["tt.divisibility", 16]]
     return ASTSource(kernel, signature, constants, aligned)
 
@@ -120,7 +120,7 @@ def report(head_sizes: list[int], elements: list[str]) -> list[dict[str, Any]]:
             row |= {"near": tiles.near} if kernel is prefill_kernel else {}
             rows.append(row | resources(kernel, pointers, constants, tile.warps))
             print(rows[-1], flush=True)
-        constants = {"HEAD_SIZE": head_size, "D": padded(head_size), "PARTS_PADDED": MOST_PARTS}
+        constants = {"HEAD_SIZE": head_size, "D": padded(head_size), "MOST_PARTS": MOST_PARTS}
         pointers = {"query_start_loc": "i32", "out": query, "part_out": "fp32", "part_lse": "fp32"}
         row = {"kernel": merge_kernel.__name__, "head_size": head_size, "elements": element}
         rows.append(row | resources(merge_kernel, pointers, constants, tiles.decode.warps))

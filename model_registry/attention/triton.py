@@ -66,7 +66,9 @@ def attention(
         raise AttentionArgumentError("q", q.shape[2], f"triton takes head sizes {HEAD_SIZES[0]} to {HEAD_SIZES[1]}")
     if q.device.type == "cpu" and not triton.knobs.runtime.interpret:
         raise AttentionArgumentError("impl", "'triton'", "runs on CPU tensors under TRITON_INTERPRET=1 only")
-    paged_attention(q, k_cache, v_cache, block_table, query_start_loc, seq_lens, table, scale, out)
+    # Triton launches on the current device, which need not be that of the tensors.
+    with torch.accelerator.device_index(q.device.index):
+        paged_attention(q, k_cache, v_cache, block_table, query_start_loc, seq_lens, table, scale, out)
 
 
 def paged_attention(
@@ -198,6 +200,6 @@ def _decode(
             *out.stride(),
             HEAD_SIZE=d,
             D=common["D"],
-            PARTS_PADDED=triton.next_power_of_2(parts),
+            MOST_PARTS=MOST_PARTS,
             num_warps=tiles.decode.warps,
         )

@@ -1,8 +1,8 @@
 """Tile sizes of the Triton kernels: one small table per architecture, and a default that fits everywhere.
 
-Chosen from what the compiler says of registers and shared memory on sm_90 (``benchmarks/compile_report.py``): with
-16-bit queries nothing spills to local memory, but for 12 bytes in float8 decode with padded heads of 80 to 112;
-float32, which is there for checks, spills more. Timings are still to be taken, with ``benchmarks/run_gpu.sh``.
+Chosen from what the compiler says of registers and shared memory on sm_90 (``benchmarks/compile_report.py``): nothing
+spills to local memory, and four decode programs of a head of 128 in bfloat16 fit into a multiprocessor. Timings are
+still to be taken, with ``benchmarks/run_gpu.sh``.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ class Tile:
         m: rows of the query tile; in decode the heads of a group, rounded up to at least this.
         n: keys in a tile.
         warps: warps of a program.
-        stages: depth of the load pipeline over far keys.
+        stages: depth of the load pipeline.
     """
 
     m: int
@@ -55,7 +55,7 @@ MOST_PARTS = 64
 # By padded head size and bytes of an element of q.
 _HOPPER = {
     (32, 2): Configuration(Tile(128, 64, 8, 3), 32, Tile(16, 64, 4, 3), 528),
-    (64, 2): Configuration(Tile(128, 64, 8, 3), 32, Tile(16, 128, 4, 3), 528),
+    (64, 2): Configuration(Tile(128, 64, 8, 3), 32, Tile(16, 128, 8, 3), 528),
     (128, 2): Configuration(Tile(128, 64, 8, 3), 32, Tile(16, 64, 4, 3), 528),
     (256, 2): Configuration(Tile(64, 32, 8, 3), 16, Tile(16, 32, 4, 3), 528),
 }
@@ -67,7 +67,7 @@ _DEFAULT = {
     (32, 4): Configuration(Tile(32, 32, 4, 1), 16, Tile(16, 32, 4, 1), 256),
     (64, 4): Configuration(Tile(16, 32, 4, 1), 16, Tile(16, 32, 4, 1), 256),
     (128, 4): Configuration(Tile(16, 16, 8, 1), 16, Tile(16, 16, 8, 1), 256),
-    (256, 4): Configuration(Tile(16, 16, 8, 1), 16, Tile(16, 16, 8, 1), 256),
+    (256, 4): Configuration(Tile(16, 16, 4, 1), 16, Tile(16, 16, 8, 1), 256),
 }
 _TUNED: dict[tuple[str, object], dict[tuple[int, int], Configuration]] = {("cuda", 90): _HOPPER}
 _INTERPRETED = Configuration(Tile(32, 32, 1, 1), 16, Tile(16, 16, 1, 1), 12, 32)

@@ -5,7 +5,15 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from model_registry.attention.triton_tiles import block_of, load_rows, position_scores, product, softmax_step
+from model_registry.attention.triton_tiles import (
+    cache_rows,
+    load_rows,
+    position_scores,
+    product,
+    softmax_end,
+    softmax_start,
+    softmax_step,
+)
 
 
 @triton.jit
@@ -42,9 +50,17 @@ def _part(
     for n0 in tl.range(begin, end, BLOCK_N, num_stages=STAGES):
         n = n0 + tl.arange(0, BLOCK_N)
         used = n < seq_len
-        block, slot = block_of(block_table, n, used, BLOCK_SIZE, not NEAR), n % BLOCK_SIZE
-        k_rows = block * stride_k_block + slot * stride_k_slot
-        v_rows = block * stride_v_block + slot * stride_v_slot
+        k_rows, v_rows = cache_rows(
+            block_table,
+            n,
+            used,
+            stride_k_block,
+            stride_k_slot,
+            stride_v_block,
+            stride_v_slot,
+            BLOCK_SIZE,
+            not NEAR,
+        )
         k = load_rows(k_cache, k_rows, used, stride_k_dim, HEAD_SIZE, D, not NEAR).to(q.dtype)
         v = load_rows(v_cache, v_rows, used, stride_v_dim, HEAD_SIZE, D, not NEAR).to(q.dtype)
         score = product(q, tl.trans(k)) * k_scale
@@ -56,7 +72,7 @@ def _part(
     return output, highest, total
 
 
-@triton.jit(do_not_specialize=["parts"])
+@triton.jit(do_not_specialize=["R", "parts", "stride_block_table"])
 def decode_kernel(
     q: tl.tensor,
     k_cache: tl.tensor,
@@ -111,7 +127,7 @@ def decode_kernel(
         return
     seq_len = tl.load(seq_lens + s)
     heads, dims = tl.arange(0, BLOCK_M), tl.arange(0, D)
-    head = kv_head * GROUP + heads
+    head = (kv_head * GROUP + heads).to(tl.int64)
     kept = (heads < GROUP)[:, None] & (dims < HEAD_SIZE)[None, :]
     pointers = q + row * stride_q_row + head[:, None] * stride_q_head + dims[None, :] * stride_q_dim
     q_tile = tl.load(pointers, mask=kept, other=0.0)
@@ -122,9 +138,7 @@ def decode_kernel(
     # Whole tiles whose keys are all R or more away; the last key is always near, so no far tile is ragged.
     near = tl.maximum(begin, tl.maximum(seq_len - tl.maximum(R, 1), 0) // BLOCK_N * BLOCK_N)
 
-    output = tl.zeros([BLOCK_M, D], tl.float32)
-    highest = tl.full([BLOCK_M], float("-inf"), tl.float32)
-    total = tl.zeros([BLOCK_M], tl.float32)
+    output, highest, total = softmax_start(BLOCK_M, D)
     key_factor = tl.load(k_scale) if SCALED else 1.0
     k_head = k_cache + kv_head.to(tl.int64) * stride_k_head
     v_head = v_cache + kv_head.to(tl.int64) * stride_v_head
@@ -157,20 +171,17 @@ def decode_kernel(
             D,
             BLOCK_SIZE,
             BLOCK_N,
-            1 if NEAR else STAGES,
+            STAGES,
         )
 
-    weights = tl.where(total > 0, total, 1.0)
-    output = output / weights[:, None]
-    if SCALED:
-        output = output * tl.load(v_scale)
+    output = softmax_end(output, total, v_scale, SCALED)
     if not SPLIT:
         pointers = out + row * stride_out_row + head[:, None] * stride_out_head + dims[None, :] * stride_out_dim
         tl.store(pointers, output.to(out.dtype.element_ty), mask=kept)
     else:
         # All KV heads are in the grid, so its second size gives H.
         index = (s.to(tl.int64) * tl.num_programs(1) * GROUP + head) * parts + part
-        tl.store(part_lse + index, highest + tl.log2(weights), mask=heads < GROUP)
+        tl.store(part_lse + index, highest + tl.log2(tl.where(total > 0, total, 1.0)), mask=heads < GROUP)
         if end > begin:
             tl.store(part_out + index[:, None] * HEAD_SIZE + dims[None, :], output, mask=kept)
 
@@ -187,17 +198,17 @@ def merge_kernel(
     stride_out_dim: tl.tensor,
     HEAD_SIZE: tl.constexpr,
     D: tl.constexpr,
-    PARTS_PADDED: tl.constexpr,
+    MOST_PARTS: tl.constexpr,
 ) -> None:
     """Join the parts of one sequence and head: ``out = sum_p 2^(l_p - l) o_p`` with ``2^l = sum_p 2^l_p``.
 
     Grid ``(S, H)``; a sequence without keys gets zeros.
     """
-    s, head = tl.program_id(0), tl.program_id(1)
+    s, head = tl.program_id(0), tl.program_id(1).to(tl.int64)
     row = tl.load(query_start_loc + s).to(tl.int64)
     if tl.load(query_start_loc + s + 1) != row + 1:
         return
-    part, dims = tl.arange(0, PARTS_PADDED), tl.arange(0, D)
+    part, dims = tl.arange(0, MOST_PARTS), tl.arange(0, D)
     index = (s.to(tl.int64) * tl.num_programs(1) + head) * parts + part
     lse = tl.load(part_lse + index, mask=part < parts, other=float("-inf"))
     highest = tl.max(lse, 0)

@@ -5,7 +5,15 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from model_registry.attention.triton_tiles import block_of, load_rows, position_scores, product, softmax_step
+from model_registry.attention.triton_tiles import (
+    cache_rows,
+    load_rows,
+    position_scores,
+    product,
+    softmax_end,
+    softmax_start,
+    softmax_step,
+)
 
 
 @triton.jit
@@ -36,7 +44,7 @@ def _skew(rows: tl.tensor, columns: tl.tensor, held: tl.tuple) -> tl.tensor:
     return tl.gather(needed, (columns[None, :] - rows[:, None]) & (N - 1), 1)
 
 
-@triton.jit(do_not_specialize=["S"])
+@triton.jit(do_not_specialize=["S", "R", "stride_block_table"])
 def prefill_kernel(
     q: tl.tensor,
     k_cache: tl.tensor,
@@ -84,7 +92,7 @@ def prefill_kernel(
     on shapes alone; the surplus returns at once, as do sequences with fewer than two queries.
     """
     # Later tiles see more keys: they start first.
-    tile, head = tl.num_programs(0) - 1 - tl.program_id(0), tl.program_id(1)
+    tile, head = tl.num_programs(0) - 1 - tl.program_id(0), tl.program_id(1).to(tl.int64)
     s = _sequence_of(query_start_loc, tile, S, BLOCK_M)
     start = tl.load(query_start_loc + s)
     n_q = tl.load(query_start_loc + s + 1) - start
@@ -99,11 +107,9 @@ def prefill_kernel(
     row = (start + first + rows).to(tl.int64)[:, None]
     q_tile = tl.load(q + row * stride_q_row + head * stride_q_head + dims[None, :] * stride_q_dim, mask=kept, other=0.0)
 
-    output = tl.zeros([BLOCK_M, D], tl.float32)
-    highest = tl.full([BLOCK_M], float("-inf"), tl.float32)
-    total = tl.zeros([BLOCK_M], tl.float32)
+    output, highest, total = softmax_start(BLOCK_M, D)
     key_factor = tl.load(k_scale) if SCALED else 1.0
-    kv_head = (head // GROUP).to(tl.int64)
+    kv_head = head // GROUP
     k_head, v_head = k_cache + kv_head * stride_k_head, v_cache + kv_head * stride_v_head
     blocks = block_table + s.to(tl.int64) * stride_block_table
     end = tl.minimum(m0 + BLOCK_M, seq_len)
@@ -112,9 +118,9 @@ def prefill_kernel(
 
     for n0 in tl.range(0, near, BLOCK_N, num_stages=STAGES):
         n = n0 + columns
-        block, slot = block_of(blocks, n, n < seq_len, BLOCK_SIZE, True), n % BLOCK_SIZE
-        k_rows = block * stride_k_block + slot * stride_k_slot
-        v_rows = block * stride_v_block + slot * stride_v_slot
+        k_rows, v_rows = cache_rows(
+            blocks, n, n < seq_len, stride_k_block, stride_k_slot, stride_v_block, stride_v_slot, BLOCK_SIZE, True
+        )
         k = load_rows(k_head, k_rows, n < seq_len, stride_k_dim, HEAD_SIZE, D, True).to(q_tile.dtype)
         score = product(q_tile, tl.trans(k)) * key_factor
         v = load_rows(v_head, v_rows, n < seq_len, stride_v_dim, HEAD_SIZE, D, True).to(q_tile.dtype)
@@ -133,9 +139,10 @@ def prefill_kernel(
     for n0 in tl.range(near, end, NEAR_N, num_stages=STAGES):
         n = n0 + columns
         used = n < seq_len
-        block, slot = block_of(blocks, n, used, BLOCK_SIZE, False), n % BLOCK_SIZE
-        k_rows = block * stride_k_block + slot * stride_k_slot
-        v_rows = block * stride_v_block + slot * stride_v_slot
+        k_rows, v_rows = cache_rows(
+            blocks, n, used, stride_k_block, stride_k_slot, stride_v_block, stride_v_slot, BLOCK_SIZE, False
+        )
+        k = load_rows(k_head, k_rows, used, stride_k_dim, HEAD_SIZE, D, False).to(q_tile.dtype)
         if POSITIONS:
             scores = position_scores(q_tile, table, m0 - n0 - columns, R, HEAD_SIZE, D)
             held = (scores,) + held  # type: ignore[assignment]  # noqa: RUF005
@@ -145,7 +152,6 @@ def prefill_kernel(
             for b in tl.static_range(len(held) - 1):
                 older = older + (held[b] + 0.0,)  # type: ignore[assignment]  # noqa: RUF005
             held = older
-        k = load_rows(k_head, k_rows, used, stride_k_dim, HEAD_SIZE, D, False).to(q_tile.dtype)
         score = product(q_tile, tl.trans(k)) * key_factor
         if POSITIONS:
             score += position
@@ -153,8 +159,6 @@ def prefill_kernel(
         v = load_rows(v_head, v_rows, used, stride_v_dim, HEAD_SIZE, D, False).to(q_tile.dtype)
         output, highest, total = softmax_step(score, v, output, highest, total)
 
-    output = output / tl.where(total > 0, total, 1.0)[:, None]
-    if SCALED:
-        output = output * tl.load(v_scale)
+    output = softmax_end(output, total, v_scale, SCALED)
     pointers = out + row * stride_out_row + head * stride_out_head + dims[None, :] * stride_out_dim
     tl.store(pointers, output.to(out.dtype.element_ty), mask=kept)

@@ -45,15 +45,24 @@ def load_rows(
 
 
 @triton.jit
-def block_of(
-    block_table: tl.tensor, n: tl.tensor, used: tl.tensor, BLOCK_SIZE: tl.constexpr, ALL_USED: tl.constexpr
+def cache_rows(
+    block_table: tl.tensor,
+    n: tl.tensor,
+    used: tl.tensor,
+    stride_k_block: tl.tensor,
+    stride_k_slot: tl.tensor,
+    stride_v_block: tl.tensor,
+    stride_v_slot: tl.tensor,
+    BLOCK_SIZE: tl.constexpr,
+    ALL_USED: tl.constexpr,
 ) -> tl.tensor:
-    """``[N]`` int64: the cache block of each key ``n``; 0 where not ``used``."""
+    """Offsets of the keys ``n`` ``[N]`` of one sequence and of their values, each ``[N]`` int64, within a head."""
     if ALL_USED:
         block = tl.load(block_table + n // BLOCK_SIZE)
     else:
         block = tl.load(block_table + n // BLOCK_SIZE, mask=used, other=0)
-    return block.to(tl.int64)
+    block, slot = block.to(tl.int64), (n % BLOCK_SIZE).to(tl.int64)
+    return block * stride_k_block + slot * stride_k_slot, block * stride_v_block + slot * stride_v_slot
 
 
 @triton.jit
@@ -63,7 +72,17 @@ def position_scores(
     """``[M, N]`` float32: ``q_i . p(t_j)``, zero where ``t_j`` is not in ``0 .. R - 1``. The table is
     contiguous and of the type of ``q``."""
     p = load_rows(table, t * HEAD_SIZE, (t >= 0) & (t < R), 1, HEAD_SIZE, D, False)
+    if q.dtype == tl.float32:
+        # On the right q is read anew; on the left it would be held for the product with the keys too, and spill.
+        return tl.trans(product(p, tl.trans(q)))
     return product(q, tl.trans(p))
+
+
+@triton.jit
+def softmax_start(BLOCK_M: tl.constexpr, D: tl.constexpr) -> tl.tensor:
+    """``output``, ``highest`` and ``total`` of ``softmax_step`` before any key."""
+    output = tl.zeros([BLOCK_M, D], tl.float32)
+    return output, tl.full([BLOCK_M], float("-inf"), tl.float32), tl.zeros([BLOCK_M], tl.float32)
 
 
 @triton.jit
@@ -78,3 +97,12 @@ def softmax_step(score: tl.tensor, v: tl.tensor, output: tl.tensor, highest: tl.
     total = total * rescale + tl.sum(weight, 1)
     output = output * rescale[:, None] + product(weight.to(v.dtype), v)
     return output, new, total
+
+
+@triton.jit
+def softmax_end(output: tl.tensor, total: tl.tensor, v_scale: tl.tensor, SCALED: tl.constexpr) -> tl.tensor:
+    """``[M, D]``: the mean of the values; zero for rows without keys."""
+    output = output / tl.where(total > 0, total, 1.0)[:, None]
+    if SCALED:
+        output = output * tl.load(v_scale)
+    return output

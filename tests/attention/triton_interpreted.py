@@ -146,6 +146,31 @@ def test_strides_of_q_caches_block_table_and_out_do_not_matter():
         assert out[..., 1::2].isnan().all()
 
 
+def far_apart(x, dim, stride):
+    """``x`` with ``stride`` elements between its entries along ``dim``; what lies between is never touched."""
+    strides = [*torch.empty((*x.shape[:dim], 1, *x.shape[dim + 1 :])).stride()]
+    strides[dim] = stride
+    size = 1 + sum((n - 1) * step for n, step in zip(x.shape, strides, strict=True))
+    return torch.empty(size, dtype=x.dtype).as_strided(x.shape, strides).copy_(x)
+
+
+@pytest.mark.parametrize("dim", [0, 1])
+def test_caches_of_more_than_two_to_the_31_elements(dim):
+    """Offsets of blocks and of slots need 64 bits; the gigabytes between them are address space only."""
+    case = paged_case([128], [1], H=1, H_kv=1, block_size=16 if dim == 0 else 128, dtype=torch.float16)
+    stride = 2**31 // (case.k_cache.shape[dim] - 1) + 64
+    caches = {name: far_apart(getattr(case, name), dim, stride) for name in ("k_cache", "v_cache")}
+    assert torch.equal(run(replace(case, **caches)), run(case))
+
+
+@pytest.mark.parametrize("queries", [1, 3])
+def test_queries_and_outputs_of_more_than_two_to_the_31_elements(queries):
+    case = paged_case([40], [queries], H=3, H_kv=1, dtype=torch.float16)
+    out = far_apart(torch.zeros_like(case.q), 1, 2**30)
+    paged_attention(*replace(case, q=far_apart(case.q, 1, 2**30)).arguments(), out)
+    assert torch.equal(out, run(case))
+
+
 def test_padding_entries_get_zeros_and_rows_of_no_sequence_are_left_alone():
     case = paged_case([20, 0, 40, 0], [3, 2, 1, 1], dtype=torch.float32)
     longer = replace(case, q=torch.cat([case.q, torch.full_like(case.q[:4], NAN)]))
