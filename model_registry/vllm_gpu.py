@@ -6,6 +6,8 @@ from functools import lru_cache
 from typing import Any, ClassVar
 
 import torch
+from vllm import envs
+from vllm.config import get_current_vllm_config_or_none
 from vllm.platforms import current_platform
 
 from model_registry.attention.triton import HEAD_SIZES, paged_attention
@@ -15,8 +17,8 @@ from model_registry.vllm_backend import (
     WaveletAttentionMetadata,
 )
 
-FLOAT8_CAPABILITY = 89
-"""Least compute capability, ten times the version, with conversions to and from float8 e4m3."""
+LEAST_CAPABILITY = {"bfloat16": 80, "fp8": 89, "fp8_e4m3": 89}
+"""By type of the cache: the least compute capability, ten times the version, with conversions to and from it."""
 
 
 @lru_cache(maxsize=1)
@@ -36,19 +38,27 @@ class WaveletGpuAttentionImpl(WaveletAttentionImpl):
             reason = f"the kernels take {HEAD_SIZES[0]} to {HEAD_SIZES[1]}"
             raise UnsupportedByWaveletAttentionError("head_size", head_size, reason)
         self.float8 = self.kv_cache_dtype.startswith("fp8")
-        if self.float8:
-            self._check_float8()
+        self._check_cache()
+        if envs.VLLM_BATCH_INVARIANT:
+            reason = "into how many parts a decode is split, and so its rounding, depends on the batch"
+            raise UnsupportedByWaveletAttentionError("VLLM_BATCH_INVARIANT", True, reason)
         # vLLM builds layers with the model's type as the default type.
         self.table = _converted(table, torch.get_default_dtype())
 
-    def _check_float8(self) -> None:
-        reason = None
-        if current_platform.is_cuda() and not current_platform.has_device_capability(FLOAT8_CAPABILITY):
-            reason = "float8 needs compute capability 8.9"
-        elif current_platform.fp8_dtype() is not torch.float8_e4m3fn:
+    def _check_cache(self) -> None:
+        reason, least = None, LEAST_CAPABILITY.get(self.kv_cache_dtype, 0)
+        if current_platform.is_cuda() and not current_platform.has_device_capability(least):
+            reason = f"it needs compute capability {least / 10}"
+        elif self.float8 and current_platform.fp8_dtype() is not torch.float8_e4m3fn:
             reason = f"the kernels read float8_e4m3fn, and this platform has {current_platform.fp8_dtype()}"
         if reason:
             raise UnsupportedByWaveletAttentionError("kv_cache_dtype", self.kv_cache_dtype, reason)
+        config = get_current_vllm_config_or_none()
+        # vLLM asks a backend that it chose itself, but not one that a layer names.
+        scheme = getattr(getattr(config, "quant_config", None), "kv_cache_scheme", None) or {}
+        if scheme.get("strategy") == "attn_head":
+            reason = "the cache has one scale for its keys and one for its values"
+            raise UnsupportedByWaveletAttentionError("kv_cache_scheme", scheme, reason)
 
     def _caches(self, kv_cache: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """K and V ``[num_blocks, block, H_kv, d]`` of ``[num_blocks, H_kv, block, 2 * d]``; float8 is kept as bytes."""

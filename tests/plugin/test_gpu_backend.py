@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -76,6 +77,7 @@ def test_a_platform_without_kernels_is_refused(monkeypatch) -> None:
     ("platform", "kv_cache_dtype", "reason"),
     [
         (Platform(capability=80), "fp8", "compute capability 8.9"),
+        (Platform(capability=75), "bfloat16", "compute capability 8.0"),
         (Platform("rocm", float8=torch.float8_e4m3fnuz), "fp8_e4m3", "float8_e4m3fnuz"),
         (Platform(), "fp8_e5m2", "use one of auto, float16, bfloat16, fp8, fp8_e4m3"),
         (Platform(), "int8_per_token_head", "use one of"),
@@ -86,6 +88,25 @@ def test_caches_that_the_kernels_cannot_read_are_refused(platform, kv_cache_dtyp
     with pytest.raises(UnsupportedByWaveletAttentionError, match=reason) as caught:
         WaveletGpuAttentionImpl(2, 32, 1.0, kv_cache_dtype=kv_cache_dtype, table=TABLE)
     assert (caught.value.feature, caught.value.value) == ("kv_cache_dtype", kv_cache_dtype)
+
+
+def test_scales_of_single_heads_are_refused(monkeypatch) -> None:
+    on(Platform(), monkeypatch)
+    scheme = {"type": "float", "num_bits": 8, "strategy": "attn_head"}
+    config = SimpleNamespace(quant_config=SimpleNamespace(kv_cache_scheme=scheme))
+    monkeypatch.setattr(vllm_gpu, "get_current_vllm_config_or_none", lambda: config)
+    with pytest.raises(UnsupportedByWaveletAttentionError, match="one scale for its keys") as caught:
+        WaveletGpuAttentionImpl(2, 32, 1.0, kv_cache_dtype="fp8", table=TABLE)
+    assert caught.value.value == scheme
+    scheme["strategy"] = "tensor"
+    WaveletGpuAttentionImpl(2, 32, 1.0, kv_cache_dtype="fp8", table=TABLE)
+
+
+def test_batch_invariance_is_refused(monkeypatch) -> None:
+    on(Platform(), monkeypatch)
+    monkeypatch.setenv("VLLM_BATCH_INVARIANT", "1")
+    with pytest.raises(UnsupportedByWaveletAttentionError, match="how many parts"):
+        WaveletGpuAttentionImpl(2, 32, 1.0, table=TABLE)
 
 
 def test_heads_that_the_kernels_cannot_hold_are_refused(monkeypatch) -> None:
