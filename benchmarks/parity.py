@@ -3,8 +3,8 @@
     python benchmarks/parity.py [--shapes 200] [--seed 0] [--output FILE]
 
 Each shape draws lengths, query counts, heads, head size, block size, table and scales; unused cache slots and the
-output before the call are NaN. The bound is the one of the benchmark: see ``attention_case.Case.parity``. Exits 1 with
-the seed of each shape that fails.
+output before the call are NaN. The bound is the one of the benchmark: see ``attention_case.allowed_error``. Exits 1
+with the seed of each shape that fails.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from pathlib import Path
 
 import torch
 import triton
+from attention_case import allowed_error
 
 from model_registry.attention import wavelet_attention
 from model_registry.attention.triton import paged_attention
@@ -122,8 +123,7 @@ def check(seed: int, kind: str, device: str, longest: int) -> dict:
     if out.numel() == 0:
         return result | {"error": 0.0, "allowed": 0.0, "parity": True}
     error = float((out.double() - exact).abs().max())
-    largest = max(1e-30, float(exact.abs().max()))
-    allowed = max(4 * float((rounded - exact).abs().max()), torch.finfo(out.dtype).eps * largest)
+    allowed = allowed_error(exact, rounded, out.dtype)
     return result | {"error": error, "allowed": allowed, "parity": error <= allowed}
 
 
