@@ -23,12 +23,12 @@ def cache_tokens(exposition: str) -> int | None:
 
 def _capacity(labels: dict[str, str]) -> int | None:
     """Tokens by the server's own figure, which knows of layers with unlike caches, or else blocks times block size."""
-    block = _number(labels, "block_size")
-    total = _number(labels, "kv_cache_size_tokens")
-    if total is None:
-        blocks = _number(labels, "num_gpu_blocks")
-        total = None if blocks is None or block is None else blocks * block
-    return None if total is None else max(1, total - (block or 0))
+    blocks = _number(labels, "num_gpu_blocks")
+    tokens = _number(labels, "kv_cache_size_tokens")
+    block_size = _number(labels, "block_size")
+    if tokens is None:
+        return None if blocks is None or block_size is None else (blocks - 1) * block_size
+    return tokens if blocks is None else -(-tokens * (blocks - 1) // blocks)
 
 
 def _number(labels: dict[str, str], name: str) -> int | None:

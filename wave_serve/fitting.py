@@ -7,7 +7,7 @@ from typing import Any
 from wave_serve.body import shown
 from wave_serve.catalogue import ServedModel
 from wave_serve.context import Cap, Receipt, context_exceeded, decide, truncation_budget, usage_headers
-from wave_serve.errors import invalid
+from wave_serve.errors import ApiError, invalid
 from wave_serve.exchange import Exchange
 from wave_serve.prompts import (
     Generation,
@@ -45,6 +45,11 @@ class Truncated:
     unit: str
     changes: dict[str, Any]
 
+    @property
+    def tokens(self) -> int:
+        """Length of the longest prompt as it is sent."""
+        return max(one.kept_tokens for one in self.kept)
+
     def as_json(self) -> dict[str, Any]:
         """As it is told in an answer's usage."""
         prompts = [one.as_json() for one in self.kept]
@@ -72,12 +77,12 @@ class Fitted:
 async def fit(model: ServedModel, generation: Generation, upstream: Upstream, cap: Cap, exchange: Exchange) -> Fitted:
     """The decision on a request, noted in its exchange. Raises ApiError."""
     overflow = overflow_of(generation, cap)
-    measured = await measure(model, generation, upstream, cap, overflow)
+    most = cap.limit - 1 if overflow is Overflow.REJECT else cap.longest_truncated
+    measured = await measure(model, generation, upstream, most)
     longest = max(measured.tokens)
     note_tokens(exchange, longest, cap)
     if measured.hopeless:
-        completion = 1 if generation.max_tokens is None else generation.max_tokens
-        raise context_exceeded(longest, completion, cap, generation.param, at_least=not measured.exact)
+        raise too_long(measured, generation, cap)
     truncated = await truncate(model, generation, measured, upstream, cap, overflow)
     tokens = measured.tokens if truncated is None else tuple(one.kept_tokens for one in truncated.kept)
     receipt = decide(max(tokens), generation.max_tokens, cap, generation.param)
@@ -94,16 +99,24 @@ async def fit(model: ServedModel, generation: Generation, upstream: Upstream, ca
     return Fitted(receipt, tokens, truncated, changes)
 
 
+def too_long(measured: Measured, generation: Generation, cap: Cap) -> ApiError:
+    """The refusal of a request that was not even tokenised."""
+    completion = 1 if generation.max_tokens is None else generation.max_tokens
+    longest = max(measured.tokens)
+    return context_exceeded(longest, completion, cap, generation.param, at_least=not measured.exact)
+
+
 def overflow_of(generation: Generation, cap: Cap) -> Overflow:
     """What happens to a prompt that is too long: as the request says, else the model's policy."""
     return cap.policy.overflow if generation.overflow is None else generation.overflow
 
 
-async def measure(
-    model: ServedModel, generation: Generation, upstream: Upstream, cap: Cap, overflow: Overflow
-) -> Measured:
-    """Tokens of each prompt; one that can never fit is neither tokenised nor looked through. Raises ApiError 400."""
-    most = cap.limit - 1 if overflow is Overflow.REJECT else cap.longest_truncated
+async def measure(model: ServedModel, generation: Generation, upstream: Upstream, most: int) -> Measured:
+    """Tokens of each prompt; one whose size shows more than `most` is neither tokenised nor looked through.
+
+    Raises:
+        ApiError: 400, the prompts are none.
+    """
     if generation.chat:
         check_messages(generation.payload)
         check_sequences(generation, 1, model.settings.max_sequences)

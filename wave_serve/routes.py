@@ -13,6 +13,7 @@ from wave_serve.errors import unavailable
 from wave_serve.exchange import exchange_of
 from wave_serve.gateway import Gateway
 from wave_serve.generate import generate
+from wave_serve.preflight import preflight
 
 
 def _gateway(request: Request) -> Gateway:
@@ -54,6 +55,18 @@ async def one_model(request: Request, model: str) -> Response:
     found = _gateway(request).catalogue.find(model)
     check_model(exchange_of(request), found.name)
     return JSONResponse(found.card(exchange_of(request).key_limit))
+
+
+@router.post("/v1/context")
+async def context(request: Request) -> Response:
+    """Whether a completion or chat request would fit; nothing is generated."""
+    gateway, exchange = _gateway(request), exchange_of(request)
+    body = await read_body(request, gateway.settings.max_body_bytes)
+    payload = parse_object(body, request.headers.get("content-type"))
+    model = gateway.model_of(payload, exchange)
+    upstream, cap = model.pick(), model.cap(exchange.key_limit)
+    exchange.headers |= cap.headers()
+    return JSONResponse(await preflight(model, payload, upstream, cap, exchange))
 
 
 @router.post("/tokenize")

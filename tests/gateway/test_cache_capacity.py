@@ -22,7 +22,9 @@ def exposition(**labels: str) -> str:
 @pytest.mark.parametrize(
     ("labels", "expected"),
     [
-        ({"block_size": "128", "num_gpu_blocks": "32", "kv_cache_size_tokens": "3000"}, 2872),
+        ({"block_size": "128", "num_gpu_blocks": "33", "kv_cache_size_tokens": "4224"}, 4096),
+        ({"block_size": "128", "num_gpu_blocks": "2", "kv_cache_size_tokens": "200"}, 100),
+        ({"block_size": "16", "num_gpu_blocks": "4", "kv_cache_size_tokens": "133"}, 100),  # of 100 / 3 * 4 tokens
         ({"block_size": "128", "num_gpu_blocks": "32", "kv_cache_size_tokens": "None"}, 3968),
         ({"block_size": "16", "num_gpu_blocks": "4", "cache_dtype": 'a \\"b\\",c'}, 48),
         ({"kv_cache_size_tokens": "77"}, 77),
