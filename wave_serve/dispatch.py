@@ -1,50 +1,107 @@
 """Sends one generation to an upstream, and to another where the first failed before it began to answer."""
 
+import logging
 import time
 from collections.abc import Awaitable, Callable
 
 import httpx
 
+from wave_serve.admission import Admission
+from wave_serve.drain import Drain
 from wave_serve.errors import ApiError
 from wave_serve.exchange import Exchange
+from wave_serve.logs import event
+from wave_serve.router import Demand
+from wave_serve.settings import Settings
 from wave_serve.upstream import Upstream
+
+logger = logging.getLogger("wave_serve.dispatch")
 
 Attempt = Callable[[Upstream], Awaitable[None]]
 # The upstream is overloaded, going away or out of order; of other errors the next upstream would say the same.
 WORTH_ANOTHER = (429, 502, 503, 504)
+OUT_OF_ORDER = (502, 503, 504)
 
 
 class Dispatch:
-    """The upstreams that one generation may be sent to."""
+    """One generation's way to an upstream: it waits for a place, is sent, and may be sent elsewhere."""
 
-    def __init__(self, exchange: Exchange, upstreams: list[Upstream], *, tries: int, deadline: float) -> None:
+    def __init__(
+        self, exchange: Exchange, demand: Demand, admission: Admission, drain: Drain, settings: Settings
+    ) -> None:
         self._exchange = exchange
-        self._upstreams = upstreams
-        self._tries = tries
-        self._deadline = deadline
+        self._demand = demand
+        self._admission = admission
+        self._drain = drain
+        self._routing = settings.routing
+        self._patience = settings.admission.queue_deadline
 
     async def run(self, attempt: Attempt, begun: Callable[[], bool]) -> None:
         """Awaits `attempt` on one upstream after another until it succeeds or `begun` says that it may not be repeated.
 
         Raises:
-            ApiError: the last attempt's failure.
+            ApiError: the first failure, 429 or 503 where there was no place, or 503 where the gateway is ending.
         """
-        give_up = time.monotonic() + self._deadline
-        ready = sorted((one for one in self._upstreams if one.ready), key=lambda one: one.in_flight)
-        chosen = (ready or self._upstreams)[: self._tries]
-        for number, upstream in enumerate(chosen, start=1):
-            self._exchange.upstream = upstream.base_url
-            if self._exchange.sent_s is None:
-                self._exchange.sent_s = self._exchange.elapsed()
-            upstream.in_flight += 1
+        with self._drain.covers():
+            await self._run(attempt, begun)
+
+    async def _run(self, attempt: Attempt, begun: Callable[[], bool]) -> None:
+        tried: list[Upstream] = []
+        deadline = time.monotonic() + self._patience
+        first: ApiError | None = None
+        while True:
+            try:
+                await self._send(attempt, tried, deadline)
+            except _FailedError as failed:
+                first = first or failed.error
+                deadline = time.monotonic() - self._sent_for() + self._routing.retry_deadline
+                again = not begun() and failed.error.status in WORTH_ANOTHER and len(tried) < self._routing.tries
+                if not again or time.monotonic() >= deadline or not self._others(tried):
+                    raise failed.error from None
+                event(
+                    logger,
+                    logging.WARNING,
+                    "sent to another upstream",
+                    request_id=self._exchange.request_id,
+                    base_url=tried[-1].base_url,
+                    status=failed.error.status,
+                    code=failed.error.code,
+                )
+                self._exchange.retries += 1
+            except ApiError as error:
+                raise (first or error) from None
+            else:
+                return
+
+    async def _send(self, attempt: Attempt, tried: list[Upstream], deadline: float) -> None:
+        asked = time.monotonic()
+        async with self._admission.place(self._demand, deadline, tried) as upstream:
+            exchange = self._exchange
+            exchange.upstream = upstream.base_url
+            if exchange.sent_s is None:
+                exchange.queue_s = time.monotonic() - asked
+                exchange.sent_s = exchange.elapsed()
+            tried.append(upstream)
             try:
                 await attempt(upstream)
             except (ApiError, httpx.HTTPError) as error:
                 failure = upstream.failure(error) if isinstance(error, httpx.HTTPError) else error
-                last = number == len(chosen) or time.monotonic() >= give_up
-                if last or begun() or failure.status not in WORTH_ANOTHER:
-                    raise failure from None
-            else:
-                return
-            finally:
-                upstream.in_flight -= 1
+                upstream.note(failed=failure.status in OUT_OF_ORDER)
+                raise _FailedError(failure) from None
+            upstream.note(failed=False)
+
+    def _sent_for(self) -> float:
+        """Seconds since the generation was first sent."""
+        sent = self._exchange.sent_s
+        return 0.0 if sent is None else self._exchange.elapsed() - sent
+
+    def _others(self, tried: list[Upstream]) -> bool:
+        return any(one.ready and one not in tried for one in self._demand.upstreams)
+
+
+class _FailedError(Exception):
+    """An attempt failed, as opposed to the wait for it."""
+
+    def __init__(self, error: ApiError) -> None:
+        super().__init__(error.message)
+        self.error = error

@@ -38,6 +38,7 @@ class Exchange:
     prompt_tokens: int | None = None
     completion_limit: int | None = None
     upstream: str | None = None
+    retries: int = 0
     read_s: float = 0.0
     queue_s: float = 0.0
     sent_s: float | None = None

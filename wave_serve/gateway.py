@@ -7,12 +7,17 @@ from typing import Any
 
 from fastapi import FastAPI
 
+from wave_serve.admission import Admission
 from wave_serve.auth import Auth, check_model
 from wave_serve.catalogue import Catalogue, ServedModel
+from wave_serve.dispatch import Dispatch
+from wave_serve.drain import Drain
 from wave_serve.exchange import Exchange
 from wave_serve.keys_file import load_keys
 from wave_serve.metrics import Metrics
+from wave_serve.prefix import prefixes_of
 from wave_serve.prompts import read_model
+from wave_serve.router import Demand, Router
 from wave_serve.settings import Settings
 from wave_serve.upstream import Upstream
 
@@ -25,11 +30,16 @@ class Gateway:
         self.metrics = Metrics()
         self.auth = Auth(settings.auth, load_keys(settings.auth.keys_file, settings.models))
         self.upstreams = [
-            Upstream(upstream.base_url, upstream.models, settings.timeouts) for upstream in settings.upstreams
+            Upstream(upstream.base_url, upstream.models, settings.timeouts, settings.routing)
+            for upstream in settings.upstreams
         ]
+        self.router = Router(settings.routing)
+        self.admission = Admission(settings.admission, self.router, settings.timeouts.retry_after)
+        self.drain = Drain()
         self.catalogue = Catalogue(settings, self.upstreams)
         for upstream in self.upstreams:
             upstream.before_ready = self.catalogue.learn
+            upstream.on_change = self.admission.serve_queue
 
     def visible_models(self, exchange: Exchange) -> list[ServedModel]:
         """The models that the request's key may use."""
@@ -44,6 +54,12 @@ class Gateway:
         model = self.catalogue.find(read_model(payload, [model.name for model in self.visible_models(exchange)]))
         exchange.model = model.name
         return model
+
+    def dispatch(self, exchange: Exchange, model: ServedModel, tokens: int, payload: Mapping[str, Any]) -> Dispatch:
+        """The way to an upstream for a generation of `tokens` prompt tokens; `payload` is what will be sent."""
+        prefixes = prefixes_of(model.name, payload) if len(model.upstreams) > 1 else None
+        demand = Demand(tokens, exchange.key_name or "", model.upstreams, prefixes)
+        return Dispatch(exchange, demand, self.admission, self.drain, self.settings)
 
     @asynccontextmanager
     async def lifespan(self, _app: FastAPI) -> AsyncIterator[None]:

@@ -5,7 +5,6 @@ from starlette.responses import Response
 
 from wave_serve.auth import spend_tokens
 from wave_serve.body import parse_object, read_body, with_fields
-from wave_serve.dispatch import Dispatch
 from wave_serve.exchange import exchange_of
 from wave_serve.fitting import fit
 from wave_serve.gateway import Gateway
@@ -33,9 +32,8 @@ async def generate(gateway: Gateway, request: Request, path: str, *, chat: bool)
     completions = fitted.receipt.completion_tokens * generation.n * len(fitted.tokens)
     spend_tokens(exchange, sum(fitted.tokens) + completions)
     body = with_fields(body, payload, fitted.changes, without=POLICY_FIELDS)
-    routing = gateway.settings.routing
     return Relay(
-        Dispatch(exchange, model.upstreams, tries=routing.tries, deadline=routing.retry_deadline),
+        gateway.dispatch(exchange, model, sum(fitted.tokens), payload | fitted.changes),
         path,
         body,
         exchange,

@@ -5,6 +5,7 @@ from typing import Annotated, Any, Self
 
 from pydantic import AfterValidator, Field, HttpUrl, PositiveFloat, PositiveInt, model_validator
 
+from wave_serve.settings_admission import AdmissionSettings
 from wave_serve.settings_auth import AuthSettings
 from wave_serve.settings_context import Overflow, ZoneSettings
 from wave_serve.settings_routing import RoutingSettings
@@ -105,6 +106,7 @@ class Settings(Frozen):
     upstreams: tuple[UpstreamSettings, ...] = Field((), description="The vLLM servers of `gateway`.")
     timeouts: TimeoutSettings = TimeoutSettings()
     auth: AuthSettings = AuthSettings()
+    admission: AdmissionSettings = AdmissionSettings()
     routing: RoutingSettings = RoutingSettings()
     tracing: TracingSettings = TracingSettings()
     engine: EngineSettings = EngineSettings()

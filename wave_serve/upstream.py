@@ -7,9 +7,11 @@ from typing import Any
 
 import httpx
 
+from wave_serve.ejection import Ejection
 from wave_serve.errors import ApiError, unavailable
 from wave_serve.logs import event
 from wave_serve.settings import TimeoutSettings
+from wave_serve.settings_routing import RoutingSettings
 from wave_serve.upstream_errors import from_upstream
 
 logger = logging.getLogger("wave_serve.upstream")
@@ -20,17 +22,29 @@ class Upstream:
     """State of one server, kept current by `watch`.
 
     `reason` is None while the server is ready, otherwise it says why not; `limits` are its max_model_len by model,
-    `cache_tokens` what its KV cache holds of one request (None where it does not tell).
+    `cache_tokens` what its KV cache holds of one request (None where it does not tell). `in_flight` and
+    `outstanding_tokens` (of prompts) are what it has been sent and has not finished. `life` counts how often it was
+    ready: with each one it starts from an empty cache. `ejection` knows of requests that fail while its health is good.
     """
 
-    def __init__(self, base_url: str, models: tuple[str, ...], timeouts: TimeoutSettings) -> None:
+    def __init__(
+        self,
+        base_url: str,
+        models: tuple[str, ...],
+        timeouts: TimeoutSettings,
+        routing: RoutingSettings = RoutingSettings(),  # noqa: B008 - frozen
+    ) -> None:
         self.base_url = base_url
         self.models = models
         self.reason: str | None = "not looked at yet"
         self.limits: dict[str, int] = {}
         self.cache_tokens: int | None = None
         self.in_flight = 0
+        self.outstanding_tokens = 0
+        self.life = 0
+        self.ejection = Ejection(routing)
         self.before_ready: Callable[[Upstream], Awaitable[None]] | None = None
+        self.on_change: Callable[[], None] | None = None
         self._up = asyncio.Event()
         self._timeouts = timeouts
         self._late = 0
@@ -87,6 +101,13 @@ class Upstream:
         """Takes the server out of use until it answers again."""
         self._set(reason)
         self._down.set()
+
+    def note(self, *, failed: bool) -> None:
+        """Takes notice of how a generation went."""
+        if not failed:
+            self.ejection.succeeded()
+        elif self.ejection.failed():
+            event(logger, logging.WARNING, "upstream ejected", base_url=self.base_url, reason=self.ejection.reason())
 
     async def ask(self, path: str, body: bytes) -> dict[str, Any]:
         """A JSON answer of the server to a small request.
@@ -152,8 +173,13 @@ class Upstream:
         if (reason is None) != (self.reason is None):
             name = "upstream ready" if reason is None else "upstream down"
             event(logger, logging.WARNING if reason else logging.INFO, name, base_url=self.base_url, reason=reason)
+        changed = reason != self.reason
+        if reason is None and changed:
+            self.life += 1
         self.reason = reason
         if reason is None:
             self._up.set()
         else:
             self._up.clear()
+        if changed and self.on_change is not None:
+            self.on_change()

@@ -1,0 +1,51 @@
+"""The end of a gateway's life: running generations may finish, until those that have not are told that it is over."""
+
+import asyncio
+import contextlib
+from collections.abc import Iterator
+from typing import Any, cast
+
+from wave_serve.errors import ApiError
+
+RETRY_SECONDS = 1  # another instance, or this one's successor, can be asked at once
+
+
+class Drain:
+    """Knows the running generations. `begun` after SIGTERM, `over` once the time for them is up."""
+
+    def __init__(self) -> None:
+        self.begun = False
+        self.over = False
+        self._tasks: set[asyncio.Task[Any]] = set()
+
+    def begin(self) -> None:
+        """No new work is expected from now on."""
+        self.begun = True
+
+    def end(self) -> None:
+        """Ends every running generation with an error that its client can read."""
+        self.begun = self.over = True
+        for task in tuple(self._tasks):
+            task.cancel()
+
+    @contextlib.contextmanager
+    def covers(self) -> Iterator[None]:
+        """The current task is ended by `end`. Raises ApiError 503 when it is."""
+        task = cast("asyncio.Task[Any]", asyncio.current_task())
+        if self.over:
+            raise _stopping()
+        self._tasks.add(task)
+        try:
+            yield
+        except asyncio.CancelledError:
+            if not self.over:
+                raise
+            task.uncancel()
+            raise _stopping() from None
+        finally:
+            self._tasks.discard(task)
+
+
+def _stopping() -> ApiError:
+    message = "The gateway is shutting down; the answer is not complete."
+    return ApiError(503, message, code="gateway_stopping", headers={"retry-after": str(RETRY_SECONDS)})

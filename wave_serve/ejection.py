@@ -1,0 +1,41 @@
+"""Avoids an upstream that answers its health checks but fails its requests."""
+
+import time
+from collections.abc import Callable
+
+from wave_serve.settings_routing import RoutingSettings
+
+
+class Ejection:
+    """Counts failures in a row. `active` while the upstream is to be avoided; then one request tries it again."""
+
+    def __init__(self, settings: RoutingSettings, clock: Callable[[], float] = time.monotonic) -> None:
+        self.settings = settings
+        self._clock = clock
+        self._failures = 0
+        self._times = 0
+        self._until = 0.0
+
+    @property
+    def active(self) -> bool:
+        """Whether to avoid the upstream."""
+        return self._clock() < self._until
+
+    def reason(self) -> str:
+        """Why, and for how long."""
+        return f"{self._failures} requests in a row failed; tried again in {self._until - self._clock():.0f} s"
+
+    def succeeded(self) -> None:
+        """Forgets all failures."""
+        self._failures = self._times = 0
+        self._until = 0.0
+
+    def failed(self) -> bool:
+        """Counts a failure; True where the upstream is avoided from now on."""
+        self._failures += 1
+        if self._failures < self.settings.eject_after or self.active:
+            return False
+        span = min(self.settings.eject_first * 2**self._times, self.settings.eject_most)
+        self._until = self._clock() + span
+        self._times = min(self._times + 1, 30)  # 2**30 is past any longest span
+        return True
