@@ -15,6 +15,7 @@ from wave_serve.gateway import Gateway
 from wave_serve.server import Server, listen, make_server
 from wave_serve.settings import ModelSettings, Settings, UpstreamSettings
 from wave_serve.supervisor import REAP_SECONDS, Supervisor
+from wave_serve.validated import validated_length
 from wave_serve.zones import zones_of
 
 
@@ -76,6 +77,9 @@ def _model_settings(settings: Settings, checkpoint: Checkpoint, name: str, max_c
     given = settings.models[name].model_dump(exclude_unset=True) if name in settings.models else {}
     asked = {} if max_context is None else {"max_tokens": max_context}
     model = ModelSettings.model_validate(known | given | asked)
+    if model.validated_length is None and model.train_length is not None:
+        measured = validated_length(checkpoint, model.train_length, model.validated_tolerance)
+        model = model.model_copy(update={"validated_length": measured})
     if model.max_tokens is not None and model.max_tokens > checkpoint.max_position_embeddings:
         raise CheckpointError(
             f"a context of {model.max_tokens} tokens is more than the checkpoint's "

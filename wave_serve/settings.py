@@ -52,6 +52,11 @@ class ModelSettings(Frozen):
         None,
         description="Longest context that was measured to be good; `serve` reads it from the checkpoint's eval.json.",
     )
+    validated_tolerance: Annotated[float, Field(ge=0)] = Field(
+        0.02,
+        description="Most that the loss per token may rise above its best at shorter lengths for a length of eval.json "
+        "to count as good, as a fraction.",
+    )
     zones: ZoneSettings = Field(
         ZoneSettings(), description="What happens by how far prompt + completion reach; needs train_length."
     )
