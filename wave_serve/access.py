@@ -5,6 +5,7 @@ import logging
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from wave_serve.errors import CLIENT_CLOSED
 from wave_serve.exchange import Exchange, begin
 from wave_serve.logs import event
 from wave_serve.metrics import Metrics
@@ -12,7 +13,6 @@ from wave_serve.tracing import RequestSpan, Tracing
 
 logger = logging.getLogger("wave_serve.access")
 PROBES = ("/health", "/ready", "/metrics")  # asked every few seconds, so logged only where debugging
-CLIENT_CLOSED = 499  # logged, never sent: nobody is there to read it
 
 
 class AccessLog:

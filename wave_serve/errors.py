@@ -6,9 +6,13 @@ from typing import Any, cast
 
 from fastapi import FastAPI, Request
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 from starlette.responses import JSONResponse, Response
 
 from wave_serve.exchange import exchange_of
+from wave_serve.presence import ClientGoneError
+
+CLIENT_CLOSED = 499  # logged, never read: nobody is there
 
 
 class ApiError(Exception):
@@ -98,7 +102,13 @@ def install_error_handlers(app: FastAPI) -> None:
     async def unexpected(request: Request, _error: Exception) -> Response:
         return _answer(request, ApiError(500, "The gateway failed to handle this request.", code="internal_error"))
 
+    async def client_gone(request: Request, _error: Exception) -> Response:
+        exchange_of(request).aborted = True
+        return Response(status_code=CLIENT_CLOSED)
+
     app.add_exception_handler(ApiError, api_error)
+    for gone in (ClientDisconnect, ClientGoneError):
+        app.add_exception_handler(gone, client_gone)
     app.add_exception_handler(HTTPException, http_error)
     app.add_exception_handler(Exception, unexpected)
 

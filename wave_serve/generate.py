@@ -8,6 +8,7 @@ from wave_serve.body import parse_object, read_body, with_fields
 from wave_serve.exchange import exchange_of
 from wave_serve.fitting import fit
 from wave_serve.gateway import Gateway
+from wave_serve.presence import while_connected
 from wave_serve.prompts import POLICY_FIELDS, read_generation
 from wave_serve.relay import Relay
 
@@ -28,7 +29,7 @@ async def generate(gateway: Gateway, request: Request, path: str, *, chat: bool)
 
     generation = read_generation(payload, chat=chat)
     exchange.stream = generation.stream
-    fitted = await fit(model, generation, upstream, cap, exchange)
+    fitted = await while_connected(request.receive, fit(model, generation, upstream, cap, exchange))
     completions = fitted.receipt.completion_tokens * generation.n * len(fitted.tokens)
     spend_tokens(exchange, sum(fitted.tokens) + completions)
     body = with_fields(body, payload, fitted.changes, without=POLICY_FIELDS)
@@ -38,5 +39,5 @@ async def generate(gateway: Gateway, request: Request, path: str, *, chat: bool)
         body,
         exchange,
         gateway.metrics,
-        keep_alive=gateway.settings.timeouts.keep_alive,
+        timeouts=gateway.settings.timeouts,
     )

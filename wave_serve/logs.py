@@ -4,6 +4,7 @@ import json
 import logging
 import sys
 import time
+import traceback
 from typing import Any
 
 
@@ -20,9 +21,17 @@ class JsonLines(logging.Formatter):
             "event": record.getMessage(),
             **getattr(record, "fields", {}),
         }
-        if record.exc_info:
-            line["exception"] = self.formatException(record.exc_info)
+        if record.exc_info and record.exc_info[1] is not None:
+            line["exception"] = _without_values(record.exc_info[1])
         return json.dumps(line, ensure_ascii=False, default=str)
+
+
+def _without_values(error: BaseException) -> list[str]:
+    """The exception's types and places, from the cause on; its message could quote a prompt or a key."""
+    before = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
+    frames = traceback.extract_tb(error.__traceback__)
+    places = [f"{frame.filename}:{frame.lineno} in {frame.name}" for frame in frames]
+    return [*(_without_values(before) if before else []), *places, type(error).__qualname__]
 
 
 def event(logger: logging.Logger, level: int, name: str, **fields: Any) -> None:

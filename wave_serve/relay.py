@@ -1,7 +1,10 @@
 """Passes a generation on to an upstream and its answer back; a client that goes away aborts it."""
 
 import asyncio
+import contextlib
+from collections.abc import AsyncIterator
 
+import httpx
 from pydantic_core import from_json
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
@@ -11,10 +14,14 @@ from wave_serve.errors import ApiError
 from wave_serve.event_writer import EventWriter
 from wave_serve.exchange import Exchange
 from wave_serve.metrics import Metrics
+from wave_serve.presence import disconnected
+from wave_serve.settings import TimeoutSettings
 from wave_serve.sse import BrokenStreamError, EventStream
 from wave_serve.upstream import Upstream
 from wave_serve.upstream_errors import from_upstream
 from wave_serve.usage import extend_usage
+
+FAREWELL_SECONDS = 1.0  # for a client to take the error that ends its stream, and an upstream to end a complete one
 
 
 class Relay(Response):
@@ -31,7 +38,7 @@ class Relay(Response):
         exchange: Exchange,
         metrics: Metrics,
         *,
-        keep_alive: float,
+        timeouts: TimeoutSettings,
     ) -> None:
         super().__init__()
         self._dispatch = dispatch
@@ -39,7 +46,7 @@ class Relay(Response):
         self._request_body = request_body
         self._exchange = exchange
         self._metrics = metrics
-        self._keep_alive = keep_alive
+        self._timeouts = timeouts
         self._begun = False
         self._answered = False
 
@@ -49,7 +56,7 @@ class Relay(Response):
         answer = self._stream(send) if exchange.stream else self._whole(scope, receive, send)
         in_flight = self._metrics.in_flight.labels(exchange.model)
         work = asyncio.create_task(answer)
-        gone = asyncio.create_task(_disconnected(receive))
+        gone = asyncio.create_task(disconnected(receive))
         in_flight.inc()
         try:
             await asyncio.wait({work, gone}, return_when=asyncio.FIRST_COMPLETED)
@@ -70,7 +77,8 @@ class Relay(Response):
         async def attempt(upstream: Upstream) -> None:
             found.append(await self._fetch(upstream))
 
-        await self._dispatch.run(attempt, lambda: self._begun)
+        async with _deadline(self._timeouts.generation):
+            await self._dispatch.run(attempt, lambda: self._begun)
         self._answered = True
         await Response(found[0], media_type="application/json")(scope, receive, send)
 
@@ -84,7 +92,9 @@ class Relay(Response):
         try:
             answered = from_json(body)
         except ValueError:
-            raise ApiError(502, "The upstream's answer is not JSON.", code="upstream_malformed") from None
+            answered = None
+        if not isinstance(answered, dict):
+            raise ApiError(502, "The upstream's answer is not a JSON object.", code="upstream_malformed")
         return extend_usage(answered, self._exchange.usage_extension) or body
 
     async def _stream(self, send: Send) -> None:
@@ -95,13 +105,14 @@ class Relay(Response):
             nonlocal writer
             if writer is None:  # only now: while a request waits for admission its refusal is a plain 429
                 writer = EventWriter(send)
-                beats.append(asyncio.create_task(writer.beat(self._keep_alive)))
+                beats.append(asyncio.create_task(writer.beat(self._timeouts.keep_alive)))
             await self._pump(upstream, writer)
 
         try:
-            await self._dispatch.run(attempt, lambda: self._begun)
+            async with _deadline(self._timeouts.generation):
+                await self._dispatch.run(attempt, lambda: self._begun)
         except ApiError as error:
-            if writer is None or not await writer.fail(error):
+            if writer is None or not await _farewell(writer, error):
                 raise
             self._exchange.error = error.code or error.type
         finally:
@@ -116,7 +127,8 @@ class Relay(Response):
             if not answer.headers.get("content-type", "").startswith("text/event-stream"):
                 raise ApiError(502, "The upstream did not answer with an event stream.", code="upstream_malformed")
             events = EventStream(self._exchange.usage_extension)
-            async for chunk in answer.aiter_raw():
+            chunks = answer.aiter_raw()
+            async for chunk in chunks:
                 self._first_byte()
                 broken: BrokenStreamError | None = None
                 try:
@@ -129,17 +141,40 @@ class Relay(Response):
                     self._exchange.first_token_s = self._exchange.elapsed()
                 if broken is not None:
                     raise broken.error
-        if not events.done:
-            raise ApiError(502, "The upstream ended its stream before the answer was complete.", code="upstream_died")
-        self._answered = True
-        await writer.close()
+                if events.done:
+                    self._answered = True
+                    await writer.close()
+                    await _end_of(chunks)
+                    return
+        raise ApiError(502, "The upstream ended its stream before the answer was complete.", code="upstream_died")
 
     def _first_byte(self) -> None:
         if self._exchange.first_byte_s is None:
             self._exchange.first_byte_s = self._exchange.elapsed()
 
 
-async def _disconnected(receive: Receive) -> None:
-    """Returns when the client has gone away."""
-    while (await receive())["type"] != "http.disconnect":
-        pass
+@contextlib.asynccontextmanager
+async def _deadline(seconds: float) -> AsyncIterator[None]:
+    try:
+        async with asyncio.timeout(seconds):
+            yield
+    except TimeoutError:
+        message = f"The generation took longer than {seconds:g} s."
+        raise ApiError(504, message, code="generation_timeout", headers={"x-should-retry": "false"}) from None
+
+
+async def _farewell(writer: EventWriter, error: ApiError) -> bool:
+    """Ends a stream with `error`; False where it has not begun. A client that takes nothing is cut off."""
+    try:
+        async with asyncio.timeout(FAREWELL_SECONDS):
+            return await writer.fail(error)
+    except TimeoutError:
+        return True
+
+
+async def _end_of(chunks: AsyncIterator[bytes]) -> None:
+    """Reads to the upstream's end of a complete stream, so that its connection can be used again."""
+    with contextlib.suppress(TimeoutError, httpx.HTTPError):
+        async with asyncio.timeout(FAREWELL_SECONDS):
+            async for _ in chunks:
+                pass

@@ -14,6 +14,7 @@ from wave_serve.exchange import exchange_of
 from wave_serve.gateway import Gateway
 from wave_serve.generate import generate
 from wave_serve.preflight import preflight
+from wave_serve.presence import while_connected
 
 
 def _gateway(request: Request) -> Gateway:
@@ -66,7 +67,7 @@ async def context(request: Request) -> Response:
     model = gateway.model_of(payload, exchange)
     upstream, cap = model.pick(), model.cap(exchange.key_limit)
     exchange.headers |= cap.headers()
-    return JSONResponse(await preflight(model, payload, upstream, cap, exchange))
+    return JSONResponse(await while_connected(request.receive, preflight(model, payload, upstream, cap, exchange)))
 
 
 @router.post("/tokenize")
@@ -86,7 +87,8 @@ async def _ask(request: Request, path: str) -> Response:
     body = await read_body(request, gateway.settings.max_body_bytes)
     payload = parse_object(body, request.headers.get("content-type"))
     model = gateway.model_of(payload, exchange_of(request))
-    return Response(to_json(await model.pick().ask(path, body)), media_type="application/json")
+    answer = await while_connected(request.receive, model.pick().ask(path, body))
+    return Response(to_json(answer), media_type="application/json")
 
 
 @router.get("/health")

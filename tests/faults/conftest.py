@@ -1,21 +1,47 @@
-"""A fake upstream that misbehaves as told, and a gateway before it."""
+"""A fake upstream that misbehaves as told, a gateway before it, and what must hold when a request is over."""
 
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 
+import httpx
 import pytest
 from fake_upstream import FakeUpstream
 from running import Running, running, settings_for
 
+WAIT = 10  # a bound against hanging, not a claim about speed
+
 
 @pytest.fixture
 def upstream() -> Iterator[FakeUpstream]:
-    """A fake upstream, healthy until told otherwise; none of its connections is left when the test ends."""
+    """A fake upstream, healthy until told otherwise."""
     with FakeUpstream() as fake:
         yield fake
 
 
 @pytest.fixture
 def gateway(upstream: FakeUpstream) -> Iterator[Running]:
-    """A gateway before the fake upstream."""
+    """A gateway before the fake upstream, which is at rest when the test ends."""
     with running(settings_for(upstream)) as one:
         yield one
+        at_rest(one, upstream)
+
+
+def at_rest(one: Running, upstream: FakeUpstream) -> None:
+    """No gauge is above 0 and no connection for a generation is left open."""
+    until(lambda: gauge(one, "wave_in_flight_requests") == 0)
+    until(lambda: upstream.open_generations == 0)
+    assert all(each.in_flight == 0 for each in one.gateway.upstreams)
+
+
+def gauge(one: Running, name: str) -> float:
+    """Sum of a metric's series; 0 where there is none."""
+    lines = httpx.get(f"{one.url}/metrics").text.splitlines()
+    return sum(float(line.rsplit(" ", 1)[1]) for line in lines if line.startswith((f"{name}{{", f"{name} ")))
+
+
+def until(holds: Callable[[], bool], seconds: float = WAIT) -> None:
+    """Returns once `holds()` is true."""
+    deadline = time.monotonic() + seconds
+    while not holds():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)

@@ -1,70 +1,198 @@
 """Every fault of an upstream ends in OpenAI's shape, and every client that leaves ends its request there."""
 
+import asyncio
 import time
+from collections.abc import Iterator
 
 import httpx
 import openai
 import pytest
-from fake_upstream import DONE, FakeUpstream, Handler, delta, hang_up, reply, reply_json, stream
+from conftest import at_rest, until
+from fake_upstream import DONE, Connection, FakeUpstream, Handler, delta, hang_up, never, raw, reply, reply_json, stream
 from running import Running, running, sdk, settings_for
 
 BODY = {"model": "fake", "prompt": "hello", "max_tokens": 5}
 
 
-async def never(connection) -> None:
-    await connection.gone()
+CHUNKED = b"transfer-encoding: chunked\r\n\r\n"
+HEAD = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\n"
+NEVER_FIT = {
+    "error": {
+        "message": "This model's maximum context length is 10 tokens. However, you requested 11 tokens.",
+        "type": "BadRequestError",
+        "param": "input_tokens",
+        "code": 400,
+    }
+}
+BEFORE_AN_ANSWER = {
+    "hangs up": (hang_up, 502, "upstream_died"),
+    "hangs up inside the head": (raw(HEAD), 502, "upstream_died"),
+    "no HTTP": (raw(b"\x16\x03\x01 nonsense\r\n\r\n"), 502, "upstream_died"),
+    "never answers": (never, 504, "upstream_timeout"),
+    "500": (reply(b"<html>", "500 Internal Server Error", "text/html"), 500, "upstream_error"),
+    "503": (reply_json({"error": {"message": "dead", "code": 503}}, "503 Gone"), 503, "upstream_error"),
+    "redirects": (reply(b"", "302 Found"), 502, "upstream_malformed"),
+    "wrong content type": (reply(b"<html>", content_type="text/html"), 502, "upstream_malformed"),
+    "refuses the gateway": (reply_json({"error": {"message": "no"}}, "401 Unauthorized"), 502, "upstream_refused"),
+    "never fits": (reply_json(NEVER_FIT, "400 Bad Request"), 400, "context_length_exceeded"),
+}
+WHOLE_ONLY = {
+    "never gets past the head": (raw(HEAD + b"content-length: 9\r\n\r\n", never), 504, "upstream_timeout"),
+    "truncated JSON": (reply(b'{"choices": [{"ind'), 502, "upstream_malformed"),
+    "another JSON value": (reply(b"[1]"), 502, "upstream_malformed"),
+    "hangs up inside the body": (raw(HEAD + b'content-length: 99\r\n\r\n{"choices": ['), 502, "upstream_died"),
+    "stalls inside the body": (
+        raw(HEAD + b'content-length: 99\r\n\r\n{"choices": [', never),
+        504,
+        "upstream_timeout",
+    ),
+}
+MID_STREAM = {
+    "cut": (stream(delta("a"), delta("b"), end=False), "upstream_died"),
+    "cut inside an event": (stream(delta("a"), delta("b")[:9], end=False), "upstream_died"),
+    "no done": (stream(delta("a"), delta("b")), "upstream_died"),
+    "not JSON": (stream(delta("a"), b"data: {half\n\n", DONE), "upstream_malformed"),
+    "not UTF-8": (stream(delta("a"), b"data: \xff\xfe\n\n", DONE), "upstream_malformed"),
+    "the engine's own error": (
+        stream(delta("a"), b'data: {"error": {"message": "lost", "code": 500}}\n\n', DONE),
+        "upstream_error",
+    ),
+    "silence": (stream(delta("a"), never), "upstream_timeout"),
+    "chunked wrongly": (stream(delta("a"), raw(b"zz\r\n")), "upstream_died"),
+}
+
+
+@pytest.fixture(scope="module")
+def faulty() -> Iterator[tuple[FakeUpstream, Running]]:
+    """A fake upstream and a gateway that loses patience soon."""
+    with FakeUpstream() as fake, running(settings_for(fake, timeouts={"silence": 0.5})) as one:
+        yield fake, one
+
+
+@pytest.mark.parametrize("fault", MID_STREAM)
+def test_a_fault_mid_stream_ends_it_with_an_error_event(faulty: tuple[FakeUpstream, Running], fault: str) -> None:
+    upstream, one = faulty
+    upstream.answers["/v1/completions"], code = MID_STREAM[fault]
+    texts = []
+    with pytest.raises(openai.APIError) as caught:
+        texts.extend(chunk.choices[0].text for chunk in sdk(one).completions.create(**BODY, stream=True))
+    assert texts[0] == "a"
+    assert caught.value.body["type"] == "server_error"
+    assert caught.value.code == code
+    content = one.post(BODY | {"stream": True}).content
+    assert content.startswith(delta("a"))
+    *_, last, end = content.split(b"\n\n")
+    assert last.startswith(b'data: {"error": {"message": ')
+    assert end == b""
+    at_rest(one, upstream)
 
 
 @pytest.mark.parametrize(
-    "answer",
-    [
-        stream(delta("a"), delta("b"), end=False),
-        stream(delta("a"), delta("b")[:9], end=False),
-        stream(delta("a"), delta("b")),
-        stream(delta("a"), delta("b"), b"data: {half\n\n", DONE),
-        stream(delta("a"), delta("b"), b'data: {"error": {"message": "lost", "code": 500}}\n\n', DONE),
-        stream(delta("a"), delta("b"), never),
-    ],
-    ids=["cut", "cut inside an event", "no done", "not JSON", "the engine's own error", "silence"],
+    ("fault", "streaming"),
+    [(fault, streaming) for fault in BEFORE_AN_ANSWER for streaming in (False, True)]
+    + [(fault, False) for fault in WHOLE_ONLY],
 )
-def test_a_fault_mid_stream_ends_it_with_an_error_event(upstream: FakeUpstream, answer: Handler) -> None:
-    upstream.answers["/v1/completions"] = answer
-    with running(settings_for(upstream, timeouts={"silence": 0.5})) as one:
-        texts = []
-        with pytest.raises(openai.APIError) as caught:
-            texts.extend(chunk.choices[0].text for chunk in sdk(one).completions.create(**BODY, stream=True))
-        assert caught.value.body["type"] == "server_error"
-        content = one.post(BODY | {"stream": True}).content
-        assert content.startswith(delta("a"))
-        *_, last, end = content.split(b"\n\n")
-        assert last.startswith(b'data: {"error": {"message": ')
-        assert end == b""
+def test_a_fault_before_the_answer_is_a_plain_error(
+    faulty: tuple[FakeUpstream, Running], fault: str, streaming: bool
+) -> None:
+    upstream, one = faulty
+    upstream.answers["/v1/completions"], status, code = (BEFORE_AN_ANSWER | WHOLE_ONLY)[fault]
+    asked = upstream.generations
+    got = one.post(BODY | {"stream": streaming})
+    assert got.status_code == status
+    error = got.json()["error"]
+    assert error["type"] == ("server_error" if status >= 500 else "invalid_request_error")
+    assert error["code"] == code
+    assert set(error) == {"message", "type", "param", "code"}
+    assert got.headers["x-wave-context-tokens"] == "6"
+    assert upstream.generations == asked + 1
+    at_rest(one, upstream)
+
+
+RETRIED = ("hangs up", "hangs up inside the head", "never answers", "503")
+
+
+@pytest.mark.parametrize(
+    ("fault", "streaming"),
+    # A whole answer of status 200 has begun, whatever its type.
+    [(fault, streaming) for fault in RETRIED for streaming in (False, True)] + [("wrong content type", True)],
+)
+def test_a_fault_before_the_answer_is_made_good_by_another_upstream(fault: str, streaming: bool) -> None:
+    failing: Handler = BEFORE_AN_ANSWER[fault][0]
+    asked: list[Handler] = []
+    healthy = stream(delta("ok"), DONE) if streaming else reply_json({"choices": [{"index": 0, "text": "ok"}]})
+
+    async def first_fails(connection: Connection) -> None:
+        asked.append(healthy if asked else failing)
+        await asked[-1](connection)
+
+    with FakeUpstream() as one_upstream, FakeUpstream() as other:
+        for fake in (one_upstream, other):
+            fake.answers["/v1/completions"] = first_fails
+        upstreams = [{"base_url": fake.url, "models": [fake.model]} for fake in (one_upstream, other)]
+        with running(settings_for(one_upstream, upstreams=upstreams, timeouts={"silence": 0.5})) as one:
+            until(lambda: all(upstream.ready for upstream in one.gateway.upstreams))
+            got = one.post(BODY | {"stream": streaming})
+            at_rest(one, one_upstream)
+            at_rest(one, other)
+    assert got.status_code == 200
+    assert '"ok"' in got.text
+    assert [fake.generations for fake in (one_upstream, other)] == [1, 1]
+    assert "error" not in got.text
 
 
 @pytest.mark.parametrize("streaming", [False, True], ids=["whole", "stream"])
-@pytest.mark.parametrize(
-    ("answer", "status", "code"),
-    [
-        (hang_up, 502, "upstream_died"),
-        (never, 504, "upstream_timeout"),
-        (reply(b"<html>", "500 Internal Server Error", "text/html"), 500, "upstream_error"),
-        (reply_json({"error": {"message": "dead", "type": "EngineDeadError", "code": 503}}, "503 Gone"), 503, None),
-        (reply(b"not json"), 502, "upstream_malformed"),
-        (reply_json({"error": {"message": "no", "code": 401}}, "401 Unauthorized"), 502, "upstream_refused"),
-    ],
-    ids=["hangs up", "never answers", "500", "503", "malformed", "401"],
-)
-def test_a_fault_before_the_first_byte_is_a_plain_error(
-    upstream: FakeUpstream, answer: Handler, status: int, code: str | None, streaming: bool
+def test_an_answer_that_had_begun_is_not_asked_for_again(streaming: bool) -> None:
+    with FakeUpstream() as one_upstream, FakeUpstream() as other:
+        for fake in (one_upstream, other):
+            fake.answers["/v1/completions"] = (
+                stream(delta("a"), end=False) if streaming else WHOLE_ONLY["hangs up inside the body"][0]
+            )
+        upstreams = [{"base_url": fake.url, "models": [fake.model]} for fake in (one_upstream, other)]
+        with running(settings_for(one_upstream, upstreams=upstreams)) as one:
+            until(lambda: all(upstream.ready for upstream in one.gateway.upstreams))
+            got = one.post(BODY | {"stream": streaming})
+    assert got.status_code == (200 if streaming else 502)
+    assert "upstream_died" in got.text
+    assert sum(fake.generations for fake in (one_upstream, other)) == 1
+
+
+@pytest.mark.parametrize("streaming", [False, True], ids=["whole", "stream"])
+def test_a_slow_answer_within_the_deadline_completes(faulty: tuple[FakeUpstream, Running], streaming: bool) -> None:
+    upstream, one = faulty
+    slow = (0.3, delta("a"), 0.3, delta("b"), 0.3, DONE, 0.3)
+    whole = raw(0.3, HEAD + b"content-length: 7\r\n\r\n", 0.3, b'{"a"', 0.3, b":1}", 0.3)
+    upstream.answers["/v1/completions"] = stream(*slow) if streaming else whole
+    got = one.post(BODY | {"stream": streaming})
+    assert got.content == (delta("a") + delta("b") + DONE if streaming else b'{"a":1}')
+    at_rest(one, upstream)
+
+
+@pytest.mark.parametrize("streaming", [False, True], ids=["whole", "stream"])
+def test_an_upstream_that_only_pretends_to_work_ends_at_the_generations_deadline(
+    upstream: FakeUpstream, streaming: bool
 ) -> None:
-    upstream.answers["/v1/completions"] = answer
-    with running(settings_for(upstream, timeouts={"silence": 0.5})) as one:
+    async def drips(connection: Connection) -> None:
+        while True:
+            await connection.chunk(b": ping\n\n" if streaming else b" ")
+            await asyncio.sleep(0.05)
+
+    upstream.answers["/v1/completions"] = stream(drips) if streaming else raw(HEAD + CHUNKED, drips)
+    with running(settings_for(upstream, timeouts={"silence": 5.0, "generation": 0.5})) as one:
         got = one.post(BODY | {"stream": streaming})
-        assert got.status_code == status
-        assert got.json()["error"]["type"] == "server_error"
-        assert got.headers["x-wave-context-tokens"] == "6"
-        if code is not None:
-            assert got.json()["error"]["code"] == code
+        assert "generation_timeout" in got.text
+        assert got.status_code == (200 if streaming else 504)
+        at_rest(one, upstream)
+
+
+def test_a_client_that_reads_nothing_does_not_hold_a_generation_past_its_deadline(upstream: FakeUpstream) -> None:
+    upstream.answers["/v1/completions"] = stream(*[delta("x" * 2**16)] * 2000, never)
+    with (
+        running(settings_for(upstream, timeouts={"generation": 1.0})) as one,
+        httpx.stream("POST", f"{one.url}/v1/completions", json=BODY | {"stream": True}),
+    ):
+        until(lambda: upstream.open_generations == 1)
+        at_rest(one, upstream)
 
 
 def test_a_fault_after_a_keep_alive_comment_is_an_error_event(upstream: FakeUpstream) -> None:
@@ -143,31 +271,3 @@ def test_one_late_health_answer_does_not_make_an_upstream_unready(upstream: Fake
         upstream.answers["/health"] = late_once
         while len(late) < 3:
             assert httpx.get(f"{one.url}/ready").status_code == 200
-
-
-@pytest.mark.parametrize("streaming", [False, True], ids=["whole", "stream"])
-def test_a_client_that_leaves_before_the_answer_ends_the_upstreams_request(
-    gateway: Running, upstream: FakeUpstream, streaming: bool
-) -> None:
-    upstream.answers["/v1/completions"] = upstream.wait_for_abort
-    with pytest.raises(httpx.ReadTimeout):
-        httpx.post(f"{gateway.url}/v1/completions", json=BODY | {"stream": streaming}, timeout=0.3)
-    assert upstream.aborted.wait(10)
-    wait_idle(gateway)
-
-
-def test_a_client_that_leaves_mid_stream_ends_the_upstreams_request(gateway: Running, upstream: FakeUpstream) -> None:
-    upstream.answers["/v1/completions"] = stream(delta("a"), upstream.wait_for_abort)
-    with httpx.stream("POST", f"{gateway.url}/v1/completions", json=BODY | {"stream": True}) as answer:
-        assert next(answer.iter_lines()).startswith("data: ")
-    assert upstream.aborted.wait(10)
-    wait_idle(gateway)
-
-
-def wait_idle(gateway: Running) -> None:
-    """The gauges go back to zero and the abort is counted."""
-    deadline = time.monotonic() + 10
-    while 'wave_aborted_total{model="fake"} 1.0' not in (text := httpx.get(f"{gateway.url}/metrics").text):
-        assert time.monotonic() < deadline, text
-    assert 'wave_in_flight_requests{model="fake"} 0.0' in text
-    assert gateway.gateway.upstreams[0].in_flight == 0
