@@ -9,6 +9,7 @@ import typer
 
 from wave_serve.checkpoint import CheckpointError
 from wave_serve.commands import CommandUnavailableError, added_commands, load_command
+from wave_serve.config_cli import app as config_commands
 from wave_serve.engine import EngineSetupError
 from wave_serve.keys_cli import app as keys
 from wave_serve.logs import configure_logging
@@ -22,6 +23,7 @@ from wave_serve.tokens import TokenizerError
 EXPLAINED = (CheckpointError, CommandUnavailableError, EngineSetupError, EngineStartError, ListenError, SettingsError)
 app = typer.Typer(name="wave-serve", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 app.add_typer(keys, name="keys")
+app.add_typer(config_commands, name="config")
 
 ConfigFile = Annotated[Path | None, typer.Option("--config", help="Settings file (YAML).")]
 Host = Annotated[str | None, typer.Option(help=str(Settings.model_fields["host"].description))]

@@ -24,7 +24,7 @@ Port = Annotated[int, Field(ge=1, le=65535)]
 class ModelSettings(Frozen):
     """Policy for one model; all lengths are in tokens."""
 
-    train_length: PositiveInt | None = Field(None, description="Length the checkpoint was trained at.")
+    train_length: PositiveInt | None = Field(None, description="Length the checkpoint was trained at.", examples=[512])
     tokenizer: Path | None = Field(
         None, description="The checkpoint's tokenizer.json; without it prompts are counted by the upstream."
     )
@@ -72,8 +72,10 @@ class ModelSettings(Frozen):
 class UpstreamSettings(Frozen):
     """One vLLM server."""
 
-    base_url: BaseUrl = Field(description="Root of the server, without /v1.")
-    models: tuple[str, ...] = Field(min_length=1, description="Names under which it serves its models.")
+    base_url: BaseUrl = Field(description="Root of the server, without /v1.", examples=["http://127.0.0.1:8001"])
+    models: tuple[str, ...] = Field(
+        min_length=1, description="Names under which it serves its models.", examples=[["wave-demo"]]
+    )
 
 
 class TimeoutSettings(Frozen):
@@ -107,7 +109,9 @@ class Settings(Frozen):
     host: str = Field("127.0.0.1", description="Address to listen on; 0.0.0.0 for all.")
     port: Port = Field(8000, description="Port to listen on.")
     max_body_bytes: PositiveInt = Field(32 * 2**20, description="Largest request body.")
-    models: dict[str, ModelSettings] = Field(default_factory=dict, description="Policy by model name.")
+    models: dict[str, ModelSettings] = Field(
+        default_factory=dict, description="Policy by model name.", examples=["wave-demo"]
+    )
     upstreams: tuple[UpstreamSettings, ...] = Field((), description="The vLLM servers of `gateway`.")
     timeouts: TimeoutSettings = TimeoutSettings()
     auth: AuthSettings = AuthSettings()

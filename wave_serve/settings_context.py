@@ -27,7 +27,7 @@ class ZoneAction(StrEnum):
 class ZoneSettings(Frozen):
     """What happens by how far prompt + completion reach: `allow`, `warn` in a header, or `reject`."""
 
-    trained: ZoneAction = Field(ZoneAction.ALLOW, description="Up to train_length: allow or warn.")
+    trained: ZoneAction = Field(ZoneAction.ALLOW, description="Up to train_length: allow or warn; reject is refused.")
     validated: ZoneAction = Field(
         ZoneAction.ALLOW, description="Beyond it, up to validated_length: allow, warn or reject."
     )
