@@ -133,8 +133,7 @@ def when(event: threading.Event) -> Handler:
     """A step that waits for an event of another thread."""
 
     async def handle(_connection: Connection) -> None:
-        while not event.is_set():
-            await asyncio.sleep(0.01)
+        await asyncio.to_thread(event.wait, 10)
 
     return handle
 

@@ -1,5 +1,8 @@
 """A fake upstream that misbehaves as told, a gateway before it, and what must hold when a request is over."""
 
+import contextlib
+import json
+import socket
 import time
 from collections.abc import Callable, Iterator
 
@@ -45,3 +48,23 @@ def until(holds: Callable[[], bool], seconds: float = WAIT) -> None:
     while not holds():
         assert time.monotonic() < deadline
         time.sleep(0.02)
+
+
+@contextlib.contextmanager
+def asked(url: str, body: dict, path: str = "/v1/completions") -> Iterator[socket.socket]:
+    """A connection on which a request has been sent; it is closed when the block ends."""
+    content = json.dumps(body).encode()
+    head = f"POST {path} HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: {len(content)}\r\n"
+    host, port = url.removeprefix("http://").split(":")
+    with socket.create_connection((host, int(port)), timeout=10) as connection:
+        connection.sendall(head.encode() + b"\r\n" + content)
+        yield connection
+
+
+def read_to(connection: socket.socket, end: bytes) -> None:
+    """Reads until `end` has come."""
+    got = b""
+    while end not in got:
+        part = connection.recv(2**16)
+        assert part, got
+        got += part

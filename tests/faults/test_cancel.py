@@ -1,14 +1,11 @@
 """A client that goes away ends its request at the upstream, whenever it goes, and no one else's."""
 
 import concurrent.futures
-import contextlib
-import json
 import socket
-from collections.abc import Iterator
 
 import httpx
 import pytest
-from conftest import at_rest, gauge, until
+from conftest import asked, at_rest, gauge, read_to, until
 from fake_upstream import DONE, FakeUpstream, delta, raw, stream, when
 from running import Running
 
@@ -16,30 +13,10 @@ BODY = {"model": "fake", "prompt": "hello", "max_tokens": 5}
 HEAD = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\n"
 
 
-@contextlib.contextmanager
-def asked(one: Running, body: dict, path: str = "/v1/completions") -> Iterator[socket.socket]:
-    """A connection on which a request has been sent; it is closed when the block ends."""
-    content = json.dumps(body).encode()
-    head = f"POST {path} HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: {len(content)}\r\n"
-    host, port = one.url.removeprefix("http://").split(":")
-    with socket.create_connection((host, int(port)), timeout=10) as connection:
-        connection.sendall(head.encode() + b"\r\n" + content)
-        yield connection
-
-
-def read_to(connection: socket.socket, end: bytes) -> None:
-    """Reads until `end` has come."""
-    got = b""
-    while end not in got:
-        part = connection.recv(2**16)
-        assert part, got
-        got += part
-
-
 @pytest.mark.parametrize("streaming", [False, True], ids=["whole", "stream"])
 def test_leaving_before_the_headers(gateway: Running, upstream: FakeUpstream, streaming: bool) -> None:
     upstream.answers["/v1/completions"] = upstream.wait_for_abort
-    with asked(gateway, BODY | {"stream": streaming}):
+    with asked(gateway.url, BODY | {"stream": streaming}):
         until(lambda: upstream.open_generations == 1)
     assert upstream.aborted.wait(10)
     until(lambda: gauge(gateway, "wave_aborted_total") == 1)
@@ -51,7 +28,7 @@ def test_leaving_between_the_headers_and_the_first_token(
 ) -> None:
     begun = raw(HEAD + b"content-length: 9\r\n\r\n", upstream.wait_for_abort)
     upstream.answers["/v1/completions"] = stream(b": ping\n\n", upstream.wait_for_abort) if streaming else begun
-    with asked(gateway, BODY | {"stream": streaming}) as connection:
+    with asked(gateway.url, BODY | {"stream": streaming}) as connection:
         until(lambda: upstream.open_generations == 1)
         if streaming:
             read_to(connection, b": ping")
@@ -63,7 +40,7 @@ def test_leaving_between_the_headers_and_the_first_token(
 def test_leaving_in_the_middle(gateway: Running, upstream: FakeUpstream, streaming: bool) -> None:
     half = raw(HEAD + b'content-length: 9\r\n\r\n{"a":', upstream.wait_for_abort)
     upstream.answers["/v1/completions"] = stream(delta("a"), upstream.wait_for_abort) if streaming else half
-    with asked(gateway, BODY | {"stream": streaming}) as connection:
+    with asked(gateway.url, BODY | {"stream": streaming}) as connection:
         until(lambda: upstream.open_generations == 1)
         if streaming:
             read_to(connection, b'"text": "a"')
@@ -76,7 +53,7 @@ def test_leaving_after_the_end_is_no_abort(gateway: Running, upstream: FakeUpstr
     # The upstream says that it is done but never closes its stream, so the gateway must.
     slow_to_end = stream(delta("a"), DONE, upstream.wait_for_abort)
     upstream.answers["/v1/completions"] = slow_to_end if streaming else raw(HEAD + b"content-length: 2\r\n\r\n{}")
-    with asked(gateway, BODY | {"stream": streaming}) as connection:
+    with asked(gateway.url, BODY | {"stream": streaming}) as connection:
         read_to(connection, b"[DONE]\n\n" if streaming else b"{}")
     at_rest(gateway, upstream)
     assert gauge(gateway, "wave_aborted_total") == 0
@@ -87,7 +64,7 @@ def test_leaving_after_the_end_is_no_abort(gateway: Running, upstream: FakeUpstr
 def test_leaving_while_the_prompt_is_counted(gateway: Running, upstream: FakeUpstream, path: str) -> None:
     upstream.answers["/tokenize"] = upstream.wait_for_abort
     message = {"messages": [{"role": "user", "content": "x"}]}
-    with asked(gateway, BODY | message, path):
+    with asked(gateway.url, BODY | message, path):
         until(lambda: any(request.path == "/tokenize" for request in upstream.requests))
     assert upstream.aborted.wait(10)
     assert upstream.generations == 0
@@ -105,7 +82,7 @@ def test_one_of_many_leaves_and_the_others_get_their_answers(
     body = BODY | {"stream": streaming}
     with concurrent.futures.ThreadPoolExecutor(8) as pool:
         answers = [pool.submit(gateway.post, body) for _ in range(8)]
-        with asked(gateway, body | {"prompt": "leaves"}):
+        with asked(gateway.url, body | {"prompt": "leaves"}):
             until(lambda: upstream.open_generations == 9)
         for answer in answers:
             assert answer.result().content == (delta("a") + DONE if streaming else b"{}")
