@@ -12,7 +12,10 @@ from wave_serve.settings_routing import RoutingSettings
 from wave_serve.upstream import Upstream
 
 RECENT_SECONDS = 60.0  # time constant of the tokens counted as an upstream's recent load
-HEAD_START = 4  # requests like the present one by which a long match may exceed the share, when little is under way
+# Requests like the present one by which an upstream that knows a long match may exceed its share, so that a few
+# questions in a row about one document are not a reason to read it elsewhere.
+RECENT_HEAD_START = 2
+OUTSTANDING_HEAD_START = 1
 
 
 @dataclass(frozen=True)
@@ -58,11 +61,13 @@ class Router:
         if not holders:
             return None
         best = self._least_loaded(demand, holders, now)
-        head_start = HEAD_START if length >= self._settings.long_match * demand.prefixes.size else 0
-        for load in (lambda one: one.outstanding_tokens, lambda one: self._recent[one.base_url].value(now)):
-            total = sum(load(one) for one in usable) + demand.tokens
-            most = self._settings.max_share * total / len(usable) + head_start * demand.tokens
-            if load(best) + demand.tokens > most:
+        is_long = length >= self._settings.long_match * demand.prefixes.size
+        recent = {one: self._recent[one.base_url].value(now) for one in usable}
+        outstanding = {one: float(one.outstanding_tokens) for one in usable}
+        for load, head_start in ((recent, RECENT_HEAD_START), (outstanding, OUTSTANDING_HEAD_START)):
+            share = (sum(load.values()) + demand.tokens) / len(usable)
+            most = self._settings.max_share * share + (head_start * demand.tokens if is_long else 0)
+            if load[best] + demand.tokens > most:
                 return None
         return best
 

@@ -1,7 +1,5 @@
 """The endpoints; each only names the parts that answer it."""
 
-from typing import Any, cast
-
 from fastapi import APIRouter, Depends, Request
 from prometheus_client import CONTENT_TYPE_LATEST
 from pydantic_core import to_json
@@ -9,51 +7,40 @@ from starlette.responses import JSONResponse, Response
 
 from wave_serve.auth import check_model
 from wave_serve.body import parse_object, read_body
-from wave_serve.errors import unavailable
+from wave_serve.entry import enter, gateway_of
 from wave_serve.exchange import exchange_of
-from wave_serve.gateway import Gateway
 from wave_serve.generate import generate
 from wave_serve.preflight import preflight
 from wave_serve.presence import while_connected
+from wave_serve.readiness import readiness
 
-
-def _gateway(request: Request) -> Gateway:
-    return cast("Gateway", request.app.state.gateway)
-
-
-async def _enter(request: Request) -> None:
-    """Runs before every endpoint, and before the body is read."""
-    authorization = request.headers.get("authorization")
-    _gateway(request).auth.enter(exchange_of(request), request.url.path, request.method, authorization)
-
-
-router = APIRouter(dependencies=[Depends(_enter)])
+router = APIRouter(dependencies=[Depends(enter)])
 
 
 @router.post("/v1/completions")
 async def completions(request: Request) -> Response:
     """OpenAI's completions."""
-    return await generate(_gateway(request), request, "/v1/completions", chat=False)
+    return await generate(gateway_of(request), request, "/v1/completions", chat=False)
 
 
 @router.post("/v1/chat/completions")
 async def chat_completions(request: Request) -> Response:
     """OpenAI's chat completions, where the checkpoint has a chat template."""
-    return await generate(_gateway(request), request, "/v1/chat/completions", chat=True)
+    return await generate(gateway_of(request), request, "/v1/chat/completions", chat=True)
 
 
 @router.get("/v1/models")
 async def models(request: Request) -> Response:
     """The served models with their limits."""
     exchange = exchange_of(request)
-    cards = [model.card(exchange.key_limit) for model in _gateway(request).visible_models(exchange)]
+    cards = [model.card(exchange.key_limit) for model in gateway_of(request).visible_models(exchange)]
     return JSONResponse({"object": "list", "data": cards})
 
 
 @router.get("/v1/models/{model:path}")
 async def one_model(request: Request, model: str) -> Response:
     """One served model with its limits."""
-    found = _gateway(request).catalogue.find(model)
+    found = gateway_of(request).catalogue.find(model)
     check_model(exchange_of(request), found.name)
     return JSONResponse(found.card(exchange_of(request).key_limit))
 
@@ -61,7 +48,7 @@ async def one_model(request: Request, model: str) -> Response:
 @router.post("/v1/context")
 async def context(request: Request) -> Response:
     """Whether a completion or chat request would fit; nothing is generated."""
-    gateway, exchange = _gateway(request), exchange_of(request)
+    gateway, exchange = gateway_of(request), exchange_of(request)
     body = await read_body(request, gateway.settings.max_body_bytes)
     payload = parse_object(body, request.headers.get("content-type"))
     model = gateway.model_of(payload, exchange)
@@ -83,7 +70,7 @@ async def detokenize(request: Request) -> Response:
 
 
 async def _ask(request: Request, path: str) -> Response:
-    gateway = _gateway(request)
+    gateway = gateway_of(request)
     body = await read_body(request, gateway.settings.max_body_bytes)
     payload = parse_object(body, request.headers.get("content-type"))
     model = gateway.model_of(payload, exchange_of(request))
@@ -99,19 +86,14 @@ async def health() -> Response:
 
 @router.get("/ready")
 async def ready(request: Request) -> Response:
-    """Whether at least one upstream answers. Raises ApiError 503 with the reasons where none does."""
-    gateway = _gateway(request)
-    states: dict[str, Any] = {upstream.base_url: upstream.reason or "ready" for upstream in gateway.upstreams}
-    if not any(upstream.ready for upstream in gateway.upstreams):
-        reasons = "; ".join(f"{url}: {state}" for url, state in states.items())
-        raise unavailable(f"Not ready: {reasons}", gateway.settings.timeouts.retry_after)
-    return JSONResponse({"status": "ready", "upstreams": states})
+    """Whether at least one upstream answers its requests. Raises ApiError 503 with the reasons where none does."""
+    return JSONResponse(readiness(gateway_of(request)))
 
 
 @router.get("/metrics")
 async def metrics(request: Request) -> Response:
     """Prometheus metrics."""
-    gateway = _gateway(request)
+    gateway = gateway_of(request)
     for upstream in gateway.upstreams:
         gateway.metrics.upstream_ready.labels(upstream.base_url).set(upstream.ready)
     return Response(gateway.metrics.exposition(), media_type=CONTENT_TYPE_LATEST)

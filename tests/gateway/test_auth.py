@@ -108,6 +108,13 @@ def test_no_body_is_read_for_who_may_not_ask(guarded: Running) -> None:
     assert big.status_code == 401
 
 
+def test_a_keys_own_cap_lowers_the_models(guarded: Running) -> None:
+    assert guarded.post(BODY, **bearer(TINY)).status_code == 200
+    long = BODY | {"prompt": "x" * 30}
+    assert guarded.post(long, **bearer(ALICE)).status_code == 200
+    assert guarded.post(long, **bearer(TINY)).json()["error"]["code"] == "context_length_exceeded"
+
+
 def test_probes_are_open_and_metrics_and_docs_by_option(upstream: FakeUpstream, keys: Path) -> None:
     for protect, status in ((False, 200), (True, 401)):
         auth = {"keys_file": str(keys), "protect_metrics": protect, "protect_docs": protect}

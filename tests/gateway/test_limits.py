@@ -1,5 +1,6 @@
 """Rates and concurrency of keys: in numbers with a clock of their own, and as a client meets them."""
 
+import asyncio
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -177,8 +178,7 @@ def test_at_most_so_many_requests_run_at_once(serve, upstream: FakeUpstream) -> 
     go = threading.Event()
 
     async def held(connection) -> None:
-        while not go.is_set():
-            await __import__("asyncio").sleep(0.01)
+        await asyncio.to_thread(go.wait)
         await stream(delta("a"), DONE)(connection)
 
     upstream.answers["/v1/completions"] = held

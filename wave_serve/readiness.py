@@ -1,0 +1,37 @@
+"""Whether the gateway can do its work, and what of it."""
+
+from typing import Any
+
+from wave_serve.errors import unavailable
+from wave_serve.gateway import Gateway
+from wave_serve.upstream import Upstream
+
+
+def readiness(gateway: Gateway) -> dict[str, Any]:
+    """State of every upstream, and whether each model has one that answers its requests.
+
+    Raises:
+        ApiError: 503 with the reasons where no upstream does, or where the gateway is shutting down.
+    """
+    retry_after = gateway.settings.timeouts.retry_after
+    if gateway.drain.begun:
+        raise unavailable("Not ready: shutting down", retry_after)
+    states = {upstream.base_url: _state(upstream) for upstream in gateway.upstreams}
+    if not any(_answers(upstream) for upstream in gateway.upstreams):
+        raise unavailable("Not ready: " + "; ".join(f"{url}: {state}" for url, state in states.items()), retry_after)
+    models = {
+        name: "ready" if any(_answers(upstream) for upstream in model.upstreams) else "no upstream is ready"
+        for name, model in gateway.catalogue.models.items()
+    }
+    return {"status": "ready", "upstreams": states, "models": models}
+
+
+def _answers(upstream: Upstream) -> bool:
+    """A good health alone is not enough: an engine that is stuck may still answer its health check."""
+    return upstream.ready and not upstream.ejection.active
+
+
+def _state(upstream: Upstream) -> str:
+    if upstream.reason is not None:
+        return upstream.reason
+    return upstream.ejection.reason() if upstream.ejection.active else "ready"
