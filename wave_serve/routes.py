@@ -5,8 +5,9 @@ from prometheus_client import CONTENT_TYPE_LATEST
 from pydantic_core import to_json
 from starlette.responses import JSONResponse, Response
 
+from wave_serve.asking import ask_any
 from wave_serve.auth import check_model
-from wave_serve.body import parse_object, read_body
+from wave_serve.body import read_body
 from wave_serve.entry import enter, gateway_of
 from wave_serve.exchange import exchange_of
 from wave_serve.generate import generate
@@ -50,11 +51,14 @@ async def context(request: Request) -> Response:
     """Whether a completion or chat request would fit; nothing is generated."""
     gateway, exchange = gateway_of(request), exchange_of(request)
     body = await read_body(request, gateway.settings.max_body_bytes)
-    payload = parse_object(body, request.headers.get("content-type"))
+    payload = await gateway.bodies.parse(body, request.headers.get("content-type"))
     model = gateway.model_of(payload, exchange)
-    upstream, cap = model.pick(), model.cap(exchange.key_limit)
+    cap = model.cap(exchange.key_limit)
     exchange.headers |= cap.headers()
-    return JSONResponse(await while_connected(request.receive, preflight(model, payload, upstream, cap, exchange)))
+    answer = ask_any(
+        model, lambda upstream: preflight(model, payload, upstream, cap, exchange), gateway.settings.routing.tries
+    )
+    return JSONResponse(await while_connected(request.receive, answer))
 
 
 @router.post("/tokenize")
@@ -72,10 +76,10 @@ async def detokenize(request: Request) -> Response:
 async def _ask(request: Request, path: str) -> Response:
     gateway = gateway_of(request)
     body = await read_body(request, gateway.settings.max_body_bytes)
-    payload = parse_object(body, request.headers.get("content-type"))
+    payload = await gateway.bodies.parse(body, request.headers.get("content-type"))
     model = gateway.model_of(payload, exchange_of(request))
-    answer = await while_connected(request.receive, model.pick().ask(path, body))
-    return Response(to_json(answer), media_type="application/json")
+    answer = ask_any(model, lambda upstream: upstream.ask(path, body), gateway.settings.routing.tries)
+    return Response(to_json(await while_connected(request.receive, answer)), media_type="application/json")
 
 
 @router.get("/health")
