@@ -7,7 +7,7 @@ from starlette.responses import JSONResponse, Response
 
 from wave_serve.asking import ask_any
 from wave_serve.auth import check_model
-from wave_serve.body import read_body
+from wave_serve.body import parse_object, read_body
 from wave_serve.entry import enter, gateway_of
 from wave_serve.exchange import exchange_of
 from wave_serve.generate import generate
@@ -51,7 +51,7 @@ async def context(request: Request) -> Response:
     """Whether a completion or chat request would fit; nothing is generated."""
     gateway, exchange = gateway_of(request), exchange_of(request)
     body = await read_body(request, gateway.settings.max_body_bytes)
-    payload = await gateway.bodies.parse(body, request.headers.get("content-type"))
+    payload = parse_object(body, request.headers.get("content-type"))
     model = gateway.model_of(payload, exchange)
     cap = model.cap(exchange.key_limit)
     exchange.headers |= cap.headers()
@@ -76,7 +76,7 @@ async def detokenize(request: Request) -> Response:
 async def _ask(request: Request, path: str) -> Response:
     gateway = gateway_of(request)
     body = await read_body(request, gateway.settings.max_body_bytes)
-    payload = await gateway.bodies.parse(body, request.headers.get("content-type"))
+    payload = parse_object(body, request.headers.get("content-type"))
     model = gateway.model_of(payload, exchange_of(request))
     answer = ask_any(model, lambda upstream: upstream.ask(path, body), gateway.settings.routing.tries)
     return Response(to_json(await while_connected(request.receive, answer)), media_type="application/json")

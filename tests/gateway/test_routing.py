@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 import httpx
 import pytest
-from fake_upstream import DONE, Connection, FakeUpstream, Handler, delta, hang_up, reply, reply_json, stream
+from fake_upstream import DONE, Connection, FakeUpstream, delta, hang_up, reply, reply_json, stream
 from running import Running, running, settings_for
 
 from wave_serve.ejection import Ejection
