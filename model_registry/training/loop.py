@@ -1,4 +1,4 @@
-"""The training loop: AdamW on next-token cross-entropy, bounded by steps or by minutes."""
+"""The training loop: next-token cross-entropy, bounded by steps or by minutes."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from model_registry.training.batches import held_out_batch, pack, training_batch
 from model_registry.training.errors import TrainingError
 from model_registry.training.export import export
 from model_registry.training.model_card import model_card
+from model_registry.training.optimizer import Optimizer
 from model_registry.training.retrieval import with_retrieval_rows
 from model_registry.training.run_directory import Progress
 from model_registry.training.tokenizer import train_tokenizer
@@ -87,7 +88,7 @@ def run_training(
     model = WaveletLlamaForCausalLM(
         recipe.model_config(eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id)
     )
-    optimizer = _optimizer(recipe, model)
+    optimizer = Optimizer(recipe, model)
     at = Progress()
     if resume:
         at = directory.load(model, optimizer)
@@ -129,7 +130,7 @@ def _save(
     directory: RunDirectory,
     at: Progress,
     model: WaveletLlamaForCausalLM,
-    optimizer: torch.optim.Optimizer,
+    optimizer: Optimizer,
     tokenizer: PreTrainedTokenizerFast,
     command: str,
 ) -> None:
@@ -143,25 +144,14 @@ def _batch(recipe: Recipe, stream: torch.Tensor, tokenizer: PreTrainedTokenizerF
     return with_retrieval_rows(batch, stream, tokenizer, recipe.retrieval_fraction, seed=recipe.seed, step=step)
 
 
-def _optimizer(recipe: Recipe, model: torch.nn.Module) -> torch.optim.Optimizer:
-    # Weight decay on matrices only: shrinking a norm's gain or a bias towards zero has no purpose.
-    matrices = [p for p in model.parameters() if p.dim() >= 2]
-    vectors = [p for p in model.parameters() if p.dim() < 2]
-    groups = [{"params": matrices, "weight_decay": recipe.weight_decay}, {"params": vectors, "weight_decay": 0.0}]
-    return torch.optim.AdamW(groups, lr=recipe.learning_rate, betas=(recipe.beta1, recipe.beta2), fused=True)
-
-
 def _step(
-    model: WaveletLlamaForCausalLM, optimizer: torch.optim.Optimizer, batch: torch.Tensor, rate: float, recipe: Recipe
+    model: WaveletLlamaForCausalLM, optimizer: Optimizer, batch: torch.Tensor, rate: float, recipe: Recipe
 ) -> float:
     model.train()
-    for group in optimizer.param_groups:
-        group["lr"] = rate
     loss = _loss(model, batch, recipe)
-    optimizer.zero_grad(set_to_none=True)
     torch.autograd.backward(loss)
     torch.nn.utils.clip_grad_norm_(model.parameters(), recipe.grad_clip)
-    optimizer.step()
+    optimizer.step(rate)
     value = loss.item()
     if not torch.isfinite(loss):
         raise TrainingError(f"the loss became {value}: lower learning_rate={recipe.learning_rate}")

@@ -57,8 +57,8 @@ license, and passages of them can come back word for word.
 """
 
 _RETRIEVAL = """
-- {share:.1%} of the training rows hold packed retrieval episodes of 64 to 256 tokens instead: pass keys, look-ups and
-  copies."""
+- {share:.1%} of the training rows hold packed retrieval episodes of 64 tokens up to a whole row instead: pass keys,
+  look-ups and copies."""
 
 
 def model_card(

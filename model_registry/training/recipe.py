@@ -7,6 +7,7 @@ from typing import Any
 
 from model_registry.configuration_wavelet import WaveletLlamaConfig
 from model_registry.training.errors import TrainingError
+from model_registry.training.optimizer import OPTIMIZERS
 
 
 @dataclass(frozen=True)
@@ -34,6 +35,7 @@ class Recipe:
     retrieval_fraction: float = 0.0
     """Share of the training rows that are packed retrieval episodes instead of corpus text."""
     batch_sequences: int = 4
+    optimizer: str = "adamw"
     learning_rate: float = 1.5e-3
     weight_decay: float = 0.1
     beta1: float = 0.9
@@ -53,6 +55,7 @@ class Recipe:
             self._require(name, getattr(self, name) >= 1, "must be at least 1")
         self._require("train_length", self.train_length >= 2, "must be at least 2")
         self._require("vocab_size", self.vocab_size >= 512, "must be at least 512 (256 bytes, two markers, merges)")
+        self._require("optimizer", self.optimizer in OPTIMIZERS, f"must be {' or '.join(OPTIMIZERS)}")
         self._require("warmup_steps", self.warmup_steps >= 0, "must not be negative")
         self._require("learning_rate", self.learning_rate > 0, "must be positive")
         self._require("decay_fraction", 0 <= self.decay_fraction <= 1, "must lie in [0, 1]")

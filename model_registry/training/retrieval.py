@@ -1,7 +1,8 @@
 """Rows of retrieval episodes among the training rows, so that looking back is learned within the training length.
 
 An episode hides something in a stretch of the corpus and asks for it at the end: a pass key, one of several codes by
-name, or a note to copy. Episodes of 64 to 256 tokens are packed into a row, the end-of-text token after each.
+name, or a note to copy. Episodes of 64 tokens up to a whole row are packed into rows, the end-of-text token after
+each.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from model_registry.training import retrieval_text
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
-SHORTEST, LONGEST = 64, 256
+SHORTEST = 64
 KEY_DIGITS = 5
 CODE_DIGITS = 3
 MOST_ENTRIES = 4
@@ -67,7 +68,7 @@ def retrieval_row(
     """``[tokens]`` int64: whole episodes one after the other, the last one cut where the row ends."""
     row: list[int] = []
     while len(row) < tokens:
-        size = int(draw.integers(SHORTEST, LONGEST + 1))
+        size = int(draw.integers(min(SHORTEST, tokens - 1), tokens))
         kind = (_pass_key, _look_up, _copy)[draw.integers(3)]
         row += _laid_out(kind(stream, tokenizer, draw), size, stream, draw)
         row.append(tokenizer.eos_token_id)

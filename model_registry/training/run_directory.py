@@ -15,6 +15,8 @@ from model_registry.training.recipe import Recipe
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from model_registry.training.optimizer import Optimizer
+
 
 @dataclass(frozen=True)
 class Progress:
@@ -66,7 +68,7 @@ class RunDirectory:
                     f"cannot resume {str(self.path)!r}: its {key} is {stored.get(key)!r}, not {identity.get(key)!r}"
                 )
 
-    def save(self, progress: Progress, model: torch.nn.Module, optimizer: torch.optim.Optimizer) -> None:
+    def save(self, progress: Progress, model: torch.nn.Module, optimizer: Optimizer) -> None:
         """Replace the checkpoint in one rename: a kill leaves the old one or the new one, whole."""
         state = {
             "step": progress.step,
@@ -79,7 +81,7 @@ class RunDirectory:
         torch.save(state, partial)
         os.replace(partial, self._checkpoint)  # noqa: PTH105 - the same call, named for its atomicity
 
-    def load(self, model: torch.nn.Module, optimizer: torch.optim.Optimizer) -> Progress:
+    def load(self, model: torch.nn.Module, optimizer: Optimizer) -> Progress:
         """Restore the checkpoint in place and forget log lines that came after it."""
         state = torch.load(self._checkpoint, weights_only=True)
         model.load_state_dict(state["model"])

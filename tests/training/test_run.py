@@ -123,6 +123,21 @@ def test_every_position_encoding_trains(corpus, tmp_path):
         assert AutoModelForCausalLM.from_pretrained(tmp_path / position / "model").config.position_type == position
 
 
+def test_muon_updates_the_layers_matrices_and_resumes(corpus, tmp_path):
+    tiny_train(tmp_path / "whole", corpus, steps=8, optimizer="muon")
+    tiny_train(tmp_path / "cut", corpus, steps=4, optimizer="muon", decay_fraction="0")
+    tiny_train(tmp_path / "adamw", corpus, steps=8)
+    states = torch.load(tmp_path / "whole" / "checkpoint.pt", weights_only=True)["optimizer"]
+    momenta = [state["momentum_buffer"].shape for state in states[1]["state"].values()]
+    assert len(momenta) == 2 * 7
+    assert (48, 80) in momenta
+    assert losses(tmp_path / "whole")[-1][2] < losses(tmp_path / "whole")[0][2]
+    assert losses(tmp_path / "whole")[-1] != losses(tmp_path / "adamw")[-1]
+    tiny_train(tmp_path / "cut", corpus, steps=8, resume=True, optimizer="muon", decay_fraction="0")
+    tiny_train(tmp_path / "uncut", corpus, steps=8, optimizer="muon", decay_fraction="0")
+    assert losses(tmp_path / "cut")[-1] == pytest.approx(losses(tmp_path / "uncut")[-1], rel=1e-6)
+
+
 def test_the_module_runs_as_a_command_and_refuses_in_one_line(tmp_path):
     command = [sys.executable, "-m", "model_registry.training", "--out", str(tmp_path / "x"), "--steps", "1"]
     done = subprocess.run([*command, "--corpus", str(tmp_path / "absent")], capture_output=True, text=True, check=False)
