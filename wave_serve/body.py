@@ -5,9 +5,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from fastapi import Request
-from pydantic_core import from_json, to_json
+from pydantic_core import to_json
 
 from wave_serve.errors import ApiError, invalid
+from wave_serve.heavy_worker import parse_json
 
 
 async def read_body(request: Request, limit: int) -> bytes:
@@ -27,13 +28,23 @@ async def read_body(request: Request, limit: int) -> bytes:
 
 def parse_object(body: bytes, content_type: str | None) -> dict[str, Any]:
     """The JSON object in `body`. Raises ApiError 400, or 415 for another content type."""
+    check_content_type(content_type)
+    try:
+        value = parse_json(body)
+    except ValueError as error:
+        raise invalid(str(error), code="invalid_json") from None
+    return check_object(value)
+
+
+def check_content_type(content_type: str | None) -> None:
+    """Raises ApiError 415 for anything but JSON."""
     media_type = (content_type or "").partition(";")[0].strip().lower()
     if media_type != "application/json":
         raise ApiError(415, f"Content-Type must be application/json, got {media_type or 'none'!r}")
-    try:
-        value = from_json(body)
-    except ValueError as error:
-        raise invalid(f"The body is not valid JSON: {error}", code="invalid_json") from None
+
+
+def check_object(value: Any) -> dict[str, Any]:
+    """The value, where it is a JSON object. Raises ApiError 400."""
     if not isinstance(value, dict):
         raise invalid(f"The body must be a JSON object, got {json_kind(value)}", code="invalid_json")
     return value

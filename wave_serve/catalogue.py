@@ -9,6 +9,7 @@ from wave_serve.cache_capacity import cache_tokens
 from wave_serve.context import Cap, bounds
 from wave_serve.counting import TokenCounter
 from wave_serve.errors import unavailable
+from wave_serve.heavy import HeavyWork
 from wave_serve.logs import event
 from wave_serve.prompts import unknown_model
 from wave_serve.settings import ModelSettings, Settings
@@ -21,11 +22,18 @@ logger = logging.getLogger("wave_serve.catalogue")
 class ServedModel:
     """One model behind the gateway."""
 
-    def __init__(self, name: str, settings: ModelSettings, upstreams: list[Upstream], retry_after: int) -> None:
+    def __init__(
+        self,
+        name: str,
+        settings: ModelSettings,
+        upstreams: list[Upstream],
+        retry_after: int,
+        heavy: HeavyWork | None = None,
+    ) -> None:
         self.name = name
         self.settings = settings
         self.upstreams = upstreams
-        self.counter = TokenCounter(name, settings.tokenizer)
+        self.counter = TokenCounter(name, settings.tokenizer, heavy)
         self.zones = zones_of(settings.train_length, settings.validated_length, settings.zones)
         self._created = int(time.time())
         self._retry_after = retry_after
@@ -78,7 +86,7 @@ class ServedModel:
 class Catalogue:
     """All served models by name."""
 
-    def __init__(self, settings: Settings, upstreams: Iterable[Upstream]) -> None:
+    def __init__(self, settings: Settings, upstreams: Iterable[Upstream], heavy: HeavyWork) -> None:
         upstreams = list(upstreams)
         self.models = {
             name: ServedModel(
@@ -86,6 +94,7 @@ class Catalogue:
                 model,
                 [upstream for upstream in upstreams if name in upstream.models],
                 settings.timeouts.retry_after,
+                heavy,
             )
             for name, model in settings.models.items()
         }

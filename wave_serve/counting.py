@@ -9,6 +9,7 @@ from pydantic_core import to_json
 
 from wave_serve.affixes import PROBE, Affixes, affixes_of
 from wave_serve.errors import ApiError, invalid
+from wave_serve.heavy import HeavyWork
 from wave_serve.logs import event
 from wave_serve.prompts import Prompt
 from wave_serve.tokens import PROBES, Encoded, LocalTokenizer, ids_of
@@ -34,9 +35,9 @@ CHAT_FIELDS = (
 class TokenCounter:
     """Tokens of one model's prompts."""
 
-    def __init__(self, model: str, tokenizer: Path | None) -> None:
+    def __init__(self, model: str, tokenizer: Path | None, heavy: HeavyWork | None = None) -> None:
         self._model = model
-        self._tokenizer = None if tokenizer is None else LocalTokenizer(tokenizer)
+        self._tokenizer = None if tokenizer is None else LocalTokenizer(tokenizer, heavy)
         self._affixes: Affixes | None = None
 
     def fewest(self, prompt: Prompt) -> int:

@@ -1,5 +1,6 @@
 """Fits a request into its cap: measures it, truncates it where that was asked for, and decides."""
 
+import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -133,6 +134,7 @@ async def measure(model: ServedModel, generation: Generation, upstream: Upstream
     for prompt in prompts:
         if not isinstance(prompt, str):
             check_token_ids(prompt, model.settings.vocab_size)
+            await asyncio.sleep(0)  # many long prompts must not hold up others
     special = generation.payload.get("add_special_tokens", True)
     if not isinstance(special, bool):
         raise invalid(f"add_special_tokens must be true or false, got {shown(special)}", "add_special_tokens")

@@ -9,10 +9,12 @@ from fastapi import FastAPI
 
 from wave_serve.admission import Admission
 from wave_serve.auth import Auth, check_model
+from wave_serve.bodies import Bodies
 from wave_serve.catalogue import Catalogue, ServedModel
 from wave_serve.dispatch import Dispatch
 from wave_serve.drain import Drain
 from wave_serve.exchange import Exchange
+from wave_serve.heavy import HeavyWork
 from wave_serve.keys_file import load_keys
 from wave_serve.metrics import Metrics
 from wave_serve.prefix import prefixes_of
@@ -36,7 +38,10 @@ class Gateway:
         self.router = Router(settings.routing)
         self.admission = Admission(settings.admission, self.router, settings.timeouts.retry_after)
         self.drain = Drain()
-        self.catalogue = Catalogue(settings, self.upstreams)
+        # Two, so that a long text being tokenised does not hold up the bodies behind it.
+        self.heavy = [HeavyWork(settings.large_body_bytes) for _ in range(2)]
+        self.bodies = Bodies(self.heavy[0])
+        self.catalogue = Catalogue(settings, self.upstreams, self.heavy[1])
         for upstream in self.upstreams:
             upstream.before_ready = self.catalogue.learn
             upstream.on_change = self.admission.serve_queue
@@ -73,3 +78,5 @@ class Gateway:
             await asyncio.gather(*watches, return_exceptions=True)
             for upstream in self.upstreams:
                 await upstream.close()
+            for work in self.heavy:
+                await work.close()

@@ -51,11 +51,11 @@ def _prompt_bytes(payload: Mapping[str, Any]) -> bytes:
     if "messages" in payload:
         return to_json([payload.get("tools"), payload["messages"]])[:DEEPEST]
     prompt = payload.get("prompt")
-    if isinstance(prompt, list) and prompt and isinstance(prompt[0], str | list):
+    if isinstance(prompt, list) and prompt and isinstance(prompt[0], str | list | array):
         prompt = prompt[0]
     if isinstance(prompt, str):
         return prompt[:DEEPEST].encode("utf-8", "surrogatepass")[:DEEPEST]
-    return _id_bytes(prompt if isinstance(prompt, list) else [])
+    return _id_bytes(prompt if isinstance(prompt, list | array) else [])
 
 
 def _id_bytes(ids: Sequence[int]) -> bytes:

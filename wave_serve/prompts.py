@@ -1,14 +1,15 @@
 """Reads from a request only what the cap's policy needs; everything else is the engine's to validate."""
 
-from collections.abc import Mapping
+from array import array
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 from wave_serve.body import json_kind, shown
 from wave_serve.errors import ApiError, invalid
 from wave_serve.settings_context import Overflow
 
-Prompt = str | list[int]
+Prompt: TypeAlias = "str | list[int] | array[int]"
 POLICY_FIELDS = ("overflow",)  # addressed to the gateway alone
 
 
@@ -81,7 +82,7 @@ def read_prompts(payload: Mapping[str, Any]) -> list[Prompt]:
     value = payload.get("prompt")
     if value is None:
         raise invalid("prompt is required", "prompt")
-    if isinstance(value, str):
+    if isinstance(value, str | array):
         prompts: list[Prompt] = [value]
     elif not isinstance(value, list):
         raise invalid(
@@ -90,9 +91,9 @@ def read_prompts(payload: Mapping[str, Any]) -> list[Prompt]:
     elif value and _is_id(value[0]):
         prompts = [value]
     else:
-        kind = type(value[0]) if value else str
+        kind = _kind(value[0]) if value else str
         for index, entry in enumerate(value):
-            if kind not in (str, list) or type(entry) is not kind:
+            if kind not in (str, list) or _kind(entry) is not kind:
                 raise invalid(
                     f"prompt[{index}] must be like the others a string or a list, got {shown(entry)}", "prompt"
                 )
@@ -117,8 +118,11 @@ def check_messages(payload: Mapping[str, Any]) -> None:
             raise invalid(f"{where}.content must be a string or parts, got {shown(message['content'])}", "messages")
 
 
-def check_token_ids(ids: list[int], vocab_size: int | None) -> None:
+def check_token_ids(ids: Sequence[int], vocab_size: int | None) -> None:
     """Every id is a whole number from 0 to below `vocab_size` (if known). Raises ApiError 400 naming the first."""
+    whole = isinstance(ids, array) or set(map(type, ids)) == {int}
+    if whole and min(ids) >= 0 and (vocab_size is None or max(ids) < vocab_size):
+        return
     for index, token in enumerate(ids):
         if not _is_id(token):
             raise invalid(f"prompt[{index}] must be a token id, got {json_kind(token)}: {shown(token)}", "prompt")
@@ -135,6 +139,11 @@ def check_sequences(generation: Generation, prompts: int, most: int) -> None:
     if total > most:
         message = f"at most {most} completions per request, got {total} ({prompts} prompts, n = {generation.n})"
         raise invalid(message, "prompt")
+
+
+def _kind(entry: object) -> type:
+    """The kind of a prompt; an array is a list of token ids."""
+    return list if isinstance(entry, array) else type(entry)
 
 
 def _is_id(value: object) -> bool:

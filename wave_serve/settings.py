@@ -109,6 +109,9 @@ class Settings(Frozen):
     host: str = Field("127.0.0.1", description="Address to listen on; 0.0.0.0 for all.")
     port: Port = Field(8000, description="Port to listen on.")
     max_body_bytes: PositiveInt = Field(32 * 2**20, description="Largest request body.")
+    large_body_bytes: PositiveInt = Field(
+        2**20, description="Larger bodies are read by a process of their own, so that others are answered meanwhile."
+    )
     models: dict[str, ModelSettings] = Field(
         default_factory=dict, description="Policy by model name.", examples=["wave-demo"]
     )

@@ -9,6 +9,8 @@ from typing import Any
 
 from tokenizers import Encoding, Tokenizer
 
+from wave_serve.heavy import HeavyWork
+
 Encoded = Encoding | Sequence[int]
 """A prompt in tokens; `len` is their number."""
 
@@ -22,7 +24,8 @@ class TokenizerError(ValueError):
 class LocalTokenizer:
     """A tokenizer.json file; counts equal the engine's where the engine loads the same file."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, heavy: HeavyWork | None = None) -> None:
+        """Loads the file; texts that are large go to `heavy`, where it is given. Raises TokenizerError."""
         try:
             self._tokenizer = Tokenizer.from_file(str(path))
             description = json.loads(path.read_text(encoding="utf-8"))
@@ -31,6 +34,7 @@ class LocalTokenizer:
         self._tokenizer.no_truncation()
         self._tokenizer.no_padding()
         self.path = path
+        self._heavy = heavy
         self.longest_token = longest_token_bytes(description)
         # One thread: encode_batch_fast spreads over cores by itself and releases the interpreter lock.
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="tokenizer")
@@ -41,8 +45,13 @@ class LocalTokenizer:
             return 0
         return -(-len(text.encode("utf-8", "surrogatepass")) // self.longest_token)
 
-    async def encode_all(self, texts: Sequence[str], *, add_special_tokens: bool) -> list[Encoding]:
-        """The encoding of each text; its length costs nothing, its ids a list of them."""
+    async def encode_all(self, texts: Sequence[str], *, add_special_tokens: bool) -> Sequence[Encoded]:
+        """Each text in tokens. Raises ApiError 503 where the process for large texts ended."""
+        if self._heavy is not None and self._heavy.wants(sum(map(len, texts))):
+            found: list[Sequence[int]] = await self._heavy.call(
+                "encode", str(self.path), list(texts), add_special_tokens
+            )
+            return found
         loop = asyncio.get_running_loop()
         return await loop.run_in_executor(self._thread, self._encode_all, list(texts), add_special_tokens)
 

@@ -1,0 +1,116 @@
+"""A process beside the gateway that does what would hold the gateway's event loop: it parses, edits and tokenises.
+
+Run as `python -m wave_serve.heavy_worker`. Standard input holds requests and standard output one answer for each: 8
+bytes of length, then a pickle. A request is (operation, arguments); an answer is (True, result) or (False, message).
+It ends with its input.
+"""
+
+import os
+import pickle
+import signal
+import struct
+import sys
+from array import array
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, BinaryIO
+
+from pydantic_core import from_json, to_json
+
+LENGTH = struct.Struct(">Q")
+MOST_VALUES = 200_000  # beside token ids: unpickling this many takes the gateway some milliseconds
+
+
+def parse_json(body: bytes) -> Any:
+    """The JSON value in `body`. Raises ValueError."""
+    try:
+        return from_json(body)
+    except ValueError as error:
+        raise ValueError(f"The body is not valid JSON: {error}") from None
+
+
+def parse(body: bytes) -> Any:
+    """The JSON value in `body`, with lists of token ids under `prompt` as arrays of 64-bit integers.
+
+    Raises:
+        ValueError: not JSON, or so many values that the gateway would be busy with them.
+    """
+    value = parse_json(body)
+    if isinstance(value, dict) and isinstance(value.get("prompt"), list):
+        value["prompt"] = _packed(value["prompt"])
+    if _values(value, MOST_VALUES) > MOST_VALUES:
+        raise ValueError(f"The body holds more than {MOST_VALUES} values beside token ids")
+    return value
+
+
+def edit(body: bytes, changes: Mapping[str, Any], without: Sequence[str]) -> bytes:
+    """The JSON object in `body` with some fields set and others left out."""
+    kept = {field: value for field, value in from_json(body).items() if field not in without}
+    return to_json({**kept, **changes}, inf_nan_mode="constants")
+
+
+def encode(path: str, texts: Sequence[str], add_special_tokens: bool) -> "list[array[int]]":
+    """Token ids of texts by a tokenizer.json file."""
+    tokenizer = _tokenizer(path)
+    encoded = tokenizer.encode_batch_fast(list(texts), add_special_tokens=add_special_tokens)
+    return [array("i", one.ids) for one in encoded]
+
+
+OPERATIONS: dict[str, Callable[..., Any]] = {"parse": parse, "edit": edit, "encode": encode}
+_tokenizers: dict[str, Any] = {}
+
+
+def serve(source: BinaryIO, sink: BinaryIO) -> None:
+    """Answers requests until there are no more."""
+    while head := source.read(LENGTH.size):
+        operation, arguments = pickle.loads(source.read(*LENGTH.unpack(head)))  # noqa: S301 - from the gateway itself
+        try:
+            answer = (True, OPERATIONS[operation](*arguments))
+        except ValueError as error:
+            answer = (False, str(error))
+        data = pickle.dumps(answer, protocol=5)
+        sink.write(LENGTH.pack(len(data)))
+        sink.write(data)
+        sink.flush()
+
+
+def _packed(prompt: list[Any]) -> "list[Any] | array[int]":
+    """A list of token ids, or of such lists, with arrays in their place; another list as it is."""
+    kinds = set(map(type, prompt))
+    if kinds == {int}:
+        try:
+            return array("q", prompt)
+        except OverflowError:
+            return prompt
+    return [_packed(one) for one in prompt] if kinds == {list} else prompt
+
+
+def _values(value: Any, most: int) -> int:
+    """How many JSON values there are, counted up to little more than `most`; an array is one."""
+    found = 0
+    pending = [value]
+    while pending and found <= most:
+        one = pending.pop()
+        found += 1
+        if isinstance(one, dict):
+            pending.extend(one.values())
+        elif isinstance(one, list):
+            found += max(0, len(one) - most)  # a flat list of too many needs no look inside
+            pending.extend(one[:most])
+    return found
+
+
+def _tokenizer(path: str) -> Any:
+    if path not in _tokenizers:
+        from tokenizers import Tokenizer
+
+        _tokenizers[path] = Tokenizer.from_file(path)
+        _tokenizers[path].no_truncation()
+        _tokenizers[path].no_padding()
+    return _tokenizers[path]
+
+
+if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the gateway ends it, by ending its input
+    answers = os.fdopen(os.dup(sys.stdout.fileno()), "wb")
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # so that nothing that prints can break an answer
+    serve(sys.stdin.buffer, answers)
