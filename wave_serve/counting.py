@@ -14,6 +14,7 @@ from wave_serve.logs import event
 from wave_serve.prompts import Prompt
 from wave_serve.tokens import PROBES, Encoded, LocalTokenizer, ids_of
 from wave_serve.upstream import Upstream
+from wave_serve.upstream_tokens import UpstreamTokens
 
 logger = logging.getLogger("wave_serve.counting")
 
@@ -85,7 +86,7 @@ class TokenCounter:
         if self._tokenizer is None:
             return
         for probe in PROBES:
-            if await self._ask(upstream, prompt=probe) != self._tokenizer.encode(probe):
+            if (await self._ask(upstream, prompt=probe)).ids != self._tokenizer.encode(probe):
                 path = str(self._tokenizer.path)
                 event(
                     logger, logging.WARNING, "tokenizer differs; counting upstream", model=self._model, tokenizer=path
@@ -94,11 +95,8 @@ class TokenCounter:
                 self._affixes = None
                 return
 
-    async def _ask(self, upstream: Upstream, **request: Any) -> list[int]:
-        tokens = (await upstream.ask("/tokenize", to_json({"model": self._model, **request}))).get("tokens")
-        if not isinstance(tokens, list):
-            raise ApiError(502, "The upstream's /tokenize gave no tokens.", code="upstream_malformed")
-        return tokens
+    async def _ask(self, upstream: Upstream, **request: Any) -> UpstreamTokens:
+        return UpstreamTokens(await upstream.ask_bytes("/tokenize", to_json({"model": self._model, **request})))
 
 
 def _template_kwargs(payload: Mapping[str, Any]) -> dict[str, Any]:

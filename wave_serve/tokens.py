@@ -10,8 +10,9 @@ from typing import Any
 from tokenizers import Encoding, Tokenizer
 
 from wave_serve.heavy import HeavyWork
+from wave_serve.upstream_tokens import UpstreamTokens
 
-Encoded = Encoding | Sequence[int]
+Encoded = Encoding | UpstreamTokens | Sequence[int]
 """A prompt in tokens; `len` is their number."""
 
 PROBES = ("a", "def f(x):\n    return x\n", "  two  spaces\tand a tab\r\n", "naïve 日本語 🙂", "0123456789 <s> </s>")
@@ -67,7 +68,7 @@ class LocalTokenizer:
 
 def ids_of(encoded: Encoded) -> Sequence[int]:
     """Token ids of a prompt in any form."""
-    return encoded.ids if isinstance(encoded, Encoding) else encoded
+    return encoded.ids if isinstance(encoded, Encoding | UpstreamTokens) else encoded
 
 
 def longest_token_bytes(description: dict[str, Any]) -> int | None:

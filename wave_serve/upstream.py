@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 import httpx
+from pydantic_core import from_json
 
 from wave_serve.ejection import Ejection
 from wave_serve.errors import ApiError, unavailable
@@ -116,18 +117,23 @@ class Upstream:
             ApiError: its error in OpenAI's shape, or 502/503/504 where it gives no answer.
         """
         try:
-            answer = await self._client.post(path, content=body, headers={"content-type": "application/json"})
-        except httpx.HTTPError as error:
-            raise self.failure(error) from None
-        if answer.status_code >= 400:
-            raise from_upstream(answer.status_code, answer.content, answer.headers)
-        try:
-            value = answer.json()
+            value = from_json(await self.ask_bytes(path, body))
         except ValueError:
             value = None
         if not isinstance(value, dict):
             raise ApiError(502, f"The upstream's answer to {path} is not JSON.", code="upstream_malformed")
         return value
+
+    async def ask_bytes(self, path: str, body: bytes) -> bytes:
+        """The same, as it came."""
+        try:
+            answer = await self._client.post(path, content=body, headers={"content-type": "application/json"})
+        except httpx.HTTPError as error:
+            raise self.failure(error) from None
+        if answer.status_code >= 400:
+            raise from_upstream(answer.status_code, answer.content, answer.headers)
+        content: bytes = answer.content
+        return content
 
     async def read(self, path: str) -> str | None:
         """The text of one of the server's pages; None where it has no such page. Raises httpx.HTTPError."""
