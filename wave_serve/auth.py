@@ -53,8 +53,14 @@ class Auth:
         self._keys = tuple(keys)
         self._limits = Limits(keys)
 
-    def replace(self, keys: Sequence[ApiKey]) -> None:
+    @property
+    def asks(self) -> bool:
+        """Whether a key is asked for."""
+        return bool(self._keys)
+
+    def apply(self, settings: AuthSettings, keys: Sequence[ApiKey]) -> None:
         """Takes over other keys; requests that run keep running."""
+        self._settings = settings
         self._keys = tuple(keys)
         self._limits.replace(keys)
 

@@ -4,7 +4,8 @@ from fastapi import APIRouter, Depends, Request
 from fastapi.openapi.docs import get_swagger_ui_html
 from starlette.responses import JSONResponse, Response
 
-from wave_serve.entry import enter
+from wave_serve.entry import enter, gateway_of
+from wave_serve.openapi import document
 
 OPENAPI_PATH = "/openapi.json"
 router = APIRouter(dependencies=[Depends(enter)], include_in_schema=False)
@@ -13,7 +14,7 @@ router = APIRouter(dependencies=[Depends(enter)], include_in_schema=False)
 @router.get(OPENAPI_PATH)
 async def openapi(request: Request) -> Response:
     """The OpenAPI document."""
-    return JSONResponse(request.app.openapi())
+    return JSONResponse(document(keys=gateway_of(request).auth.asks))
 
 
 @router.get("/docs")

@@ -5,10 +5,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from wave_serve.body import shown
 from wave_serve.catalogue import ServedModel
 from wave_serve.context import Cap, Receipt, context_exceeded, decide, truncation_budget, usage_headers
-from wave_serve.errors import ApiError, invalid
+from wave_serve.errors import ApiError
 from wave_serve.exchange import Exchange
 from wave_serve.prompts import (
     Generation,
@@ -135,9 +134,7 @@ async def measure(model: ServedModel, generation: Generation, upstream: Upstream
         if not isinstance(prompt, str):
             check_token_ids(prompt, model.settings.vocab_size)
             await asyncio.sleep(0)  # many long prompts must not hold up others
-    special = generation.payload.get("add_special_tokens", True)
-    if not isinstance(special, bool):
-        raise invalid(f"add_special_tokens must be true or false, got {shown(special)}", "add_special_tokens")
+    special = generation.payload.get("add_special_tokens") is not False
     encoded = tuple(await model.counter.encode(prompts, upstream, add_special_tokens=special))
     return Measured(tuple(map(len, encoded)), encoded)
 

@@ -7,6 +7,7 @@ from typing import Any, TypeAlias
 
 from wave_serve.body import json_kind, shown
 from wave_serve.errors import ApiError, invalid
+from wave_serve.request_fields import CHAT, COMPLETION, check_fields
 from wave_serve.settings_context import Overflow
 
 Prompt: TypeAlias = "str | list[int] | array[int]"
@@ -53,26 +54,21 @@ def unknown_model(name: str, names: list[str]) -> ApiError:
 
 def read_generation(payload: Mapping[str, Any], *, chat: bool) -> Generation:
     """Fields that completions and chat have in common. Raises ApiError 400 naming field and value."""
-    stream = payload.get("stream")
-    if stream is not None and not isinstance(stream, bool):
-        raise invalid(f"stream must be true or false, got {shown(stream)}", "stream")
+    check_fields(payload, CHAT if chat else COMPLETION)
     for field in ("truncate_prompt_tokens", "prompt_embeds"):
         if payload.get(field) is not None:
             raise invalid(f"{field} is not supported: its tokens could not be counted against the cap", field)
-    n = _read_int(payload, "n", least=1)
+    n, overflow = payload.get("n"), payload.get("overflow")
     fields = ("max_completion_tokens", "max_tokens") if chat else ("max_tokens",)
-    given = [(field, value) for field in fields if (value := _read_int(payload, field, least=0)) is not None]
+    given = [(field, value) for field in fields if (value := payload.get(field)) is not None]
     field, requested = given[0] if given else (fields[0], None)
-    overflow = payload.get("overflow")
-    if overflow is not None and overflow not in list(Overflow):
-        raise invalid(f"overflow must be one of {', '.join(Overflow)}, got {shown(overflow)}", "overflow")
     return Generation(
         payload,
         chat,
         n=1 if n is None else n,
         max_tokens=requested,
         max_tokens_field=field,
-        stream=bool(stream),
+        stream=bool(payload.get("stream")),
         overflow=None if overflow is None else Overflow(overflow),
     )
 
@@ -148,14 +144,3 @@ def _kind(entry: object) -> type:
 
 def _is_id(value: object) -> bool:
     return isinstance(value, int) and not isinstance(value, bool)
-
-
-def _read_int(payload: Mapping[str, Any], field: str, *, least: int) -> int | None:
-    value = payload.get(field)
-    if value is None:
-        return None
-    if not isinstance(value, int) or isinstance(value, bool):
-        raise invalid(f"{field} must be an integer, got {shown(value)}", field)
-    if value < least:
-        raise invalid(f"{field} must be at least {least}, got {value}", field)
-    return value

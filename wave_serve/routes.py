@@ -1,5 +1,7 @@
 """The endpoints; each only names the parts that answer it."""
 
+from collections.abc import Mapping
+
 from fastapi import APIRouter, Depends, Request
 from prometheus_client import CONTENT_TYPE_LATEST
 from pydantic_core import to_json
@@ -7,13 +9,14 @@ from starlette.responses import JSONResponse, Response
 
 from wave_serve.asking import ask_any
 from wave_serve.auth import check_model
-from wave_serve.body import parse_object, read_body
+from wave_serve.body import read_body
 from wave_serve.entry import enter, gateway_of
 from wave_serve.exchange import exchange_of
 from wave_serve.generate import generate
 from wave_serve.preflight import preflight
 from wave_serve.presence import while_connected
 from wave_serve.readiness import readiness
+from wave_serve.request_fields import DETOKENIZE, TOKENIZE, Field, check_fields, check_present
 
 router = APIRouter(dependencies=[Depends(enter)])
 
@@ -51,7 +54,7 @@ async def context(request: Request) -> Response:
     """Whether a completion or chat request would fit; nothing is generated."""
     gateway, exchange = gateway_of(request), exchange_of(request)
     body = await read_body(request, gateway.settings.max_body_bytes)
-    payload = parse_object(body, request.headers.get("content-type"))
+    payload = await gateway.bodies.parse(body, request.headers.get("content-type"))
     model = gateway.model_of(payload, exchange)
     cap = model.cap(exchange.key_limit)
     exchange.headers |= cap.headers()
@@ -64,20 +67,22 @@ async def context(request: Request) -> Response:
 @router.post("/tokenize")
 async def tokenize(request: Request) -> Response:
     """Token ids of a prompt, as vLLM's endpoint of that name."""
-    return await _ask(request, "/tokenize")
+    return await _ask(request, "/tokenize", TOKENIZE, "prompt", "messages")
 
 
 @router.post("/detokenize")
 async def detokenize(request: Request) -> Response:
     """The text of token ids, as vLLM's endpoint of that name."""
-    return await _ask(request, "/detokenize")
+    return await _ask(request, "/detokenize", DETOKENIZE, "tokens")
 
 
-async def _ask(request: Request, path: str) -> Response:
+async def _ask(request: Request, path: str, fields: Mapping[str, Field], *needed: str) -> Response:
     gateway = gateway_of(request)
     body = await read_body(request, gateway.settings.max_body_bytes)
-    payload = parse_object(body, request.headers.get("content-type"))
+    payload = await gateway.bodies.parse(body, request.headers.get("content-type"))
     model = gateway.model_of(payload, exchange_of(request))
+    check_fields(payload, fields)
+    check_present(payload, *needed)
     answer = ask_any(model, lambda upstream: upstream.ask(path, body), gateway.settings.routing.tries)
     return Response(to_json(await while_connected(request.receive, answer)), media_type="application/json")
 

@@ -10,6 +10,7 @@ from wave_serve.errors import ApiError
 
 CONTEXT_PHRASE = "maximum context length"
 GATEWAY_AT_FAULT = (401, 403)
+PASSED_ON = (400, 404, 413, 429, 500, 501, 502, 503, 504)  # what the OpenAPI document names; 422 is a 400 to OpenAI
 VALIDATION = re.compile(r"\d+ validation errors?:")
 
 
@@ -19,7 +20,8 @@ def from_upstream(status: int, body: bytes, headers: Mapping[str, str] | None = 
     if status in GATEWAY_AT_FAULT:
         return ApiError(502, f"The upstream refused the gateway: {message}", code="upstream_refused")
     kept = {name: value for name in ("retry-after",) if headers and (value := headers.get(name))}
-    status = 400 if status == 422 else status
+    if status not in PASSED_ON:
+        status = 400 if status < 500 else 502
     if status == 400 and CONTEXT_PHRASE in message:
         code: str | None = "context_length_exceeded"
     elif status == 404 and param == "model":
