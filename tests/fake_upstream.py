@@ -6,6 +6,7 @@ import threading
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 
+UNRECORDED = ("/health", "/v1/models", "/metrics", "/v1/chat/completions/render")  # what a gateway asks by itself
 Handler = Callable[["Connection"], Awaitable[None]]
 
 
@@ -51,7 +52,6 @@ class FakeUpstream:
             "/health": reply(b"{}"),
             "/v1/models": reply_json({"data": [{"id": self.model, "max_model_len": self.max_model_len}]}),
             "/tokenize": self._tokenize,
-            "/metrics": reply(b"", "404 Not Found"),
             "/v1/completions": reply_json({"object": "text_completion", "choices": [{"index": 0, "text": "ok"}]}),
         }
         self.answers = standard | self.answers
@@ -103,12 +103,12 @@ class FakeUpstream:
             headers = dict(line.lower().split(": ", 1) for line in head[1:] if line)
             body = await reader.readexactly(int(headers.get("content-length", 0)))
             connection = Connection(head[0].split(" ")[1], headers, body, reader, writer)
-            if connection.path not in ("/health", "/v1/models", "/metrics"):
+            if connection.path not in UNRECORDED:
                 self.requests.append(connection)
             generation = connection.path.endswith("/completions")
             self.open_generations += generation
             try:
-                await self.answers[connection.path](connection)
+                await self.answers.get(connection.path, reply(b"", "404 Not Found"))(connection)
             finally:
                 self.open_generations -= generation
         except (ConnectionError, asyncio.IncompleteReadError, asyncio.CancelledError):

@@ -4,6 +4,7 @@ import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
+from weakref import WeakKeyDictionary
 
 from pydantic_core import to_json
 
@@ -11,7 +12,7 @@ from wave_serve.affixes import PROBE, Affixes, affixes_of
 from wave_serve.errors import ApiError, invalid
 from wave_serve.heavy import HeavyWork
 from wave_serve.logs import event
-from wave_serve.prompts import Prompt
+from wave_serve.prompts import POLICY_FIELDS, Prompt
 from wave_serve.tokens import PROBES, Encoded, LocalTokenizer, ids_of
 from wave_serve.upstream import Upstream
 from wave_serve.upstream_tokens import UpstreamTokens
@@ -32,6 +33,10 @@ CHAT_FIELDS = (
     "media_io_kwargs",
 )
 
+RENDER = "/v1/chat/completions/render"
+# What must not hold the rendering against the engine's limit, or is the gateway's alone.
+NOT_RENDERED = ("max_tokens", "max_completion_tokens", "stream", "stream_options", *POLICY_FIELDS)
+
 
 class TokenCounter:
     """Tokens of one model's prompts."""
@@ -40,6 +45,7 @@ class TokenCounter:
         self._model = model
         self._tokenizer = None if tokenizer is None else LocalTokenizer(tokenizer, heavy)
         self._affixes: Affixes | None = None
+        self._renders: WeakKeyDictionary[Upstream, bool] = WeakKeyDictionary()
 
     def fewest(self, prompt: Prompt) -> int:
         """A lower bound on a prompt's tokens that costs no tokenising; exact for token ids."""
@@ -64,15 +70,42 @@ class TokenCounter:
         return [await self._ask(upstream, prompt=text, add_special_tokens=add_special_tokens) for text in texts]
 
     async def count_chat(self, payload: Mapping[str, Any], upstream: Upstream) -> int:
-        """Tokens of a chat request after the upstream's own chat template. Raises ApiError 400 where it has none."""
-        fields = {field: payload[field] for field in CHAT_FIELDS if payload.get(field) is not None}
+        """Tokens of a chat request as the upstream renders it. Raises ApiError 400 where it has no chat template."""
         try:
-            return len(await self._ask(upstream, chat_template_kwargs=_template_kwargs(payload), **fields))
+            return await self._count_rendered(payload, upstream) or await self._count_templated(payload, upstream)
         except ApiError as error:
             if NO_TEMPLATE not in error.message:
                 raise
             message = f"The model {self._model} has no chat template and answers no chat; use /v1/completions."
             raise invalid(message, "messages", "no_chat_template") from None
+
+    async def _count_rendered(self, payload: Mapping[str, Any], upstream: Upstream) -> int | None:
+        """By vLLM's own way of a chat request up to its tokens; None where it is closed, or the chat too long for it.
+
+        It knows what /tokenize does not: tool parsers, tool_choice, response_format, models with a renderer of their
+        own. It is open in a server that was started with --enable-scale-out.
+        """
+        if self._renders.get(upstream) is False:
+            return None
+        asked = {field: value for field, value in payload.items() if field not in NOT_RENDERED}
+        try:
+            answer = await upstream.ask(RENDER, to_json({**asked, "model": self._model}, inf_nan_mode="constants"))
+        except ApiError as error:
+            if error.code == "upstream_refused" or error.status == 404:
+                self._renders[upstream] = False
+            elif error.code != "context_length_exceeded":
+                raise
+            return None
+        self._renders[upstream] = True
+        tokens = answer.get("token_ids")
+        if not isinstance(tokens, list):
+            raise ApiError(502, f"The upstream's {RENDER} gave no tokens.", code="upstream_malformed")
+        return len(tokens)
+
+    async def _count_templated(self, payload: Mapping[str, Any], upstream: Upstream) -> int:
+        """By vLLM's /tokenize, which applies the chat template to messages and tools of any length."""
+        fields = {field: payload[field] for field in CHAT_FIELDS if payload.get(field) is not None}
+        return len(await self._ask(upstream, chat_template_kwargs=_template_kwargs(payload), **fields))
 
     async def affixes(self, upstream: Upstream) -> Affixes:
         """The special tokens around every text; asked for once."""
@@ -83,6 +116,7 @@ class TokenCounter:
 
     async def check(self, upstream: Upstream) -> None:
         """Stops counting locally where the local tokenizer and the upstream's disagree on a probe."""
+        self._renders.pop(upstream, None)
         if self._tokenizer is None:
             return
         for probe in PROBES:

@@ -52,6 +52,7 @@ def engine_command(
         *("--port", str(port)),
         *("--max-model-len", str(max_model_len)),
         "--disable-uvicorn-access-log",
+        "--enable-scale-out",  # opens the renderer, which counts a chat's tokens exactly
         *(("--enforce-eager",) if on_cpu() else ()),
         *extra,
     )
