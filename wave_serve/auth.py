@@ -53,10 +53,13 @@ class Auth:
         self._keys = tuple(keys)
         self._limits = Limits(keys)
 
-    @property
-    def asks(self) -> bool:
-        """Whether a key is asked for."""
-        return bool(self._keys)
+    def asks(self, path: str) -> bool:
+        """Whether a key is asked for at that path."""
+        if not self._keys or path in OPEN_PATHS:
+            return False
+        if path == "/metrics":
+            return self._settings.protect_metrics
+        return self._settings.protect_docs or path not in DOCS_PATHS
 
     def apply(self, settings: AuthSettings, keys: Sequence[ApiKey]) -> None:
         """Takes over other keys; requests that run keep running."""
@@ -66,11 +69,7 @@ class Auth:
 
     def enter(self, exchange: Exchange, path: str, method: str, authorization: str | None) -> None:
         """Lets a request pass, counted where it is one that works. Raises ApiError 401 or 429."""
-        if not self._keys or path in OPEN_PATHS:
-            return
-        if path == "/metrics" and not self._settings.protect_metrics:
-            return
-        if path in DOCS_PATHS and not self._settings.protect_docs:
+        if not self.asks(path):
             return
         key = self._find(authorization)
         exchange.key_name = key.name

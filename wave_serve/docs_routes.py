@@ -14,7 +14,7 @@ router = APIRouter(dependencies=[Depends(enter)], include_in_schema=False)
 @router.get(OPENAPI_PATH)
 async def openapi(request: Request) -> Response:
     """The OpenAPI document."""
-    return JSONResponse(document(keys=gateway_of(request).auth.asks))
+    return JSONResponse(document(gateway_of(request).auth.asks))
 
 
 @router.get("/docs")

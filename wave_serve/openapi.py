@@ -1,11 +1,11 @@
 """The OpenAPI document: every endpoint with its bodies, headers and errors."""
 
+from collections.abc import Callable
 from importlib.metadata import version
 from typing import Any
 
 from wave_serve.openapi_schemas import ref, schemas
 
-OPEN = {"/health", "/ready"}
 STATUSES = {
     400: "The request is wrong; `param` names the field. Also: it can never fit (`context_length_exceeded`).",
     401: "No valid API key.",
@@ -22,10 +22,7 @@ STATUSES = {
 }
 READING = (401, 500)
 POSTING = (400, 401, 403, 404, 413, 415, 429, 500, 501, 502, 503, 504)
-STREAM = {
-    "schema": {"type": "string"},
-    "description": "With `stream`: a JSON object an event, then `data: [DONE]`; a failure ends it with `error`.",
-}
+STREAMED = "With `stream`: events of one JSON object each, then `data: [DONE]`; a failure ends it with `error`."
 HEADERS: dict[str, tuple[str, str]] = {
     "x-request-id": ("string", "The request's own x-request-id, or a new one."),
     "x-wave-context-tokens": ("integer", "Tokens of the longest prompt."),
@@ -56,8 +53,8 @@ LIMITED = tuple(name for name in HEADERS if name.startswith("x-ratelimit"))
 RETRYABLE = ("retry-after", "retry-after-ms", "x-should-retry")
 
 
-def document(*, keys: bool) -> dict[str, Any]:
-    """The document; `keys`: whether endpoints ask for an API key."""
+def document(asks: Callable[[str], bool]) -> dict[str, Any]:
+    """The document; `asks`: whether the endpoint of a path asks for an API key."""
     return {
         "openapi": "3.1.0",
         "info": {
@@ -65,7 +62,9 @@ def document(*, keys: bool) -> dict[str, Any]:
             "version": version("wave-serve"),
             "description": "OpenAI's API before models that are served far past their training length.",
         },
-        "paths": {path: {method: _secured(path, operation, keys)} for path, (method, operation) in _paths().items()},
+        "paths": {
+            path: {method: _secured(operation, asks=asks(path))} for path, (method, operation) in _paths().items()
+        },
         "components": {
             "schemas": schemas(),
             "securitySchemes": {"key": {"type": "http", "scheme": "bearer"}},
@@ -93,8 +92,10 @@ def _paths() -> dict[str, tuple[str, dict[str, Any]]]:
 
 
 def _post(summary: str, body: dict[str, Any], answer: str, *, streams: bool = False) -> tuple[str, dict[str, Any]]:
-    content = {"application/json": {"schema": ref(answer)}} | ({"text/event-stream": STREAM} if streams else {})
-    operation = _operation(summary, content, POSTING)
+    content: dict[str, Any] = {"application/json": {"schema": ref(answer)}}
+    operation = _operation(summary, content | ({"text/event-stream": {}} if streams else {}), POSTING)
+    if streams:
+        operation["description"] = STREAMED
     operation["requestBody"] = {"required": True, "content": {"application/json": {"schema": body}}}
     return "post", operation
 
@@ -122,8 +123,8 @@ def _operation(summary: str, content: dict[str, Any], errors: tuple[int, ...]) -
     return {"summary": summary, "responses": responses}
 
 
-def _secured(path: str, operation: dict[str, Any], keys: bool) -> dict[str, Any]:
-    if keys and path not in OPEN:
+def _secured(operation: dict[str, Any], *, asks: bool) -> dict[str, Any]:
+    if asks:
         return operation | {"security": [{"key": []}]}
     responses = {status: answer for status, answer in operation["responses"].items() if status != "401"}
     return operation | {"responses": responses}

@@ -15,6 +15,7 @@ from wave_serve.exchange import exchange_of
 from wave_serve.generate import generate
 from wave_serve.preflight import preflight
 from wave_serve.presence import while_connected
+from wave_serve.prompts import check_messages
 from wave_serve.readiness import readiness
 from wave_serve.request_fields import DETOKENIZE, TOKENIZE, Field, check_fields, check_present
 
@@ -83,6 +84,8 @@ async def _ask(request: Request, path: str, fields: Mapping[str, Field], *needed
     model = gateway.model_of(payload, exchange_of(request))
     check_fields(payload, fields)
     check_present(payload, *needed)
+    if "messages" in needed and payload.get("messages") is not None:
+        check_messages(payload)
     answer = ask_any(model, lambda upstream: upstream.ask(path, body), gateway.settings.routing.tries)
     return Response(to_json(await while_connected(request.receive, answer)), media_type="application/json")
 

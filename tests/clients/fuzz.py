@@ -1,0 +1,86 @@
+"""Runs schemathesis with all checks against a gateway: before a fake upstream, or with --engine before the tiny engine.
+
+schemathesis lives in an environment of its own; docs/clients.md says how to make one.
+"""
+
+import argparse
+import contextlib
+import json
+import secrets
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+import served
+import tiny_checkpoint
+from fake_upstream import DONE, Connection, FakeUpstream, reply, reply_json, stream
+from running import running, settings_for
+
+from wave_serve.keys_file import PREFIX, entry_for
+
+USAGE = {"prompt_tokens": 2, "completion_tokens": 1, "total_tokens": 3}
+
+
+async def generation(connection: Connection) -> None:
+    """Answers as vLLM does, with one token."""
+    body = json.loads(connection.body)
+    chat = "messages" in body
+    words = {"message": {"role": "assistant", "content": "a"}} if chat else {"text": "a"}
+    answer = {"object": "x", "choices": [{"index": 0, "finish_reason": "length", **words}], "usage": USAGE}
+    event = b"data: " + json.dumps(answer).encode() + b"\n\n"
+    await (stream(event, DONE) if body.get("stream") else reply_json(answer))(connection)
+
+
+@contextlib.contextmanager
+def before_a_fake(keys: Path) -> Iterator[str]:
+    """Root of a gateway before a fake upstream."""
+    with FakeUpstream() as fake:
+        fake.answers["/v1/completions"] = fake.answers["/v1/chat/completions"] = generation
+        fake.answers["/detokenize"] = reply_json({"prompt": "a"})
+        fake.answers["/tokenize"] = reply_json({"count": 2, "max_model_len": 1000, "tokens": [1, 2]})
+        fake.answers["/metrics"] = reply(b"", content_type="text/plain")
+        with running(settings_for(fake, auth={"keys_file": str(keys)}, timeouts={"poll": 1.0})) as one:
+            yield one.url
+
+
+@contextlib.contextmanager
+def before_the_engine(keys: Path, scratch: Path) -> Iterator[str]:
+    """Root of `wave-serve serve` on the tiny checkpoint."""
+    config = scratch / "settings.yaml"
+    config.write_text(f"auth: {{keys_file: {keys}}}\n")
+    checkpoint = tiny_checkpoint.build(scratch / tiny_checkpoint.NAME)
+    one = served.start(checkpoint, scratch, "--config", str(config))
+    try:
+        one.wait_ready()
+        yield one.url
+    finally:
+        served.stop(one)
+
+
+def main() -> int:
+    """Status of schemathesis."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--schemathesis", default="schemathesis", help="its command")
+    parser.add_argument("--engine", action="store_true", help="before a real engine with a tiny model")
+    parser.add_argument("--examples", type=int, default=250, help="most cases of each endpoint and phase")
+    parser.add_argument("further", nargs="*", help="further arguments of `schemathesis run`, after --")
+    chosen = parser.parse_args()
+    with tempfile.TemporaryDirectory() as directory:
+        scratch = Path(directory)
+        key, keys = PREFIX + secrets.token_urlsafe(32), scratch / "keys.yaml"
+        keys.write_text(f"keys:\n{entry_for(key, 'fuzz', {})}\n")
+        gateway = before_the_engine(keys, scratch) if chosen.engine else before_a_fake(keys)
+        with gateway as url:
+            config = Path(__file__).with_name("schemathesis.toml")
+            arguments = ["--config-file", str(config), "run", f"{url}/openapi.json", "--checks", "all"]
+            arguments += ["-H", f"Authorization: Bearer {key}", "--max-examples", str(chosen.examples)]
+            arguments += ["--workers", "2", "--request-timeout", "60", "--continue-on-failure", *chosen.further]
+            return subprocess.run([chosen.schemathesis, *arguments], check=False).returncode
+
+
+if __name__ == "__main__":
+    sys.exit(main())
