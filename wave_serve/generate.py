@@ -5,7 +5,7 @@ from starlette.responses import Response
 
 from wave_serve.asking import ask_any
 from wave_serve.auth import spend_tokens
-from wave_serve.body import parse_object, read_body, with_fields
+from wave_serve.body import read_body
 from wave_serve.exchange import exchange_of
 from wave_serve.fitting import fit
 from wave_serve.gateway import Gateway
@@ -19,7 +19,7 @@ async def generate(gateway: Gateway, request: Request, path: str, *, chat: bool)
     exchange = exchange_of(request)
     body = await read_body(request, gateway.settings.max_body_bytes)
     exchange.read_s = exchange.elapsed()
-    payload = parse_object(body, request.headers.get("content-type"))
+    payload = await gateway.bodies.parse(body, request.headers.get("content-type"))
     model = gateway.model_of(payload, exchange)
     if model.limit(exchange.key_limit) is not None:
         exchange.headers |= model.cap(exchange.key_limit).headers()
@@ -35,7 +35,7 @@ async def generate(gateway: Gateway, request: Request, path: str, *, chat: bool)
     fitted = await while_connected(request.receive, fitting)
     completions = fitted.receipt.completion_tokens * generation.n * len(fitted.tokens)
     spend_tokens(exchange, sum(fitted.tokens) + completions)
-    body = with_fields(body, payload, fitted.changes, without=POLICY_FIELDS)
+    body = await gateway.bodies.edit(body, payload, fitted.changes, without=POLICY_FIELDS)
     return Relay(
         gateway.dispatch(exchange, model, sum(fitted.tokens), payload | fitted.changes),
         path,
