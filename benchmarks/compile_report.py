@@ -3,7 +3,8 @@
     python benchmarks/compile_report.py [--output benchmarks/results/triton_sm90_resources.json]
 
 For every head size and element type, with the tiles of ``triton_configuration``: registers a thread, spills to local
-memory, and shared memory of a program, as the assembler of the installed Triton says. Exits 1 if anything spills. The
+memory, and shared memory of a program, as the assembler of the installed Triton says, and whether it serialises the
+products on tensor cores (its message C7510 and those after it). Exits 1 if anything spills or is serialised. The
 arguments are typed as an engine gives them: bfloat16, contiguous dimensions, strides that are multiples of 16.
 """
 
@@ -32,6 +33,7 @@ HEAD_SIZES = (32, 64, 80, 96, 112, 128, 192, 256)
 ELEMENTS = {"bf16": ("bf16", "bf16"), "bf16 q, fp8 cache": ("bf16", "fp8e4nv"), "fp32": ("fp32", "fp32")}
 GROUP, BLOCK_SIZE = 4, 16
 REGISTERS = re.compile(r"Used (\d+) registers")
+SERIALIZED = re.compile(r"wgmma\.mma_async instructions are serialized")
 SPILLS = re.compile(r"(\d+) bytes spill stores, (\d+) bytes spill loads")
 
 
@@ -70,6 +72,7 @@ def resources(kernel: Any, pointers: dict[str, str], constants: dict[str, Any], 
         "registers": int(registers[1]),
         "spilled_bytes": int(spills[1]) + int(spills[2]),
         "shared_bytes": compiled.metadata.shared,
+        "serialized": bool(SERIALIZED.search(log)),
         "wgmma": compiled.asm["ptx"].count("wgmma.mma_async"),
         "cp_async": compiled.asm["ptx"].count("cp.async.cg"),
         "warps": warps,
@@ -140,9 +143,9 @@ def main() -> None:
         lines = ",\n  ".join(json.dumps(row) for row in rows)
         target = json.dumps({"target": f"sm_{ARCH}a", "triton": triton.__version__})
         options.output.write_text(f'{target[:-1]},\n "kernels": [\n  {lines}\n]}}\n')
-    spilled = [row for row in rows if row["spilled_bytes"]]
-    print(f"{len(rows)} kernels, {len(spilled)} spill")
-    sys.exit(1 if spilled else 0)
+    spilled, serialized = (sum(bool(row[fault]) for row in rows) for fault in ("spilled_bytes", "serialized"))
+    print(f"{len(rows)} kernels, {spilled} spill, {serialized} serialise their products")
+    sys.exit(1 if spilled or serialized else 0)
 
 
 if __name__ == "__main__":

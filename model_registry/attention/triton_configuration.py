@@ -1,8 +1,8 @@
 """Tile sizes of the Triton kernels: one small table per architecture, and a default that fits everywhere.
 
 Chosen from what the compiler says of registers and shared memory on sm_90 (``benchmarks/compile_report.py``): nothing
-spills to local memory, and four decode programs of a head of 128 in bfloat16 fit into a multiprocessor. Timings are
-still to be taken, with ``benchmarks/run_gpu.sh``.
+spills to local memory, no wgmma waits for the one before it, and four decode programs of a head of 128 in bfloat16 fit
+into a multiprocessor. Timings are still to be taken, with ``benchmarks/run_gpu.sh``.
 """
 
 from __future__ import annotations
@@ -21,7 +21,8 @@ class Tile:
         m: rows of the query tile; in decode the heads of a group, rounded up to at least this.
         n: keys in a tile.
         warps: warps of a program.
-        stages: depth of the load pipeline.
+        stages: depth of the load pipeline. The address of a key takes a load itself: with 3 the next tile is loaded
+            after the products of this one, for other programs to overlap with; with 5 before them.
     """
 
     m: int
@@ -54,10 +55,10 @@ MOST_PARTS = 64
 
 # By padded head size and bytes of an element of q.
 _HOPPER = {
-    (32, 2): Configuration(Tile(128, 64, 8, 3), 32, Tile(16, 64, 4, 3), 528),
-    (64, 2): Configuration(Tile(128, 64, 8, 3), 32, Tile(16, 128, 8, 3), 528),
-    (128, 2): Configuration(Tile(128, 64, 8, 3), 32, Tile(16, 64, 4, 3), 528),
-    (256, 2): Configuration(Tile(64, 32, 8, 3), 16, Tile(16, 32, 4, 3), 528),
+    (32, 2): Configuration(Tile(128, 64, 8, 5), 32, Tile(16, 64, 4, 3), 528),
+    (64, 2): Configuration(Tile(128, 64, 8, 5), 32, Tile(16, 128, 8, 3), 528),
+    (128, 2): Configuration(Tile(128, 64, 8, 5), 32, Tile(16, 64, 4, 3), 528),
+    (256, 2): Configuration(Tile(64, 32, 8, 5), 16, Tile(16, 32, 4, 3), 528),
 }
 _DEFAULT = {
     (32, 2): Configuration(Tile(64, 64, 4, 2), 32, Tile(16, 64, 4, 2), 256),

@@ -116,15 +116,18 @@ def prefill_kernel(
     # Whole tiles whose keys are visible to the first query and R or more away from it.
     near = tl.maximum(m0 + 1 - R, 0) // BLOCK_N * BLOCK_N
 
-    for n0 in tl.range(0, near, BLOCK_N, num_stages=STAGES):
-        n = n0 + columns
-        k_rows, v_rows = cache_rows(
-            blocks, n, n < seq_len, stride_k_block, stride_k_slot, stride_v_block, stride_v_slot, BLOCK_SIZE, True
-        )
-        k = load_rows(k_head, k_rows, n < seq_len, stride_k_dim, HEAD_SIZE, D, True).to(q_tile.dtype)
-        score = product(q_tile, tl.trans(k)) * key_factor
-        v = load_rows(v_head, v_rows, n < seq_len, stride_v_dim, HEAD_SIZE, D, True).to(q_tile.dtype)
-        output, highest, total = softmax_step(score * scale_log2, v, output, highest, total)
+    # Both loops are guarded, and a near tile waits for its last product: on a way around a loop, or while a product is
+    # under way, ptxas would find accumulators of wgmma written, and run every wgmma of the kernel on its own.
+    if near > 0:
+        for n0 in tl.range(0, near, BLOCK_N, num_stages=STAGES):
+            n = n0 + columns
+            k_rows, v_rows = cache_rows(
+                blocks, n, n < seq_len, stride_k_block, stride_k_slot, stride_v_block, stride_v_slot, BLOCK_SIZE, True
+            )
+            k = load_rows(k_head, k_rows, n < seq_len, stride_k_dim, HEAD_SIZE, D, True).to(q_tile.dtype)
+            score = product(q_tile, tl.trans(k)) * key_factor
+            v = load_rows(v_head, v_rows, n < seq_len, stride_v_dim, HEAD_SIZE, D, True).to(q_tile.dtype)
+            output, highest, total = softmax_step(score * scale_log2, v, output, highest, total)
 
     columns = tl.arange(0, NEAR_N)
     if POSITIONS:
@@ -136,28 +139,31 @@ def prefill_kernel(
         for n0 in tl.range(near - TURNS * NEAR_N, near, NEAR_N, num_stages=1):
             scores = position_scores(q_tile, table, m0 - n0 - columns, R, HEAD_SIZE, D)
             held = (scores,) + held[:-1]  # type: ignore[assignment]  # noqa: RUF005
-    for n0 in tl.range(near, end, NEAR_N, num_stages=STAGES):
-        n = n0 + columns
-        used = n < seq_len
-        k_rows, v_rows = cache_rows(
-            blocks, n, used, stride_k_block, stride_k_slot, stride_v_block, stride_v_slot, BLOCK_SIZE, False
-        )
-        k = load_rows(k_head, k_rows, used, stride_k_dim, HEAD_SIZE, D, False).to(q_tile.dtype)
-        if POSITIONS:
-            scores = position_scores(q_tile, table, m0 - n0 - columns, R, HEAD_SIZE, D)
-            held = (scores,) + held  # type: ignore[assignment]  # noqa: RUF005
-            position = _skew(rows, columns, held)
-            # Not held[:-1]: the compiler pipelines no loop that hands a value on unchanged, and a sum is a new one.
-            older = ()
-            for b in tl.static_range(len(held) - 1):
-                older = older + (held[b] + 0.0,)  # type: ignore[assignment]  # noqa: RUF005
-            held = older
-        score = product(q_tile, tl.trans(k)) * key_factor
-        if POSITIONS:
-            score += position
-        score = tl.where(n[None, :] <= m[:, None], score * scale_log2, float("-inf"))
-        v = load_rows(v_head, v_rows, used, stride_v_dim, HEAD_SIZE, D, False).to(q_tile.dtype)
-        output, highest, total = softmax_step(score, v, output, highest, total)
+    if near < end:
+        for n0 in tl.range(near, end, NEAR_N, num_stages=STAGES):
+            n = n0 + columns
+            used = n < seq_len
+            k_rows, v_rows = cache_rows(
+                blocks, n, used, stride_k_block, stride_k_slot, stride_v_block, stride_v_slot, BLOCK_SIZE, False
+            )
+            k = load_rows(k_head, k_rows, used, stride_k_dim, HEAD_SIZE, D, False).to(q_tile.dtype)
+            if POSITIONS:
+                scores = position_scores(q_tile, table, m0 - n0 - columns, R, HEAD_SIZE, D)
+                held = (scores,) + held  # type: ignore[assignment]  # noqa: RUF005
+                position = _skew(rows, columns, held)
+                # Not held[:-1]: the compiler pipelines no loop that hands a value on unchanged, and a sum is a new one.
+                older = ()
+                for b in tl.static_range(len(held) - 1):
+                    older = older + (held[b] + 0.0,)  # type: ignore[assignment]  # noqa: RUF005
+                held = older
+            score = product(q_tile, tl.trans(k)) * key_factor
+            if POSITIONS:
+                score += position
+            score = tl.where(n[None, :] <= m[:, None], score * scale_log2, float("-inf"))
+            v = load_rows(v_head, v_rows, used, stride_v_dim, HEAD_SIZE, D, False).to(q_tile.dtype)
+            output, highest, total = softmax_step(score, v, output, highest, total)
+            if POSITIONS:
+                output = output + 0.0  # the wait
 
     output = softmax_end(output, total, v_scale, SCALED)
     pointers = out + row * stride_out_row + head * stride_out_head + dims[None, :] * stride_out_dim
