@@ -38,13 +38,18 @@ class ServedModel:
         self._created = int(time.time())
         self._retry_after = retry_after
 
+    def apply(self, settings: ModelSettings) -> None:
+        """Takes over another policy; the tokenizer stays."""
+        self.settings = settings
+        self.zones = zones_of(settings.train_length, settings.validated_length, settings.zones)
+
     def pick(self) -> Upstream:
-        """The ready upstream with the fewest requests. Raises ApiError 503 where none is ready."""
+        """The ready upstream with the fewest requests, if possible one that does not fail. Raises ApiError 503."""
         ready = [upstream for upstream in self.upstreams if upstream.ready]
         if not ready:
             message = f"No upstream of model {self.name} is ready: {self.upstreams[0].reason}."
             raise unavailable(message, self._retry_after)
-        return min(ready, key=lambda upstream: upstream.in_flight)
+        return min(ready, key=lambda upstream: (upstream.ejection.active, upstream.in_flight))
 
     def bounds(self, key_limit: int | None = None) -> dict[str, int]:
         """Every known bound on a request in tokens, by what sets it; of the engines seen so far the tightest."""

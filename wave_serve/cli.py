@@ -13,6 +13,7 @@ from wave_serve.config_cli import app as config_commands
 from wave_serve.engine import EngineSetupError
 from wave_serve.keys_cli import app as keys
 from wave_serve.logs import configure_logging
+from wave_serve.reload import SettingsSource
 from wave_serve.serve import run_gateway, run_with_engine
 from wave_serve.server import ListenError
 from wave_serve.settings import ModelSettings, Settings
@@ -47,13 +48,16 @@ def serve(
 ) -> None:
     """Serve a checkpoint: gateway and vLLM engine in one command."""
     configure_logging()
-    settings = _with_address(_load(config), host, port)
-    engine = settings.engine
-    engine = engine.model_copy(
-        update={"args": (*engine.args, *(context.obj or ())), "show_log": engine.show_log or engine_log}
-    )
-    settings = settings.model_copy(update={"engine": engine})
-    run_with_engine(settings, checkpoint, name, max_context, _announce)
+
+    def read() -> Settings:
+        settings = _with_address(_load(config), host, port)
+        engine = settings.engine
+        engine = engine.model_copy(
+            update={"args": (*engine.args, *(context.obj or ())), "show_log": engine.show_log or engine_log}
+        )
+        return settings.model_copy(update={"engine": engine})
+
+    run_with_engine(SettingsSource(read, config), checkpoint, name, max_context, _announce)
 
 
 @app.command()
@@ -64,10 +68,14 @@ def gateway(
 ) -> None:
     """Serve upstreams that run already."""
     configure_logging()
-    settings = _with_address(_load(config), host, port)
-    if not settings.upstreams:
-        raise SettingsError(f"{config}: upstreams is required for `wave-serve gateway`")
-    run_gateway(settings, typer.echo)
+
+    def read() -> Settings:
+        settings = _with_address(_load(config), host, port)
+        if not settings.upstreams:
+            raise SettingsError(f"{config}: upstreams is required for `wave-serve gateway`")
+        return settings
+
+    run_gateway(SettingsSource(read, config), typer.echo)
 
 
 def main() -> NoReturn:

@@ -1,7 +1,7 @@
 """One gateway: its settings, upstreams, models and metrics, alive as long as its application."""
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -15,13 +15,16 @@ from wave_serve.dispatch import Dispatch
 from wave_serve.drain import Drain
 from wave_serve.exchange import Exchange
 from wave_serve.heavy import HeavyWork
-from wave_serve.keys_file import load_keys
+from wave_serve.keys_file import ApiKey, load_keys
+from wave_serve.load_metrics import add_load_metrics
 from wave_serve.metrics import Metrics
 from wave_serve.prefix import prefixes_of
 from wave_serve.prompts import read_model
 from wave_serve.router import Demand, Router
 from wave_serve.settings import Settings
 from wave_serve.upstream import Upstream
+
+RELOADED = ("auth", "admission", "routing", "models", "max_body_bytes")
 
 
 class Gateway:
@@ -38,6 +41,7 @@ class Gateway:
         self.router = Router(settings.routing)
         self.admission = Admission(settings.admission, self.router, settings.timeouts.retry_after)
         self.drain = Drain()
+        add_load_metrics(self.metrics.registry, self.admission, self.upstreams)
         # Two, so that a long text being tokenised does not hold up the bodies behind it.
         self.heavy = [HeavyWork(settings.large_body_bytes) for _ in range(2)]
         self.bodies = Bodies(self.heavy[0])
@@ -45,6 +49,31 @@ class Gateway:
         for upstream in self.upstreams:
             upstream.before_ready = self.catalogue.learn
             upstream.on_change = self.admission.serve_queue
+
+    def apply(self, settings: Settings, keys: Sequence[ApiKey]) -> list[str]:
+        """Takes over keys, limits and policies; requests that run go on. Returns what only a restart would change."""
+        kept = [
+            field
+            for field in Settings.model_fields
+            if field not in RELOADED and getattr(settings, field) != getattr(self.settings, field)
+        ]
+        models = dict(self.settings.models)
+        for name, model in self.catalogue.models.items():
+            if name in settings.models:
+                if settings.models[name].tokenizer != models[name].tokenizer:
+                    kept.append(f"models.{name}.tokenizer")
+                models[name] = settings.models[name]
+                model.apply(models[name])
+        if settings.models.keys() != models.keys():
+            kept.append("models")
+        taken = {field: getattr(settings, field) for field in RELOADED} | {"models": models}
+        self.settings = self.settings.model_copy(update=taken)
+        self.auth.apply(settings.auth, keys)
+        self.router.apply(settings.routing)
+        for upstream in self.upstreams:
+            upstream.ejection.settings = settings.routing
+        self.admission.apply(settings.admission)
+        return kept
 
     def visible_models(self, exchange: Exchange) -> list[ServedModel]:
         """The models that the request's key may use."""

@@ -63,10 +63,12 @@ class KeysFile(Frozen):
     """All keys, and named sets of limits that several keys share."""
 
     tiers: dict[str, Allowance] = Field(default_factory=dict, description="Limits by the name of the tier.")
-    keys: tuple[ApiKey, ...] = Field(min_length=1, description="The keys.")
+    keys: tuple[ApiKey, ...] = Field(description="The keys.")
 
     @model_validator(mode="after")
     def _names_and_tiers_agree(self) -> Self:
+        if not self.keys:
+            raise ValueError("keys: at least one key is needed; without a keys file the gateway is open")
         for field in ("name", "sha256"):
             seen: dict[str, int] = {}
             for index, key in enumerate(self.keys):

@@ -12,6 +12,7 @@ from wave_serve.checkpoint import Checkpoint, CheckpointError, bundled_checkpoin
 from wave_serve.context import bounds
 from wave_serve.engine import EngineSetupError, engine_command, engine_environment, free_port
 from wave_serve.gateway import Gateway
+from wave_serve.reload import Reload, SettingsSource
 from wave_serve.server import Server, listen, make_server
 from wave_serve.settings import ModelSettings, Settings, UpstreamSettings
 from wave_serve.supervisor import REAP_SECONDS, Supervisor
@@ -19,16 +20,17 @@ from wave_serve.validated import validated_length
 from wave_serve.zones import zones_of
 
 
-def run_gateway(settings: Settings, on_ready: Callable[[str], None]) -> None:
-    """Serves until SIGINT or SIGTERM. Raises ListenError or TokenizerError."""
+def run_gateway(source: SettingsSource, on_ready: Callable[[str], None]) -> None:
+    """Serves until SIGINT or SIGTERM. Raises SettingsError, ListenError or TokenizerError."""
+    settings = source.read()
     gateway = Gateway(settings)
     sock = listen(settings.host, settings.port)
     on_ready(f"listening on {address(settings)}")
-    asyncio.run(_run(gateway, sock, None, lambda: None))
+    asyncio.run(_run(gateway, source, sock, None, lambda: None))
 
 
 def run_with_engine(
-    settings: Settings,
+    source: SettingsSource,
     checkpoint_path: Path | None,
     name: str | None,
     max_context: int | None,
@@ -37,25 +39,31 @@ def run_with_engine(
     """Serves a checkpoint with an engine of its own until SIGINT or SIGTERM.
 
     Raises:
-        CheckpointError, EngineSetupError, ListenError, TokenizerError: before anything is started.
+        CheckpointError, EngineSetupError, ListenError, SettingsError, TokenizerError: before anything is started.
         EngineStartError: the engine did not start.
     """
+    settings = source.read()
     if settings.upstreams:
         raise EngineSetupError("upstreams belong to `wave-serve gateway`; `serve` starts an engine of its own")
     checkpoint = inspect_checkpoint(checkpoint_path or bundled_checkpoint())
-    name = name or checkpoint.name
-    model = _model_settings(settings, checkpoint, name, max_context)
+    served = name or checkpoint.name
+    model = _model_settings(settings, checkpoint, served, max_context)
     zones = zones_of(model.train_length, model.validated_length, model.zones)
     limit = min(bounds(model, zones, checkpoint.max_position_embeddings, None).values())
     port = free_port()
-    command = engine_command(checkpoint, name, port, limit, settings.engine.args)
-    upstream = UpstreamSettings(base_url=f"http://127.0.0.1:{port}", models=(name,))
-    settings = settings.model_copy(update={"models": {name: model}, "upstreams": (upstream,)})
+    command = engine_command(checkpoint, served, port, limit, settings.engine.args)
+    upstream = UpstreamSettings(base_url=f"http://127.0.0.1:{port}", models=(served,))
+
+    def complete(given: Settings) -> Settings:
+        model = _model_settings(given, checkpoint, served, max_context)
+        return given.model_copy(update={"models": {served: model}, "upstreams": (upstream,)})
+
+    settings = complete(settings)
     gateway = Gateway(settings)
     sock = listen(settings.host, settings.port)
     environment = engine_environment(settings.engine, os.environ)
     supervisor = Supervisor(command, environment, settings.engine, gateway.upstreams[0])
-    asyncio.run(_run(gateway, sock, supervisor, lambda: on_ready(address(settings), name)))
+    asyncio.run(_run(gateway, source.then(complete), sock, supervisor, lambda: on_ready(address(settings), served)))
 
 
 def address(settings: Settings) -> str:
@@ -89,7 +97,11 @@ def _model_settings(settings: Settings, checkpoint: Checkpoint, name: str, max_c
 
 
 async def _run(
-    gateway: Gateway, sock: socket.socket, supervisor: Supervisor | None, on_ready: Callable[[], None]
+    gateway: Gateway,
+    source: SettingsSource,
+    sock: socket.socket,
+    supervisor: Supervisor | None,
+    on_ready: Callable[[], None],
 ) -> None:
     timeouts = gateway.settings.timeouts
     # Longer than it takes to end the engine, so that its clients get their error event before the connection ends.
@@ -98,6 +110,9 @@ async def _run(
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, asked.set)
+    reload = Reload(gateway, source)
+    loop.add_signal_handler(signal.SIGHUP, reload.ask)
+    watching = asyncio.create_task(reload.watch())
     serving = asyncio.create_task(server.serve(sockets=[sock]))
     stopping = asyncio.create_task(asked.wait())
     tasks: set[asyncio.Task[object]] = {serving, stopping}
@@ -111,6 +126,7 @@ async def _run(
     finally:
         await _shut_down(gateway, server, serving, supervisor, engine)
         stopping.cancel()
+        watching.cancel()
 
 
 async def _shut_down(
@@ -120,10 +136,12 @@ async def _shut_down(
     supervisor: Supervisor | None,
     engine: asyncio.Task[None] | None,
 ) -> None:
-    """Lets running requests finish for a while, then ends the engine, whose clients get an error event."""
+    """Lets running and waiting requests finish for a while, then ends them with an error event, and the engine."""
     timeouts = gateway.settings.timeouts
+    gateway.drain.begin()
     server.stop()
     await asyncio.wait({serving}, timeout=timeouts.drain)
+    gateway.drain.end()
     if engine is not None and supervisor is not None:
         engine.cancel()
         await asyncio.gather(engine, return_exceptions=True)
