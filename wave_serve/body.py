@@ -1,6 +1,7 @@
 """Reads, parses and minimally edits a JSON request body."""
 
 import json
+from array import array
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -78,7 +79,7 @@ def json_kind(value: object) -> str:
             return "a number"
         case str():
             return "a string"
-        case list():
+        case list() | array():
             return "an array"
         case _:
             return "an object"
@@ -86,9 +87,10 @@ def json_kind(value: object) -> str:
 
 def shown(value: object) -> str:
     """A short form of a value for an error message; long or nested ones are described, not repeated."""
-    if isinstance(value, str | list | dict) and len(value) > 0 and (not isinstance(value, str) or len(value) > 40):
-        unit = "characters" if isinstance(value, str) else "items"
-        return f"{json_kind(value)} of {len(value)} {unit}"
+    if isinstance(value, str) and len(value) > 40:
+        return f"{json_kind(value)} of {len(value)} characters"
+    if isinstance(value, list | dict | array) and len(value) > 0:
+        return f"{json_kind(value)} of {len(value)} items"
     return json.dumps(value)
 
 

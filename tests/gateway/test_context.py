@@ -2,6 +2,7 @@
 
 import pytest
 
+from wave_serve.catalogue import ServedModel
 from wave_serve.context import Cap, bounds, decide, truncation_budget
 from wave_serve.errors import ApiError
 from wave_serve.settings import ModelSettings
@@ -117,3 +118,17 @@ def test_clamping_goes_before_truncating() -> None:
 
 def test_the_default_completion_takes_at_most_half_of_a_small_cap() -> None:
     assert truncation_budget(100, None, cap_of(60), HEAD) == 30
+
+
+@pytest.mark.parametrize(("key_limit", "limit"), [(None, 100), (50, 50), (100, 100), (5000, 100)])
+def test_a_key_lowers_a_models_cap_and_never_raises_it(key_limit: int | None, limit: int) -> None:
+    model = ServedModel("m", ModelSettings(max_tokens=100), [], 5)
+    assert model.cap(key_limit).limit == limit
+    assert model.card(key_limit)["max_model_len"] == limit
+    assert model.card(key_limit)["limits"] == {"max_tokens": 100} | ({"key": key_limit} if key_limit else {})
+
+
+def test_a_cap_that_nobody_knows_yet_is_a_503() -> None:
+    with pytest.raises(ApiError) as caught:
+        ServedModel("m", ModelSettings(), [], 7).cap()
+    assert (caught.value.status, caught.value.headers["retry-after"]) == (503, "7")
