@@ -75,6 +75,7 @@ class AccessLog:
             prompt_tokens=exchange.prompt_tokens,
             completion_limit=exchange.completion_limit,
             upstream=exchange.upstream,
+            retries=exchange.retries or None,
             truncated_from=exchange.truncated_from,
             queue_s=round(exchange.queue_s, 4) or None,
             overhead_s=_rounded(exchange.overhead()),

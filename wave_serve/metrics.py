@@ -18,6 +18,7 @@ class Metrics:
         self.requests = self._counter("wave_requests_total", "Answered requests.", "endpoint", "status")
         self.rejected = self._counter("wave_rejected_total", "Requests answered with an error, by its code.", "code")
         self.aborted = self._counter("wave_aborted_total", "Generations whose client went away.", "model")
+        self.retries = self._counter("wave_retries_total", "Times that a generation was sent elsewhere.", "model")
         self.truncated = self._counter("wave_truncated_total", "Generations whose prompt was shortened.", "model")
         self.in_flight = Gauge("wave_in_flight_requests", "Generations running.", ["model"], registry=self.registry)
         self.prompt_tokens = self._histogram("wave_prompt_tokens", "Tokens of admitted prompts.", "model", TOKENS)
@@ -52,6 +53,8 @@ class Metrics:
             return
         if exchange.aborted:
             self.aborted.labels(exchange.model).inc()
+        if exchange.retries:
+            self.retries.labels(exchange.model).inc(exchange.retries)
         if exchange.truncated_from is not None:
             self.truncated.labels(exchange.model).inc()
         if exchange.first_token_s is not None:

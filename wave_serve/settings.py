@@ -85,7 +85,7 @@ class TimeoutSettings(Frozen):
     silence: PositiveFloat = Field(600.0, description="Longest gap without a byte from an upstream.")
     generation: PositiveFloat = Field(3600.0, description="Longest that one generation may take, queue included.")
     keep_alive: PositiveFloat = Field(10.0, description="Idle time in a stream after which a comment is sent.")
-    poll: PositiveFloat = Field(1.0, description="Between two looks at an upstream's health.")
+    poll: PositiveFloat = Field(1.0, description="Between two looks at an upstream's health, and at the files.")
     poll_answer: PositiveFloat = Field(10.0, description="For an upstream to answer a look at its health.")
     retry_after: PositiveInt = Field(5, description="What a client is told to wait while an upstream is down.")
     drain: PositiveFloat = Field(3.0, description="For running requests to finish after SIGTERM.")

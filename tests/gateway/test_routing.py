@@ -294,6 +294,9 @@ def test_an_upstream_that_keeps_failing_is_avoided_though_its_health_is_good(
     with before(*two, routing={"eject_after": 2, "eject_first": 60}) as one:
         assert [one.post(BODY).status_code for _ in range(12)] == [200] * 12
         assert generations(bad) == 2
+        metrics = httpx.get(f"{one.url}/metrics").text
+        assert 'wave_retries_total{model="fake"} 2.0' in metrics
+        assert f'wave_upstream_ejected{{base_url="{bad.url}"}} 1.0' in metrics
         ready = httpx.get(f"{one.url}/ready")
         assert ready.status_code == 200
         assert "2 requests in a row failed" in ready.json()["upstreams"][bad.url]
