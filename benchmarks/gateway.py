@@ -1,0 +1,172 @@
+"""What the gateway adds to a request, beside direct access and LiteLLM's proxy on the same bodies.
+
+    python benchmarks/gateway.py --litellm /path/to/venv/bin/litellm      # latency, requests a vCPU, /health
+    python benchmarks/gateway.py --soak 30                                # memory and leaks under 30 minutes of abuse
+
+A mock upstream on the same machine answers after a fixed time. Direct, gateway and LiteLLM are asked by turns, round
+after round. Added latency is a quantile through a proxy less the same quantile without it; requests a vCPU are answered
+requests by CPU seconds of the proxy's processes, taken from a run that keeps the proxy busy.
+"""
+
+import argparse
+import asyncio
+import json
+import os
+import platform
+import statistics
+import sys
+import tempfile
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import gateway_process
+from gateway_bodies import LONG_TOKENS, SHORT_TOKENS, maker
+from gateway_client import Connection, Load, closed_loop, get, post
+from gateway_process import Process
+from gateway_soak import soak
+from tokenizers import Tokenizer
+
+from wave_serve.checkpoint import bundled_checkpoint
+
+RESULTS = Path(__file__).parent / "results"
+BUSY = "0:1:0"
+BIG_BODY = 27_000_000
+MIXES: dict[str, dict[str, Any]] = {
+    "short": {"lengths": (SHORT_TOKENS,), "concurrency": 16, "user": "0.1:1:0", "requests": 1600, "busy": 1600},
+    "long": {"lengths": LONG_TOKENS, "concurrency": 4, "user": "0.5:1:0", "requests": 120, "busy": 60},
+}
+
+
+def quantiles(seconds: list[float]) -> dict[str, float]:
+    """p50, p95 and p99 in milliseconds."""
+    cut = statistics.quantiles(seconds, n=100, method="inclusive")
+    return {name: 1000 * cut[at - 1] for name, at in (("p50_ms", 50), ("p95_ms", 95), ("p99_ms", 99))}
+
+
+async def measure_mix(name: str, arms: dict[str, Process], tokenizer: Tokenizer, scale: float, rounds: int) -> Any:
+    """Latency through every arm, and what a request costs each proxy."""
+    mix = MIXES[name]
+    waited: dict[str, Load] = {arm: Load() for arm in arms}
+    cost: dict[str, list[float]] = {arm: [] for arm in arms}
+    requests = max(8, round(mix["requests"] * scale / rounds))
+    busy = max(8, round(mix["busy"] * scale / rounds))
+    makers = {
+        (arm, user): maker(process.port, tokenizer, mix["lengths"], user, stream=False)
+        for arm, process in arms.items()
+        for user in (mix["user"], BUSY)
+    }
+    for arm, process in arms.items():  # imports, connections and first-use caches
+        await closed_loop(process.port, makers[arm, BUSY], mix["concurrency"], 2 * mix["concurrency"])
+    for turn in range(rounds):
+        for arm in (*arms,) if turn % 2 == 0 else (*reversed(arms),):
+            process = arms[arm]
+            load = await closed_loop(process.port, makers[arm, mix["user"]], mix["concurrency"], requests)
+            waited[arm].seconds += load.seconds
+            _check(arm, load)
+            before = process.cpu_seconds()
+            load = await closed_loop(process.port, makers[arm, BUSY], mix["concurrency"], busy)
+            _check(arm, load)
+            cost[arm].append((process.cpu_seconds() - before) / busy)
+    found: dict[str, Any] = {}
+    direct = quantiles(waited["direct"].seconds)
+    for arm in arms:
+        own = quantiles(waited[arm].seconds)
+        found[arm] = {"requests": len(waited[arm].seconds), **own}
+        if arm != "direct":
+            found[arm]["added"] = {key: own[key] - direct[key] for key in own}
+            found[arm]["requests_per_vcpu_second"] = 1 / statistics.fmean(cost[arm])
+            found[arm]["rss_mib"] = arms[arm].rss_mib()
+    return {key: value for key, value in mix.items() if key != "busy"} | {"rounds": rounds, "arms": found}
+
+
+async def measure_health(process: Process, seconds: float) -> dict[str, Any]:
+    """Time of /health while bodies of 27 MB arrive, four at a time."""
+    loop = asyncio.get_running_loop()
+    text = json.dumps({"model": "bench", "prompt": "word " * (BIG_BODY // 5), "max_tokens": 1}).encode()
+    ids = json.dumps({"model": "bench", "prompt": [51_234] * (BIG_BODY // 7), "max_tokens": 1}).encode()
+    end = loop.time() + seconds
+    sent: dict[int, int] = {}
+
+    async def flood(body: bytes) -> None:
+        connection = Connection(process.port)
+        while loop.time() < end:
+            status, _ = await connection.send(post(process.port, "/v1/completions", body))
+            sent[status] = sent.get(status, 0) + 1
+        connection.close()
+
+    async def probe() -> list[float]:
+        connection, waits = Connection(process.port), []
+        while loop.time() < end:
+            started = loop.time()
+            await connection.send(get(process.port, "/health"))
+            waits.append(loop.time() - started)
+            await asyncio.sleep(0.05)
+        connection.close()
+        return waits
+
+    waits, *_ = await asyncio.gather(probe(), *(flood(body) for body in (text, ids, text, ids)))
+    return {"seconds": seconds, "bodies": sent, "probes": len(waits), **quantiles(waits), "most_ms": 1000 * max(waits)}
+
+
+async def compare(chosen: argparse.Namespace, scratch: Path) -> dict[str, Any]:
+    """All of it but the soak."""
+    path = bundled_checkpoint() / "tokenizer.json"
+    tokenizer = Tokenizer.from_file(str(path))
+    arms = {"direct": gateway_process.mock(path, scratch)}
+    try:
+        arms["wave-serve"] = gateway_process.wave_serve(arms["direct"], path, scratch)
+        if chosen.litellm:
+            arms["litellm"] = gateway_process.litellm(arms["direct"], chosen.litellm, scratch)
+        mixes = {name: await measure_mix(name, arms, tokenizer, chosen.scale, chosen.rounds) for name in chosen.mixes}
+        health = await measure_health(arms["wave-serve"], chosen.health)
+    finally:
+        for process in reversed(arms.values()):
+            process.stop()
+    return {"mixes": mixes, "health_under_27_mb_bodies": health}
+
+
+def described(results: dict[str, Any], chosen: argparse.Namespace) -> dict[str, Any]:
+    """The results with how they came about."""
+    versions = {name: version(name) for name in ("wave-serve", "httpx", "uvicorn", "fastapi", "tokenizers")}
+    if chosen.litellm:
+        site = next(Path(chosen.litellm).parent.parent.glob("lib/python*/site-packages/litellm-*.dist-info"))
+        versions["litellm"] = site.name.removeprefix("litellm-").removesuffix(".dist-info")
+    lines = Path("/proc/cpuinfo").read_text().splitlines()
+    cpu = next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.machine())
+    return {
+        "command": "python benchmarks/gateway.py " + " ".join(sys.argv[1:]),
+        "date": datetime.now(UTC).date().isoformat(),
+        "machine": {"cpu": cpu, "cores": len(os.sched_getaffinity(0)), "python": platform.python_version()},
+        "versions": versions,
+        **results,
+    }
+
+
+def _check(arm: str, load: Load) -> None:
+    if load.others:
+        raise RuntimeError(f"{arm} answered with {load.others}")
+
+
+def main() -> None:
+    """Measures, prints and writes the results."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--litellm", help="LiteLLM's command; left out without it")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--scale", type=float, default=1.0, help="share of the requests, for a trial")
+    parser.add_argument("--mixes", nargs="+", choices=list(MIXES), default=list(MIXES))
+    parser.add_argument("--health", type=float, default=20.0, help="seconds of 27 MB bodies")
+    parser.add_argument("--soak", type=float, metavar="MINUTES", help="only this: the long mix, abused")
+    parser.add_argument("--out", type=Path, help="by default benchmarks/results/gateway[_soak].json")
+    chosen = parser.parse_args()
+    with tempfile.TemporaryDirectory() as directory:
+        run = soak(chosen.soak, Path(directory)) if chosen.soak else compare(chosen, Path(directory))
+        results = described(asyncio.run(run), chosen)
+    out = chosen.out or RESULTS / ("gateway_soak.json" if chosen.soak else "gateway.json")
+    out.write_text(json.dumps(results, indent=1) + "\n")
+    print(json.dumps(results, indent=1))
+
+
+if __name__ == "__main__":
+    main()

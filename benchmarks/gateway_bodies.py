@@ -1,0 +1,60 @@
+"""Request bodies: short prompts, the 50/75/100k-token mix, and invalid ones, each with a beginning of its own."""
+
+import itertools
+import json
+import sysconfig
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from gateway_client import Request, post
+from tokenizers import Tokenizer
+
+SHORT_TOKENS = 200
+LONG_TOKENS = (50_000, 75_000, 100_000)
+MARK = "#0000000000\n"  # replaced by the request's number, so that no two prompts begin alike
+
+
+def text_of(tokens: int, tokenizer: Tokenizer, skip: int = 0) -> str:
+    """Python of the standard library, cut after that many tokens."""
+    sources = itertools.islice(_sources(), skip, None)
+    text = MARK
+    while len(text) < 8 * tokens:
+        text += next(sources)
+    encoded = tokenizer.encode(text, add_special_tokens=False)
+    return text[: encoded.offsets[tokens - 1][1]]
+
+
+def maker(
+    port: int, tokenizer: Tokenizer, lengths: tuple[int, ...], user: str, *, stream: bool
+) -> Callable[[int], Request]:
+    """A function from a request's number to the request; sizes come by turns."""
+    bodies = []
+    for skip, length in enumerate(lengths):
+        prompt = text_of(length, tokenizer, skip)
+        body = {"model": "bench", "prompt": prompt, "max_tokens": 16, "stream": stream, "user": user}
+        bodies.append(json.dumps(body, separators=(",", ":")).encode())
+    mark = json.dumps(MARK)[1:-1].encode()
+
+    def make(number: int) -> Request:
+        body = bodies[number % len(bodies)].replace(mark, b"#%010d\\n" % number, 1)
+        return Request(post(port, "/v1/completions", body))
+
+    return make
+
+
+def invalid(port: int, number: int) -> Request:
+    """A request that is refused: not JSON, over the cap in token ids, over it in text, or of a wrong type."""
+    bodies = (
+        b'{"model":"bench","prompt":"half',
+        json.dumps({"model": "bench", "prompt": [5] * 300_000}).encode(),
+        json.dumps({"model": "bench", "prompt": "x y " * 2_000_000}).encode(),
+        b'{"model":"bench","prompt":"a","max_tokens":"many"}',
+    )
+    return Request(post(port, "/v1/completions", bodies[number % len(bodies)]))
+
+
+def _sources() -> Iterator[str]:
+    library = Path(sysconfig.get_paths()["stdlib"])
+    while True:
+        for path in sorted(library.glob("*.py")):
+            yield path.read_text(encoding="utf-8", errors="ignore")

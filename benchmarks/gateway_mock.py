@@ -1,0 +1,134 @@
+"""A vLLM server that computes nothing: answers after a fixed time, and knows which requests are under way.
+
+    python benchmarks/gateway_mock.py PORT TOKENIZER
+
+The request's `user` field sets how it answers: `<seconds to the first token>:<tokens>:<seconds between tokens>`.
+"""
+
+import asyncio
+import json
+import sys
+
+from tokenizers import Tokenizer
+
+MODEL = "bench"
+MAX_MODEL_LEN = 131_072
+DEFAULT = "0:1:0"
+EVENT = b'data: {"id":"x","object":"text_completion","model":"bench","choices":[{"index":0,"text":" a"}]}\n\n'
+DONE = b"data: [DONE]\n\n"
+
+
+class Mock:
+    """Counts of what is under way, for /stats."""
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        self.tokenizer = tokenizer
+        self.running: set[str] = set()
+        self.connections = 0
+        self.aborted = 0
+
+    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """One connection, kept alive."""
+        self.connections += 1
+        early = b""
+        try:
+            while True:
+                head = (early + await reader.readuntil(b"\r\n\r\n")).decode("latin-1").split("\r\n")
+                path = head[0].split(" ")[1]
+                headers = {name.lower(): value for name, _, value in (line.partition(": ") for line in head[1:])}
+                body = await reader.readexactly(int(headers.get("content-length", 0)))
+                early = await self.answer(path, headers, body, reader, writer)
+        except (asyncio.IncompleteReadError, ConnectionError):
+            pass
+        finally:
+            self.connections -= 1
+            writer.close()
+
+    async def answer(
+        self,
+        path: str,
+        headers: dict[str, str],
+        body: bytes,
+        reader: asyncio.StreamReader,
+        writer: asyncio.StreamWriter,
+    ) -> bytes:
+        """One request; what of the next one was read on the way."""
+        match path:
+            case "/v1/models":
+                await send(writer, {"data": [{"id": MODEL, "max_model_len": MAX_MODEL_LEN}]})
+            case "/tokenize":
+                ids = self.tokenizer.encode(json.loads(body)["prompt"]).ids
+                await send(writer, {"tokens": ids, "count": len(ids), "max_model_len": MAX_MODEL_LEN})
+            case "/stats":
+                left = {"running": len(self.running), "aborted": self.aborted, "connections": self.connections}
+                await send(writer, left | {"ids": sorted(self.running)})
+            case "/v1/completions" | "/v1/chat/completions":
+                return await self.generate(headers.get("x-request-id", str(id(writer))), body, reader, writer)
+            case "/health":
+                await send(writer, {})
+            case _:
+                await send(writer, {"detail": "Not Found"}, "404 Not Found")
+        return b""
+
+    async def generate(
+        self, name: str, body: bytes, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+    ) -> bytes:
+        """Answers, and gives up as soon as the other side has."""
+        start = body.rfind(b'"user":')
+        said = body[start + 7 : body.find(b'"', start + 9)].strip(b' "').decode() if start >= 0 else DEFAULT
+        first, tokens, gap = (float(part) for part in said.split(":"))
+        self.running.add(name)
+        work = asyncio.create_task(generation(writer, b'"stream":true' in body, first, int(tokens), gap))
+        gone = asyncio.create_task(reader.read(1))
+        try:
+            await asyncio.wait({work, gone}, return_when=asyncio.FIRST_COMPLETED)
+            if not work.done() and not gone.result():
+                self.aborted += 1
+                raise ConnectionError
+            await work
+            return gone.result() if gone.done() else b""
+        finally:
+            self.running.discard(name)
+            for task in (work, gone):
+                task.cancel()
+            await asyncio.gather(work, gone, return_exceptions=True)
+
+
+async def generation(writer: asyncio.StreamWriter, stream: bool, first: float, tokens: int, gap: float) -> None:
+    """Sends the answer of one generation."""
+    if not stream:
+        await asyncio.sleep(first + tokens * gap)
+        usage = {"prompt_tokens": 1, "completion_tokens": tokens, "total_tokens": tokens + 1}
+        choice = {"index": 0, "text": " a" * tokens, "finish_reason": "length", "logprobs": None}
+        chat = {"message": {"role": "assistant", "content": " a"}}
+        answer = {"id": "x", "object": "text_completion", "created": 1, "model": MODEL, "usage": usage}
+        await send(writer, answer | {"choices": [choice | chat]})
+        return
+    writer.write(b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n")
+    await asyncio.sleep(first)
+    for _ in range(tokens):
+        writer.write(b"%x\r\n%s\r\n" % (len(EVENT), EVENT))
+        await writer.drain()
+        if gap:
+            await asyncio.sleep(gap)
+    writer.write(b"%x\r\n%s\r\n0\r\n\r\n" % (len(DONE), DONE))
+    await writer.drain()
+
+
+async def send(writer: asyncio.StreamWriter, value: object, status: str = "200 OK") -> None:
+    """A JSON answer."""
+    body = json.dumps(value).encode()
+    head = f"HTTP/1.1 {status}\r\ncontent-type: application/json\r\ncontent-length: {len(body)}\r\n\r\n"
+    writer.write(head.encode() + body)
+    await writer.drain()
+
+
+async def main() -> None:
+    """Serves until killed."""
+    mock = Mock(Tokenizer.from_file(sys.argv[2]))
+    server = await asyncio.start_server(mock.serve, "127.0.0.1", int(sys.argv[1]), limit=2**20)
+    await server.serve_forever()
+
+
+if __name__ == "__main__":
+    asyncio.run(main())
