@@ -78,7 +78,8 @@ def main() -> int:
             config = Path(__file__).with_name("schemathesis.toml")
             arguments = ["--config-file", str(config), "run", f"{url}/openapi.json", "--checks", "all"]
             arguments += ["-H", f"Authorization: Bearer {key}", "--max-examples", str(chosen.examples)]
-            arguments += ["--workers", "2", "--request-timeout", "60", "--continue-on-failure", *chosen.further]
+            arguments += ["--workers", "2", "--request-timeout", "60", "--max-response-time", "60"]
+            arguments += ["--continue-on-failure", *chosen.further]
             return subprocess.run([chosen.schemathesis, *arguments], check=False).returncode
 
 
