@@ -7,7 +7,7 @@ from wave_serve.settings_routing import RoutingSettings
 
 
 class Ejection:
-    """Counts failures in a row. `active` while the upstream is to be avoided; then one request tries it again."""
+    """Counts failures in a row. `active` while the upstream is to be avoided; the next failure renews that."""
 
     def __init__(self, settings: RoutingSettings, clock: Callable[[], float] = time.monotonic) -> None:
         self.settings = settings

@@ -7,8 +7,6 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
-from pydantic_core import to_json
-
 SHALLOWEST = 512  # bytes: a shorter beginning is not worth a detour
 DEEPEST = 2**20  # bytes: about a millisecond of hashing
 GROWTH = 1.25  # so at least 80 % of what two prompts share is recognised
@@ -49,13 +47,38 @@ def prefixes_of(model: str, payload: Mapping[str, Any]) -> Prefixes:
 def _prompt_bytes(payload: Mapping[str, Any]) -> bytes:
     """What decides the first prompt's tokens, at most `DEEPEST` bytes, in an order that a follow-up shares."""
     if "messages" in payload:
-        return to_json([payload.get("tools"), payload["messages"]])[:DEEPEST]
+        return _first_bytes(_flat([payload.get("tools"), payload["messages"]]))
     prompt = payload.get("prompt")
     if isinstance(prompt, list) and prompt and isinstance(prompt[0], str | list | array):
         prompt = prompt[0]
     if isinstance(prompt, str):
         return prompt[:DEEPEST].encode("utf-8", "surrogatepass")[:DEEPEST]
     return _id_bytes(prompt if isinstance(prompt, list | array) else [])
+
+
+def _first_bytes(parts: Iterator[bytes]) -> bytes:
+    found = bytearray()
+    for part in parts:
+        found += part
+        if len(found) >= DEEPEST:
+            break
+    return bytes(found[:DEEPEST])
+
+
+def _flat(value: Any) -> Iterator[bytes]:
+    """The texts of a JSON value in their order, one by one, so that no more of it is read than is needed."""
+    if isinstance(value, str):
+        yield value[:DEEPEST].encode("utf-8", "surrogatepass")
+    elif isinstance(value, dict):
+        for key, entry in value.items():
+            yield b"\0" + key.encode("utf-8", "surrogatepass") + b"\0"
+            yield from _flat(entry)
+    elif isinstance(value, list):
+        for entry in value:
+            yield b"\1"
+            yield from _flat(entry)
+    else:
+        yield str(value).encode()
 
 
 def _id_bytes(ids: Sequence[int]) -> bytes:

@@ -11,7 +11,9 @@ import openai
 import pytest
 from fake_upstream import DONE, FakeUpstream, delta, stream
 from running import Running, running, settings_for
+from typer.testing import CliRunner
 
+from wave_serve import keys_cli
 from wave_serve.keys_file import ENVIRONMENT, digest, entry_for, load_keys, new_key, parse_keys
 from wave_serve.settings_file import SettingsError
 
@@ -152,6 +154,22 @@ def test_new_keys_differ_and_their_entries_are_valid() -> None:
     (found,) = parse_keys("keys:\n" + entry_for(ALICE, "null", limits), ["m"])
     assert (found.name, found.models, found.requests_per_minute, found.max_context) == ("null", ("m",), 7, 9)
     assert found.sha256 == hashlib.sha256(ALICE.encode()).hexdigest()
+
+
+def test_the_command_prints_a_key_once_and_an_entry_that_lets_it_in() -> None:
+    arguments = ["new", "--name", "alice", "--model", "m", "--concurrency", "3", "--tier", "gold"]
+    said = CliRunner().invoke(keys_cli.app, arguments).stdout
+    (key,) = re.findall(r"sk-wave-[\w-]+", said)
+    entries = [line for line in said.splitlines() if line.startswith("  - ")]
+    (found,) = parse_keys("tiers: {gold: {max_context: 7}}\nkeys:\n" + entries[0], ["m"])
+    assert (found.name, found.sha256, found.models, found.concurrency) == ("alice", digest(key), ("m",), 3)
+    assert found.max_context == 7
+
+
+def test_the_command_refuses_a_name_that_the_file_would_refuse() -> None:
+    result = CliRunner().invoke(keys_cli.app, ["new", "--name", "not a name"])
+    assert result.exit_code == 2
+    assert "sk-wave" not in result.output
 
 
 def test_a_keys_own_limits_override_those_of_its_tier() -> None:

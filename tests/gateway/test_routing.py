@@ -78,11 +78,22 @@ def test_prompts_that_differ_early_or_are_short_share_nothing() -> None:
     assert not set(one.digests) & set(prefixes_of("m", {"prompt": "b" + text(1, 9000)}).digests)
     assert prefixes_of("m", {"prompt": "x" * (SHALLOWEST - 1)}).digests == ()
     assert prefixes_of("m", {"prompt": [2**70]}).digests == ()
+    assert prefixes_of("m", {"messages": [{"content": "\ud800" * 300, "n": None}] * 2}).size > SHALLOWEST
     assert prefixes_of("m", {}).digests == ()
 
 
-def test_no_more_of_a_huge_prompt_is_looked_at_than_a_mebibyte() -> None:
-    found = prefixes_of("m", {"prompt": "x" * (5 * DEEPEST)})
+@pytest.mark.parametrize(
+    "payload",
+    [
+        {"prompt": "x" * (5 * DEEPEST)},
+        {"prompt": [7] * DEEPEST},
+        {"messages": [{"role": "user", "content": [{"type": "text", "text": "x" * (5 * DEEPEST)}]}]},
+        {"messages": [{"role": "user", "content": "x" * (DEEPEST // 3)}] * 9},
+    ],
+    ids=["text", "ids", "one message", "messages"],
+)
+def test_no_more_of_a_huge_prompt_is_looked_at_than_a_mebibyte(payload: dict) -> None:
+    found = prefixes_of("m", payload)
     assert found.size == found.digests[-1][0] == DEEPEST
 
 
