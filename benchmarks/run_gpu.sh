@@ -1,49 +1,100 @@
 #!/usr/bin/env bash
-# Everything that needs a GPU, in about ten minutes: parity, compute-sanitizer, the benchmark with its plot, and the
-# model in vLLM. Needs torch and triton; what needs more is skipped by name. Results go to benchmarks/results.
-#   benchmarks/run_gpu.sh [PYTHON]
+# Everything that needs a GPU, within ten minutes: parity, compute-sanitizer, the benchmark with its plot, and the model
+# in vLLM: parity, and speed beside its rotary twin. Needs torch and triton; what needs more is skipped by name.
+#   benchmarks/run_gpu.sh [--rehearse] [PYTHON]
+# --rehearse runs what it can of every step without a GPU, on tiny shapes under Triton's interpreter.
+# Results and logs go to benchmarks/results/gpu, or to $RESULTS. Each step has a limit of its own, and together they
+# have the ten minutes: what matters most comes first. Exits 1 if a step fails or does not get its turn.
 set -uo pipefail
-cd "$(dirname "$0")/.."
+cd "$(dirname "$0")/.." || exit
+rehearse=
+if [[ ${1:-} == --rehearse ]]; then rehearse=1; shift; fi
 python=${1:-python3}
-export PYTHONPATH=$PWD
-results=benchmarks/results
+export PYTHONPATH=$PWD${PYTHONPATH:+:$PYTHONPATH} PYTHONWARNINGS=ignore
+results=${RESULTS:-benchmarks/results/gpu}
 mkdir -p "$results"
-failed=()
+minutes=10
+failed=() skipped=()
 
+# step NAME SECONDS COMMAND...: run it within its own limit and within what is left of the ten minutes.
 step() {
-  local name=$1 limit=$2
+  local name=$1 limit=$2 left=$((minutes * 60 - SECONDS)) started=$SECONDS code
   shift 2
-  echo "== $name"
-  timeout "$limit" "$@" || failed+=("$name (exit $?)")
+  if ((left < 10)); then
+    failed+=("$name: no time left")
+    return
+  fi
+  ((limit < left)) || limit=$left
+  echo "== $name (at most $limit s)"
+  timeout --kill-after=5 "$limit" "$@" 2>&1 | tee "$results/${name//[ ,]/_}.log"
+  code=${PIPESTATUS[0]}
+  case $code in
+    0) echo "-- passed in $((SECONDS - started)) s" ;;
+    124 | 137) failed+=("$name: not done after $limit s") ;;
+    *) failed+=("$name: exit $code, see $results/${name//[ ,]/_}.log") ;;
+  esac
+}
+skip() {
+  echo "== $1: skipped, $2"
+  skipped+=("$1: $2")
 }
 has() { "$python" -c "import $1" 2>/dev/null; }
 
-step "parity on 200 random shapes each of bf16, fp16 and fp8" 150 \
-  "$python" benchmarks/parity.py --shapes 200 --output "$results/parity_gpu.json"
-
-if command -v compute-sanitizer >/dev/null; then
-  # PyTorch's caching allocator would hide accesses past the end of a tensor.
-  step "compute-sanitizer" 120 env PYTORCH_NO_CUDA_MEMORY_CACHING=1 compute-sanitizer --tool memcheck --error-exitcode 9 \
-    "$python" benchmarks/parity.py --shapes 2 --longest 300
+for module in torch triton; do
+  has "$module" || { echo "run_gpu.sh: $python cannot import $module" >&2; exit 2; }
+done
+if [[ $rehearse ]]; then
+  minutes=60
+  shapes=(--shapes 2 --longest 90) few=(--shapes 1 --longest 40) timed=(--smoke) rates=(--smoke)
+  kernels=(env TRITON_INTERPRET=1)
 else
-  echo "== compute-sanitizer: skipped, not installed"
+  "$python" -c 'import sys, torch; sys.exit(not torch.cuda.is_available())' \
+    || { echo "run_gpu.sh: torch sees no GPU; --rehearse needs none" >&2; exit 2; }
+  workers=$(nproc)
+  ((workers < 12)) || workers=12
+  shapes=(--shapes 200 --workers "$workers") few=(--shapes 2 --longest 300) timed=(--quick --minutes 2) rates=()
+  kernels=()
+  nvidia-smi --query-gpu=name,driver_version,clocks.sm,power.limit --format=csv 2>/dev/null | tee "$results/nvidia-smi.csv"
 fi
 
-step "benchmark" 420 "$python" benchmarks/attention.py --minutes 4 --output "$results/attention_gpu.json"
-if has matplotlib; then
-  step "plot" 60 "$python" benchmarks/plot_attention.py "$results/attention_gpu.json" "$results/attention_gpu.svg"
+step "parity" 150 "${kernels[@]}" "$python" benchmarks/parity.py "${shapes[@]}" --output "$results/parity.json"
+
+sanitizer=$(command -v compute-sanitizer || command -v /usr/local/cuda/bin/compute-sanitizer)
+if [[ $rehearse ]]; then
+  step "the shapes for compute-sanitizer" 300 "${kernels[@]}" "$python" benchmarks/parity.py "${few[@]}"
+elif [[ $sanitizer ]]; then
+  # PyTorch's caching allocator would hide accesses past the end of a tensor.
+  step "compute-sanitizer" 90 env PYTORCH_NO_CUDA_MEMORY_CACHING=1 "$sanitizer" --tool memcheck --error-exitcode 9 \
+    "$python" benchmarks/parity.py "${few[@]}"
 else
-  echo "== plot: skipped, matplotlib is not installed"
+  skip "compute-sanitizer" "not installed"
+fi
+
+step "benchmark" 200 "${kernels[@]}" "$python" benchmarks/attention.py "${timed[@]}" --output "$results/attention.json"
+if has matplotlib; then
+  step "plot" 30 "$python" benchmarks/plot_attention.py "$results/attention.json" "$results/attention.svg"
+else
+  skip "plot" "matplotlib is not installed"
 fi
 
 if has vllm; then
-  step "the model in vLLM against the dense reference" 300 "$python" benchmarks/serving_parity.py
+  # vLLM finds the plugin by its entry point, which only an installed package has.
+  plugin=$(mktemp -d)
+  trap 'rm -rf "$plugin"' EXIT
+  mkdir "$plugin/wave_serve_benchmark-0.dist-info"
+  printf 'Metadata-Version: 2.1\nName: wave-serve-benchmark\nVersion: 0\n' > "$plugin/wave_serve_benchmark-0.dist-info/METADATA"
+  printf '[vllm.general_plugins]\nwavelet = model_registry:register\n' > "$plugin/wave_serve_benchmark-0.dist-info/entry_points.txt"
+  export PYTHONPATH=$PYTHONPATH:$plugin
+  step "vLLM parity" 120 "$python" benchmarks/serving_parity.py ${rehearse:+--rehearse} --output "$results/serving_parity.json"
+  step "vLLM bench serve" 200 "$python" benchmarks/serving_rates.py "${rates[@]}" --output "$results/serving.json"
 else
-  echo "== the model in vLLM: skipped, vllm is not installed"
+  skip "vLLM parity, vLLM bench serve" "vllm is not installed"
 fi
 
+echo "== done after $SECONDS s, results in $results"
+if ((${#skipped[@]})); then printf 'SKIPPED: %s\n' "${skipped[@]}"; fi
 if ((${#failed[@]})); then
   printf 'FAILED: %s\n' "${failed[@]}"
   exit 1
 fi
-echo "all passed"
+echo "all that ran passed"

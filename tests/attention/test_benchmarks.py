@@ -1,6 +1,7 @@
 """The GPU benchmarks run end to end where there is no GPU: under Triton's interpreter, on tiny shapes."""
 
 import json
+import os
 import subprocess
 import sys
 
@@ -39,6 +40,25 @@ def test_a_peer_that_fails_parity_is_not_timed(tmp_path):
 def test_random_shapes_are_in_bounds():
     report = run("-W", "ignore", "benchmarks/parity.py", "--shapes", "2", "--longest", "90", TRITON_INTERPRET="1")
     assert report.count("2 of 2 in bounds") == 3
+
+
+def test_shapes_are_shared_out_to_processes():
+    command = ["-W", "ignore", "benchmarks/parity.py", "--shapes", "1", "--longest", "40", "--workers", "2"]
+    assert run(*command, TRITON_INTERPRET="1").count("1 of 1 in bounds") == 3
+
+
+def test_the_script_for_gpus_says_what_it_lacks(tmp_path):
+    finished = subprocess.run(
+        ["bash", "benchmarks/run_gpu.sh", sys.executable],
+        cwd=ROOT,
+        env=os.environ | {"RESULTS": str(tmp_path), "CUDA_VISIBLE_DEVICES": ""},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert finished.returncode == 2
+    assert "torch sees no GPU" in finished.stderr
+    assert not [*tmp_path.iterdir()]
 
 
 def test_the_smoke_run_refuses_to_start_without_the_interpreter():

@@ -27,7 +27,10 @@ BLOCK = 32
 
 
 def checkpoint_config(case: dict) -> dict:
-    """Config of the case's checkpoint; `case` has heads, kv_heads, head_dim, position_encoding, logit_scaling."""
+    """Config of the case's checkpoint; `case` has heads, kv_heads, head_dim, position_encoding, logit_scaling.
+
+    Besides, it may have dtype, and engine: further arguments of vLLM's engine.
+    """
     return {
         "vocab_size": VOCABULARY,
         "hidden_size": 64,
@@ -93,7 +96,7 @@ def worst_error(case: dict, tensor_parallel: int, folder: Path) -> dict:
         model=str(folder),
         skip_tokenizer_init=True,
         dtype=case.get("dtype", "float32"),
-        enforce_eager=True,
+        **{"enforce_eager": True} | case.get("engine", {}),
         max_model_len=2048,
         max_num_batched_tokens=CHUNK,
         enable_chunked_prefill=True,

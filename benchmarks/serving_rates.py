@@ -1,0 +1,152 @@
+"""``vllm bench serve`` on a wavelet model and on its rotary twin: what the positions cost a server.
+
+    python benchmarks/serving_rates.py [--output FILE]
+    python benchmarks/serving_rates.py --smoke     tiny, wherever vLLM runs: that it runs, not how fast
+
+A quarter of Llama-3-8B: 8 of its 32 layers, with the bundled tokenizer's small vocabulary, so that attention's share of
+a step is at least that of the whole model. Weights are random and the same shape for both, so nothing is downloaded;
+the text is noise. The twin runs on vLLM's own attention: on Hopper the ratio is that of the two kernels as well.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.error
+import urllib.request
+from pathlib import Path
+from typing import Any
+
+from attention import environment
+
+ROOT = Path(__file__).parents[1]
+TOKENIZER = ROOT / "model_registry/demo/wave-demo"
+RESULTS = ROOT / "benchmarks/results/serving_gpu.json"
+FIGURES = ("median_ttft_ms", "median_tpot_ms", "output_throughput", "total_token_throughput", "duration")
+START_SECONDS = 300
+LAYER = {
+    "hidden_size": 4096,
+    "intermediate_size": 14336,
+    "num_attention_heads": 32,
+    "num_key_value_heads": 8,
+    "head_dim": 128,
+    "num_hidden_layers": 8,
+}
+TINY = {
+    "hidden_size": 64,
+    "intermediate_size": 96,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 32,
+    "num_hidden_layers": 2,
+}
+# Input tokens, output tokens, prompts, requests at a time.
+LOADS = ((32000, 128, 16, 16), (1000, 128, 256, 64))
+TINY_LOADS = ((100, 4, 2, 2),)
+
+
+def checkpoint(folder: Path, encoding: str, shape: dict[str, int], longest: int) -> Path:
+    """A model directory without weights: the bundled model's tokenizer and config, in another shape."""
+    target = folder / encoding
+    target.mkdir()
+    for name in ("tokenizer.json", "tokenizer_config.json", "generation_config.json"):
+        shutil.copy(TOKENIZER / name, target)
+    config = json.loads((TOKENIZER / "config.json").read_text()) | shape
+    position: dict[str, Any] = {"type": encoding}
+    if encoding == "wavelet":
+        position |= {"wavelet": "ricker", "scale_exponents": [*range(8)], "shifts": [*range(shape["head_dim"] // 8)]}
+    config |= {"position_encoding": position, "logit_scaling": "none", "max_position_embeddings": longest}
+    (target / "config.json").write_text(json.dumps(config))
+    return target
+
+
+def start(model: Path, smoke: bool, log: Path) -> tuple[subprocess.Popen[bytes], str]:
+    """A vLLM server and its URL; it may not be ready yet. Two share the GPU, so neither measures its free memory."""
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        port = sock.getsockname()[1]
+    command = [sys.executable, "-m", "vllm.entrypoints.cli.main", "serve", str(model), "--load-format", "dummy"]
+    command += ["--dtype", "bfloat16", "--host", "127.0.0.1", "--port", str(port), "--no-enable-prefix-caching"]
+    command += ["--kv-cache-memory-bytes", str(2**26 if smoke else 20 * 2**30)]
+    command += ["--enforce-eager"] if smoke else ["--gpu-memory-utilization", "0.4"]
+    process = subprocess.Popen(command, stdout=log.open("wb"), stderr=subprocess.STDOUT)
+    return process, f"http://127.0.0.1:{port}"
+
+
+def wait_ready(process: subprocess.Popen[bytes], url: str, log: Path) -> None:
+    """Return once the server answers; raise with the end of its log if it never does."""
+    deadline = time.monotonic() + START_SECONDS
+    while time.monotonic() < deadline and process.poll() is None:
+        try:
+            with urllib.request.urlopen(f"{url}/health", timeout=5):  # noqa: S310 - our own server
+                return
+        except (OSError, urllib.error.URLError):
+            time.sleep(0.5)
+    raise RuntimeError(f"the server on {url} did not start:\n{log.read_text()[-4000:]}")
+
+
+def bench(model: Path, url: str, load: tuple[int, int, int, int], output: Path) -> dict[str, float]:
+    """The figures of one run of ``vllm bench serve``."""
+    tokens_in, tokens_out, prompts, concurrency = load
+    command = [sys.executable, "-m", "vllm.entrypoints.cli.main", "bench", "serve", "--base-url", url]
+    command += ["--model", str(model), "--dataset-name", "random", "--ignore-eos", "--disable-tqdm", "--seed", "1"]
+    command += ["--random-input-len", str(tokens_in), "--random-output-len", str(tokens_out)]
+    command += ["--num-prompts", str(prompts), "--max-concurrency", str(concurrency), "--temperature", "0"]
+    command += ["--save-result", "--result-dir", str(output.parent), "--result-filename", output.name]
+    finished = subprocess.run(command, capture_output=True, text=True, check=False)
+    if finished.returncode:
+        raise RuntimeError(f"vllm bench serve exited {finished.returncode}:\n{finished.stderr[-4000:]}")
+    result = json.loads(output.read_text())
+    if result["completed"] != prompts:
+        raise RuntimeError(f"{result['completed']} of {prompts} requests were answered")
+    return {name: result[name] for name in FIGURES}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--smoke", action="store_true", help="a tiny model and one tiny load")
+    parser.add_argument("--output", type=Path, default=RESULTS)
+    options = parser.parse_args()
+    loads, shape = (TINY_LOADS, TINY) if options.smoke else (LOADS, LAYER)
+    os.environ["PYTHONPATH"] = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
+    report: dict[str, Any] = {
+        "smoke": options.smoke,
+        "environment": environment("cpu" if options.smoke else None),
+        "model": shape,
+        "rows": [],
+    }
+    with tempfile.TemporaryDirectory() as scratch:
+        folder, servers = Path(scratch), {}
+        longest = max(load[0] + load[1] for load in loads) + 64
+        models = {name: checkpoint(folder, name, shape, longest) for name in ("wavelet", "rope")}
+        try:
+            for name, model in models.items():
+                servers[name] = start(model, options.smoke, folder / f"{name}.log")
+            for name, (process, url) in servers.items():
+                wait_ready(process, url, folder / f"{name}.log")
+            for load in loads:
+                row: dict[str, Any] = dict(zip(("input", "output", "prompts", "concurrency"), load, strict=True))
+                for name, (_, url) in servers.items():
+                    row[name] = bench(models[name], url, load, folder / f"{name}.json")
+                row["wavelet / rope"] = {name: row["wavelet"][name] / row["rope"][name] for name in FIGURES}
+                report["rows"].append(row)
+                print(json.dumps(row), flush=True)
+                options.output.parent.mkdir(parents=True, exist_ok=True)
+                options.output.write_text(json.dumps(report, indent=1) + "\n")
+        finally:
+            for process, _ in servers.values():
+                process.terminate()
+            for process, _ in servers.values():
+                process.wait(60)
+    print(f"wrote {options.output}")
+
+
+if __name__ == "__main__":
+    main()
