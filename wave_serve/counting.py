@@ -13,7 +13,7 @@ from wave_serve.errors import ApiError, invalid
 from wave_serve.heavy import HeavyWork
 from wave_serve.logs import event
 from wave_serve.prompts import POLICY_FIELDS, Prompt
-from wave_serve.tokens import PROBES, Encoded, LocalTokenizer, ids_of
+from wave_serve.tokens import PROBES, LocalTokenizer
 from wave_serve.upstream import Upstream
 from wave_serve.upstream_tokens import UpstreamTokens
 
@@ -60,14 +60,25 @@ class TokenCounter:
                 return self.fewest(message["content"].strip())
         return 0
 
-    async def encode(self, prompts: Sequence[Prompt], upstream: Upstream, *, add_special_tokens: bool) -> list[Encoded]:
-        """Each prompt in tokens."""
+    async def count(self, prompts: Sequence[Prompt], upstream: Upstream, *, add_special_tokens: bool) -> list[int]:
+        """Tokens of each prompt."""
+        texts = [prompt for prompt in prompts if isinstance(prompt, str)]
+        if not texts:
+            return [len(prompt) for prompt in prompts]
+        if self._tokenizer is not None:
+            return await self._tokenizer.count(texts, add_special_tokens=add_special_tokens)
+        return [len(await self._ask(upstream, prompt=text, add_special_tokens=add_special_tokens)) for text in texts]
+
+    async def encode(
+        self, prompts: Sequence[Prompt], upstream: Upstream, *, add_special_tokens: bool
+    ) -> list[Sequence[int]]:
+        """Token ids of each prompt."""
         texts = [prompt for prompt in prompts if isinstance(prompt, str)]
         if not texts:
             return [prompt for prompt in prompts if not isinstance(prompt, str)]
         if self._tokenizer is not None:
-            return list(await self._tokenizer.encode_all(texts, add_special_tokens=add_special_tokens))
-        return [await self._ask(upstream, prompt=text, add_special_tokens=add_special_tokens) for text in texts]
+            return await self._tokenizer.encode_all(texts, add_special_tokens=add_special_tokens)
+        return [(await self._ask(upstream, prompt=text, add_special_tokens=add_special_tokens)).ids for text in texts]
 
     async def count_chat(self, payload: Mapping[str, Any], upstream: Upstream) -> int:
         """Tokens of a chat request as the upstream renders it. Raises ApiError 400 where it has no chat template."""
@@ -111,7 +122,7 @@ class TokenCounter:
         """The special tokens around every text; asked for once."""
         if self._affixes is None:
             probe = [await self.encode([PROBE], upstream, add_special_tokens=special) for special in (True, False)]
-            self._affixes = affixes_of(*(ids_of(encoded[0]) for encoded in probe))
+            self._affixes = affixes_of(*(ids[0] for ids in probe))
         return self._affixes
 
     async def check(self, upstream: Upstream) -> None:

@@ -11,27 +11,28 @@ from wave_serve.errors import ApiError
 from wave_serve.exchange import Exchange
 from wave_serve.prompts import (
     Generation,
+    Prompt,
     check_messages,
     check_sequences,
     check_token_ids,
     read_prompts,
 )
 from wave_serve.settings_context import Overflow
-from wave_serve.tokens import Encoded, ids_of
 from wave_serve.truncation import Kept, Range, cut, fewest_dropped, keep_tokens, turns_of
 from wave_serve.upstream import Upstream
 
 
 @dataclass(frozen=True)
 class Measured:
-    """A request's prompts in tokens, one number each; of a completion's also the token ids.
+    """A request's prompts in tokens, one number each; of a completion also the prompts.
 
     `hopeless`: their size alone shows that they cannot fit, so they were not tokenised. Where `exact` is not set their
     numbers are lower bounds.
     """
 
     tokens: tuple[int, ...]
-    encoded: tuple[Encoded, ...] = ()
+    prompts: tuple[Prompt, ...] = ()
+    add_special_tokens: bool = True
     hopeless: bool = False
     exact: bool = True
 
@@ -135,8 +136,8 @@ async def measure(model: ServedModel, generation: Generation, upstream: Upstream
             check_token_ids(prompt, model.settings.vocab_size)
             await asyncio.sleep(0)  # many long prompts must not hold up others
     special = generation.payload.get("add_special_tokens") is not False
-    encoded = tuple(await model.counter.encode(prompts, upstream, add_special_tokens=special))
-    return Measured(tuple(map(len, encoded)), encoded)
+    tokens = await model.counter.count(prompts, upstream, add_special_tokens=special)
+    return Measured(tuple(tokens), tuple(prompts), special)
 
 
 async def truncate(
@@ -150,8 +151,8 @@ async def truncate(
         return await _truncate_chat(model, generation, measured.tokens[0], upstream, budget, overflow)
     affixes = await model.counter.affixes(upstream)
     prompts, kept = [], []
-    for encoded in measured.encoded:
-        ids = ids_of(encoded)
+    special = measured.add_special_tokens
+    for ids in await model.counter.encode(measured.prompts, upstream, add_special_tokens=special):
         ranges = keep_tokens(len(ids), budget, overflow, *affixes.around(ids))
         if ranges is None:
             return None

@@ -2,18 +2,18 @@
 
 import asyncio
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from tokenizers import Encoding, Tokenizer
+from tokenizers import Tokenizer
 
 from wave_serve.heavy import HeavyWork
-from wave_serve.upstream_tokens import UpstreamTokens
+from wave_serve.pieces import PieceCounts, cuts_alike
 
-Encoded = Encoding | UpstreamTokens | Sequence[int]
-"""A prompt in tokens; `len` is their number."""
+T = TypeVar("T")
+LOOKED_UP_AT_ONCE = 2**20  # characters: some milliseconds
 
 PROBES = ("a", "def f(x):\n    return x\n", "  two  spaces\tand a tab\r\n", "naïve 日本語 🙂", "0123456789 <s> </s>")
 
@@ -37,6 +37,7 @@ class LocalTokenizer:
         self.path = path
         self._heavy = heavy
         self.longest_token = longest_token_bytes(description)
+        self._counts = PieceCounts() if self.longest_token is not None and cuts_alike(description) else None
         # One thread: encode_batch_fast spreads over cores by itself and releases the interpreter lock.
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="tokenizer")
 
@@ -46,29 +47,43 @@ class LocalTokenizer:
             return 0
         return -(-len(text.encode("utf-8", "surrogatepass")) // self.longest_token)
 
-    async def encode_all(self, texts: Sequence[str], *, add_special_tokens: bool) -> Sequence[Encoded]:
-        """Each text in tokens. Raises ApiError 503 where the process for large texts ended."""
+    async def count(self, texts: Sequence[str], *, add_special_tokens: bool) -> list[int]:
+        """Number of tokens of each text. Raises ApiError 503 where the process for large texts ended."""
+        if self._counts is None:
+            return [len(ids) for ids in await self.encode_all(texts, add_special_tokens=add_special_tokens)]
+        special = self._tokenizer.num_special_tokens_to_add(False) if add_special_tokens else 0
+        return [special + await self._count(text, self._counts) for text in texts]
+
+    async def encode_all(self, texts: Sequence[str], *, add_special_tokens: bool) -> list[Sequence[int]]:
+        """Token ids of each text. Raises ApiError 503 where the process for large texts ended."""
+        arguments = (list(texts), add_special_tokens)
         if self._heavy is not None and self._heavy.wants(sum(map(len, texts))):
-            found: list[Sequence[int]] = await self._heavy.call(
-                "encode", str(self.path), list(texts), add_special_tokens
-            )
+            found: list[Sequence[int]] = await self._heavy.call("encode", str(self.path), *arguments)
             return found
-        loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._thread, self._encode_all, list(texts), add_special_tokens)
+        return await self._in_thread(self._encode_all, *arguments)
 
     def encode(self, text: str, *, add_special_tokens: bool = True) -> list[int]:
         """Token ids of one text."""
         ids: list[int] = self._tokenizer.encode(text, add_special_tokens=add_special_tokens).ids
         return ids
 
-    def _encode_all(self, texts: list[str], add_special_tokens: bool) -> list[Encoding]:
-        encoded: list[Encoding] = self._tokenizer.encode_batch_fast(texts, add_special_tokens=add_special_tokens)
-        return encoded
+    async def _count(self, text: str, counts: PieceCounts) -> int:
+        """Tokens of a text without special ones; what was seen before is not tokenised again."""
+        if len(text) <= LOOKED_UP_AT_ONCE:
+            known, new = counts.look_up(text)
+            if not new:
+                return known
+        return await self._in_thread(counts.count, text, self._lengths)
 
+    async def _in_thread(self, work: Callable[..., T], *arguments: Any) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._thread, work, *arguments)
 
-def ids_of(encoded: Encoded) -> Sequence[int]:
-    """Token ids of a prompt in any form."""
-    return encoded.ids if isinstance(encoded, Encoding | UpstreamTokens) else encoded
+    def _encode_all(self, texts: list[str], add_special_tokens: bool) -> list[Sequence[int]]:
+        encoded = self._tokenizer.encode_batch_fast(texts, add_special_tokens=add_special_tokens)
+        return [one.ids for one in encoded]
+
+    def _lengths(self, texts: Sequence[str]) -> list[int]:
+        return [len(one) for one in self._tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)]
 
 
 def longest_token_bytes(description: dict[str, Any]) -> int | None:

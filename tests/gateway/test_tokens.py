@@ -17,26 +17,22 @@ def tokenizer(checkpoint: Path) -> LocalTokenizer:
     return LocalTokenizer(checkpoint / "tokenizer.json")
 
 
-async def lengths(tokenizer: LocalTokenizer, texts: list[str], *, add_special_tokens: bool) -> list[int]:
-    return [len(one) for one in await tokenizer.encode_all(texts, add_special_tokens=add_special_tokens)]
-
-
 def test_counts_are_lengths_of_the_encoding(tokenizer: LocalTokenizer) -> None:
     for special in (True, False):
-        counts = asyncio.run(lengths(tokenizer, TEXTS, add_special_tokens=special))
+        counts = asyncio.run(tokenizer.count(TEXTS, add_special_tokens=special))
         assert counts == [len(tokenizer.encode(text, add_special_tokens=special)) for text in TEXTS]
 
 
 def test_special_tokens_are_counted(tokenizer: LocalTokenizer) -> None:
-    assert asyncio.run(lengths(tokenizer, ["abc"], add_special_tokens=True)) == [
-        1 + asyncio.run(lengths(tokenizer, ["abc"], add_special_tokens=False))[0]
+    assert asyncio.run(tokenizer.count(["abc"], add_special_tokens=True)) == [
+        1 + asyncio.run(tokenizer.count(["abc"], add_special_tokens=False))[0]
     ]
 
 
 def test_the_lower_bound_never_exceeds_the_count(tokenizer: LocalTokenizer) -> None:
     source = random.Random(5)
     texts = [*TEXTS, *("".join(chr(source.choice((32, 101, 233, 0x4E2D))) for _ in range(63)) for _ in range(200))]
-    counts = asyncio.run(lengths(tokenizer, texts, add_special_tokens=False))
+    counts = asyncio.run(tokenizer.count(texts, add_special_tokens=False))
     assert all(0 < tokenizer.fewest_tokens(text) <= count for text, count in zip(texts, counts, strict=True))
 
 

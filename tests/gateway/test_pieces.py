@@ -1,0 +1,163 @@
+"""A text counted in pieces has as many tokens as the whole, for every pre-tokenizer that is counted so."""
+
+import asyncio
+import json
+import random
+import string
+from pathlib import Path
+
+import pytest
+from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+
+from wave_serve import pieces
+from wave_serve.checkpoint import bundled_checkpoint
+from wave_serve.pieces import LLAMA_3, QWEN_2, PieceCounts, cuts_alike, pieces_of
+from wave_serve.tokens import LocalTokenizer
+
+CORPUS = Path(__file__).read_text() + "naïve 日本語 🙂 1234\r\n\r\n  x\t\n;\n/y 'll\n's \x1c\n\x85\u2028a" * 3
+STEPS = {
+    "gpt2": [pre_tokenizers.ByteLevel(add_prefix_space=False)],
+    "digits": [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)],
+    "llama3": [
+        pre_tokenizers.Split(Regex(LLAMA_3), "isolated"),
+        pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+    ],
+    "qwen2": [
+        pre_tokenizers.Split(Regex(QWEN_2), "isolated"),
+        pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+    ],
+}
+
+
+def build(directory: Path, kind: str) -> Path:
+    """A tokenizer.json whose merges cross as much as its pre-tokenizer lets them."""
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(STEPS[kind])
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=3000,
+        special_tokens=["<|begin|>", "<|end|>"],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    texts = [CORPUS, *(f"{a}\n{b} {a}\n\n{b}\n;{a}\n" for a in "ab;.' /1é" for b in string.printable)] * 3
+    tokenizer.train_from_iterator(texts, trainer)
+    tokenizer.post_processor = processors.TemplateProcessing(single="<|begin|> $A", special_tokens=[("<|begin|>", 0)])
+    path = directory / "tokenizer.json"
+    tokenizer.save(str(path))
+    return path
+
+
+def texts(seed: int) -> list[str]:
+    """Texts full of line breaks between all kinds of characters, and all of the corpus."""
+    source = random.Random(seed)
+    kinds = [
+        "\n",
+        "\n",
+        "\r\n",
+        " ",
+        "a",
+        "Z",
+        "é",
+        "7",
+        ";",
+        "/",
+        "'s",
+        "\t",
+        "日",
+        "\x1c",
+        "\x85",
+        "\u2028",
+        "<|end|>",
+    ]
+    return [CORPUS, "\n".join("ab;.'1Z" * 9), *("".join(source.choices(kinds, k=400)) for _ in range(60))]
+
+
+@pytest.mark.parametrize("kind", STEPS)
+def test_pieces_have_as_many_tokens_as_the_whole(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pieces, "PIECE", 5)
+    tokenizer = LocalTokenizer(build(tmp_path, kind))
+    assert tokenizer._counts is not None
+    for special in (True, False):
+        expected = [len(tokenizer.encode(text, add_special_tokens=special)) for text in texts(3)]
+        for _ in range(2):  # the second time from memory
+            assert asyncio.run(tokenizer.count(texts(3), add_special_tokens=special)) == expected
+    assert sum(len(list(pieces_of(text))) for text in texts(3)) > 200
+
+
+def test_the_bundled_tokenizer_counts_in_pieces() -> None:
+    tokenizer = LocalTokenizer(bundled_checkpoint() / "tokenizer.json")
+    assert tokenizer._counts is not None
+    text = "".join(file.read_text() for file in sorted(Path(__file__).parent.glob("*.py")))
+    assert len(list(pieces_of(text))) > 20
+    assert asyncio.run(tokenizer.count([text], add_special_tokens=False)) == [
+        len(tokenizer.encode(text, add_special_tokens=False))
+    ]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"normalizer": {"type": "NFC"}},
+        {"added_tokens": [{"content": "a\nb"}]},
+        {"pre_tokenizer": {"type": "ByteLevel", "add_prefix_space": True}},
+        {"pre_tokenizer": {"type": "ByteLevel", "use_regex": False}},
+        {"pre_tokenizer": {"type": "Whitespace"}},
+        {"pre_tokenizer": None},
+        {
+            "pre_tokenizer": {
+                "type": "Sequence",
+                "pretokenizers": [
+                    {"type": "Split", "pattern": {"Regex": "\\s+"}, "behavior": "Isolated"},
+                    {"type": "ByteLevel"},
+                ],
+            }
+        },
+        {
+            "pre_tokenizer": {
+                "type": "Sequence",
+                "pretokenizers": [
+                    {"type": "Split", "pattern": {"Regex": LLAMA_3}, "behavior": "MergedWithNext"},
+                    {"type": "ByteLevel"},
+                ],
+            }
+        },
+    ],
+)
+def test_another_tokenizer_counts_the_whole(change: dict) -> None:
+    plain = {"normalizer": None, "added_tokens": [], "pre_tokenizer": {"type": "ByteLevel", "add_prefix_space": False}}
+    assert cuts_alike(plain)
+    assert not cuts_alike(plain | change)
+
+
+def test_pieces_are_the_text_and_shared_by_texts_that_begin_alike() -> None:
+    text = "".join(f"line {index}\n" for index in range(3000))
+    one, other = list(pieces_of(text)), list(pieces_of(text[:20_000] + "And now something else."))
+    assert "".join(one) == text
+    assert one[:4] == other[:4]
+    assert list(pieces_of("")) == [""]
+    assert list(pieces_of("x" * 10_000)) == ["x" * 10_000]
+
+
+def test_a_known_piece_is_not_tokenised_again_and_the_oldest_are_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pieces, "PIECE", 5)
+    monkeypatch.setattr(pieces, "MOST", 6)
+    seen = []
+
+    def tokenize(texts: list[str]) -> list[int]:
+        seen.extend(texts)
+        return [len(text) for text in texts]
+
+    counts = PieceCounts()
+    assert counts.count("aaaaaa\nbbbbbb\ncccccc\n", tokenize) == 21
+    assert counts.count("aaaaaa\nbbbbbb\ndddddd\n", tokenize) == 21
+    assert seen == ["aaaaaa\n", "bbbbbb\n", "cccccc\n", "dddddd\n"]
+    assert counts.look_up("aaaaaa\nbbbbbb\n") == (14, [])
+    counts.count("".join(letter * 6 + "\n" for letter in "efghijk"), tokenize)
+    assert len(counts) == 6
+    assert counts.look_up("aaaaaa\n")[0] == 0
+
+
+def test_the_file_of_a_tokenizer_says_how_it_cuts(tmp_path: Path) -> None:
+    for kind in STEPS:
+        assert cuts_alike(json.loads(build(tmp_path, kind).read_text()))

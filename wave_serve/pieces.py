@@ -1,0 +1,116 @@
+"""Cuts a text where its tokenizer cuts it in any case, so that pieces can be counted apart and remembered.
+
+A byte-level tokenizer first splits a text by a regular expression and never joins across such a split. None of the
+expressions below takes characters on both sides of the place between a line break that follows a printable ASCII
+character and an ASCII letter that comes after it: to the left only white space and line breaks go with the break, and
+no alternative takes a break before a letter.
+"""
+
+import hashlib
+import re
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+PIECE = 4096  # characters, at least: so that a piece's memory is small beside its text
+MOST = 2**16  # pieces remembered, some 10 MB: the last 300 MB of text
+BATCH = 64  # pieces tokenised at once
+CUT = re.compile(r"(?<=[!-~]\n)(?=[A-Za-z])")
+
+LLAMA_3 = "|".join(
+    (
+        r"(?i:'s|'t|'re|'ve|'m|'ll|'d)",
+        r"[^\r\n\p{L}\p{N}]?\p{L}+",
+        r"\p{N}{1,3}",
+        r" ?[^\s\p{L}\p{N}]+[\r\n]*",
+        r"\s*[\r\n]+",
+        r"\s+(?!\S)",
+        r"\s+",
+    )
+)
+QWEN_2 = LLAMA_3.replace(r"\p{N}{1,3}", r"\p{N}")
+PATTERNS = (LLAMA_3, QWEN_2)
+
+
+def cuts_alike(description: Mapping[str, Any]) -> bool:
+    """Whether the tokenizer in a tokenizer.json is known to cut every text at `CUT`."""
+    if description.get("normalizer") is not None:
+        return False
+    if any("\n" in token["content"] for token in description.get("added_tokens") or []):
+        return False
+    pre = description.get("pre_tokenizer") or {}
+    steps = pre.get("pretokenizers", [pre])
+    by_pattern = [step for step in steps if step.get("type") == "Split"]
+    bytes_only = [step for step in steps if step.get("type") == "ByteLevel"]
+    if len(bytes_only) != 1 or any(step.get("type") not in ("Split", "ByteLevel", "Digits") for step in steps):
+        return False
+    if bytes_only[0].get("add_prefix_space"):
+        return False
+    if not by_pattern:
+        return bytes_only[0].get("use_regex") is not False  # GPT-2's expression
+    return all(_is_known(step) for step in by_pattern)
+
+
+def pieces_of(text: str) -> Iterator[str]:
+    """The text in pieces of `PIECE` characters or somewhat more; texts that begin alike have their first in common."""
+    start = 0
+    while start + PIECE < len(text):
+        cut = CUT.search(text, start + PIECE)
+        if cut is None:
+            break
+        yield text[start : cut.start()]
+        start = cut.start()
+    yield text[start:]
+
+
+class PieceCounts:
+    """Tokens of pieces seen before, by digest; the least recently used are forgotten."""
+
+    def __init__(self) -> None:
+        self._counts: OrderedDict[bytes, int] = OrderedDict()
+        self._lock = threading.Lock()  # looked up in the event loop while a thread adds
+
+    def __len__(self) -> int:
+        return len(self._counts)
+
+    def count(self, text: str, tokenize: Callable[[Sequence[str]], Sequence[int]]) -> int:
+        """Tokens of a text; `tokenize` gives those of the pieces that are new."""
+        known, new = self.look_up(text)
+        for start in range(0, len(new), BATCH):
+            batch = new[start : start + BATCH]
+            for (digest, _), tokens in zip(batch, tokenize([piece for _, piece in batch]), strict=True):
+                known += tokens
+                self._remember(digest, tokens)
+        return known
+
+    def look_up(self, text: str) -> tuple[int, list[tuple[bytes, str]]]:
+        """Tokens of the pieces that are known, and the others with their digests."""
+        known, new = 0, []
+        for piece in pieces_of(text):
+            digest = hashlib.blake2b(piece.encode("utf-8", "surrogatepass"), digest_size=16).digest()
+            tokens = self._recall(digest)
+            if tokens is None:
+                new.append((digest, piece))
+            else:
+                known += tokens
+        return known, new
+
+    def _recall(self, digest: bytes) -> int | None:
+        with self._lock:
+            if digest not in self._counts:
+                return None
+            self._counts.move_to_end(digest)
+            return self._counts[digest]
+
+    def _remember(self, digest: bytes, tokens: int) -> None:
+        with self._lock:
+            self._counts[digest] = tokens
+            if len(self._counts) > MOST:
+                self._counts.popitem(last=False)
+
+
+def _is_known(split: Mapping[str, Any]) -> bool:
+    """Whether a step splits by one of the expressions above, each match a piece."""
+    pattern = (split.get("pattern") or {}).get("Regex")
+    return pattern in PATTERNS and split.get("behavior") == "Isolated" and not split.get("invert")
