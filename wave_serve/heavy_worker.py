@@ -110,7 +110,8 @@ def _tokenizer(path: str) -> Any:
 
 
 if __name__ == "__main__":
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the gateway ends it, by ending its input
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)  # meant for the gateway, which drains and then ends this process's input
     answers = os.fdopen(os.dup(sys.stdout.fileno()), "wb")
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # so that nothing that prints can break an answer
     serve(sys.stdin.buffer, answers)

@@ -4,7 +4,6 @@ from collections.abc import Mapping
 
 from fastapi import APIRouter, Depends, Request
 from prometheus_client import CONTENT_TYPE_LATEST
-from pydantic_core import to_json
 from starlette.responses import JSONResponse, Response
 
 from wave_serve.asking import ask_any
@@ -86,8 +85,8 @@ async def _ask(request: Request, path: str, fields: Mapping[str, Field], *needed
     check_present(payload, *needed)
     if "messages" in needed and payload.get("messages") is not None:
         check_messages(payload)
-    answer = ask_any(model, lambda upstream: upstream.ask(path, body), gateway.settings.routing.tries)
-    return Response(to_json(await while_connected(request.receive, answer)), media_type="application/json")
+    answer = ask_any(model, lambda upstream: upstream.ask_object(path, body), gateway.settings.routing.tries)
+    return Response(await while_connected(request.receive, answer), media_type="application/json")
 
 
 @router.get("/health")

@@ -1,6 +1,8 @@
 """Reading of what an upstream's /tokenize answers."""
 
 import pytest
+from fake_upstream import FakeUpstream, reply
+from running import running, settings_for
 
 from wave_serve.errors import ApiError
 from wave_serve.upstream_tokens import UpstreamTokens
@@ -30,3 +32,15 @@ def test_an_answer_without_tokens_is_the_upstreams_fault(answer: bytes) -> None:
     with pytest.raises(ApiError) as caught:
         UpstreamTokens(answer)
     assert (caught.value.status, caught.value.code) == (502, "upstream_malformed")
+
+
+def test_tokenize_passes_its_answer_on_as_it_came(upstream: FakeUpstream) -> None:
+    long = b'{"count":400000,"tokens":[' + b"100," * 399_999 + b"100]}"
+    with running(settings_for(upstream)) as one:
+        for sent in (b' {"count": 1, "tokens": [5]}\n', long):
+            upstream.answers["/tokenize"] = reply(sent)
+            assert one.post({"prompt": "a"}, "/tokenize").content == sent.strip()
+        for broken in (b"[1]", b"{", b"", long[:-1], b"[" + long + b"]"):
+            upstream.answers["/tokenize"] = reply(broken)
+            answer = one.post({"prompt": "a"}, "/tokenize")
+            assert (answer.status_code, answer.json()["error"]["code"]) == (502, "upstream_malformed")
