@@ -81,7 +81,7 @@ class Admission:
         """Gives out what places there are; to be called when there may be more of them, or fewer upstreams."""
         reserved: set[str] = set()
         for waiter in tuple(self._waiting):
-            if waiter.granted.done():
+            if waiter.granted.done() or all(one.base_url in reserved for one in waiter.demand.upstreams):
                 continue
             try:
                 upstream = self._try(waiter, reserved)

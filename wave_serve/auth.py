@@ -53,6 +53,11 @@ class Auth:
         self._keys = tuple(keys)
         self._limits = Limits(keys)
 
+    @property
+    def guarded(self) -> bool:
+        """Whether there are keys at all."""
+        return bool(self._keys)
+
     def asks(self, path: str) -> bool:
         """Whether a key is asked for at that path."""
         if not self._keys or path in OPEN_PATHS:

@@ -11,6 +11,7 @@ from wave_serve.gateway import Gateway
 from wave_serve.keys_file import ApiKey, load_keys
 from wave_serve.logs import event
 from wave_serve.settings import Settings
+from wave_serve.settings_file import SettingsError
 
 logger = logging.getLogger("wave_serve.reload")
 
@@ -65,7 +66,10 @@ class Reload:
 
     def _read(self) -> tuple[Settings, tuple[ApiKey, ...]]:
         settings = self._source.read()
-        return settings, load_keys(settings.auth.keys_file, settings.models)
+        keys = load_keys(settings.auth.keys_file, settings.models)
+        if self._gateway.auth.guarded and not keys:
+            raise SettingsError("no keys are left, which would open the gateway to everyone; that needs a restart")
+        return settings, keys
 
     def _signature(self) -> Signature:
         files = (self._source.file, self._gateway.settings.auth.keys_file)

@@ -1,6 +1,7 @@
 """Runs the gateway, alone or together with an engine of its own, until a signal or a fatal error."""
 
 import asyncio
+import logging
 import os
 import signal
 import socket
@@ -12,12 +13,16 @@ from wave_serve.checkpoint import Checkpoint, CheckpointError, bundled_checkpoin
 from wave_serve.context import bounds
 from wave_serve.engine import EngineSetupError, engine_command, engine_environment, free_port
 from wave_serve.gateway import Gateway
+from wave_serve.logs import event
 from wave_serve.reload import Reload, SettingsSource
 from wave_serve.server import Server, listen, make_server
 from wave_serve.settings import ModelSettings, Settings, UpstreamSettings
 from wave_serve.supervisor import REAP_SECONDS, Supervisor
 from wave_serve.validated import validated_length
 from wave_serve.zones import zones_of
+
+logger = logging.getLogger("wave_serve.serve")
+LOOPBACK = ("127.0.0.1", "::1", "localhost")
 
 
 def run_gateway(source: SettingsSource, on_ready: Callable[[str], None]) -> None:
@@ -104,6 +109,8 @@ async def _run(
     on_ready: Callable[[], None],
 ) -> None:
     timeouts = gateway.settings.timeouts
+    if not gateway.auth.guarded and gateway.settings.host not in LOOPBACK:
+        event(logger, logging.WARNING, "no API keys: open to whoever reaches the port", host=gateway.settings.host)
     # Longer than it takes to end the engine, so that its clients get their error event before the connection ends.
     server = make_server(build_app(gateway), grace=timeouts.drain + timeouts.stop + REAP_SECONDS)
     asked = asyncio.Event()

@@ -196,6 +196,9 @@ def test_a_mistake_keeps_the_old_settings_and_says_its_line(start) -> None:
         assert gateway.post(BOB).status_code == 401
         gateway.write_keys((ALICE, {}))
         gateway.write_config()
+    gateway.write_config(auth={})
+    gateway.until(lambda: any("would open the gateway to everyone" in mistake for mistake in refused()))
+    gateway.write_config()
     gateway.keys.unlink()
     gateway.until(lambda: any("No such file" in mistake for mistake in refused()) or gateway.process.send_signal(1))
     assert gateway.post(ALICE, stream=True).status_code == 200
