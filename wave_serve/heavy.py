@@ -35,7 +35,7 @@ class HeavyWork:
         # A caller who gives up must not leave half a message behind, so the call goes on without it.
         task = asyncio.create_task(self._call(operation, arguments))
         self._calls.add(task)
-        task.add_done_callback(self._calls.discard)
+        task.add_done_callback(self._done)
         good, result = await asyncio.shield(task)
         if not good:
             raise ValueError(result)
@@ -47,6 +47,11 @@ class HeavyWork:
             call.cancel()
         await asyncio.gather(*self._calls, return_exceptions=True)
         await self._end()
+
+    def _done(self, task: asyncio.Task[Any]) -> None:
+        self._calls.discard(task)
+        if not task.cancelled():
+            task.exception()  # asyncio logs a failure that nobody is left to look at
 
     async def _call(self, operation: str, arguments: tuple[Any, ...]) -> tuple[bool, Any]:
         async with self._turn:

@@ -9,6 +9,8 @@ from fake_upstream import FakeUpstream
 from running import running
 
 from wave_serve.checkpoint import Checkpoint, CheckpointError
+from wave_serve.serve import _model_settings
+from wave_serve.settings import Settings
 from wave_serve.settings_context import ZoneSettings
 from wave_serve.validated import validated_length
 from wave_serve.zones import zones_of
@@ -108,6 +110,15 @@ def test_of_several_models_the_checkpoints_own_counts(tmp_path: Path) -> None:
     assert validated_length(checkpoint_with(tmp_path, {}, rows=rows), 512, 0.02) == 2048
     with pytest.raises(CheckpointError, match="compares mine, other, none of which is named another"):
         validated_length(Checkpoint(tmp_path, "another", 512, 65536, 100, None), 512, 0.02)
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [({}, 4096), ({"validated_length": 600}, 600), ({"validated_tolerance": 0}, 2048), ({"train_length": 100}, None)],
+)
+def test_serve_takes_it_from_the_checkpoint_unless_told(tmp_path: Path, given: dict, expected: int | None) -> None:
+    settings = Settings.model_validate({"models": {"mine": given}})
+    assert _model_settings(settings, checkpoint_with(tmp_path, LOSSES), "mine", None).validated_length == expected
 
 
 def test_without_an_evaluation_nothing_is_validated(tmp_path: Path) -> None:
