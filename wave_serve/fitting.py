@@ -21,6 +21,8 @@ from wave_serve.settings_context import Overflow
 from wave_serve.truncation import Kept, Range, cut, fewest_dropped, keep_tokens, turns_of
 from wave_serve.upstream import Upstream
 
+LONGEST_HEADER = 2048  # characters; proxies refuse headers of some 8 KiB
+
 
 @dataclass(frozen=True)
 class Measured:
@@ -58,10 +60,11 @@ class Truncated:
 
     def headers(self) -> dict[str, str]:
         """As it is told in response headers."""
+        ranges = ";".join(one.as_header() for one in self.kept)
         return {
             "x-wave-truncated": self.overflow.value,
             "x-wave-original-tokens": str(max(one.original_tokens for one in self.kept)),
-            f"x-wave-kept-{self.unit}s": ";".join(one.as_header() for one in self.kept),
+            f"x-wave-kept-{self.unit}s": ranges if len(ranges) <= LONGEST_HEADER else "see usage",
         }
 
 

@@ -171,6 +171,13 @@ def test_each_prompt_of_several_is_cut_by_itself(serve: Serve, upstream: FakeUps
     assert [one["original_tokens"] for one in answer.json()["usage"]["truncation"]["prompts"]] == [201, 3]
 
 
+def test_ranges_too_many_for_a_header_are_in_the_usage(serve: Serve) -> None:
+    prompts = [[7] * 200] * 300
+    answer = serve(max_sequences=300).post({"prompt": prompts, "max_tokens": 90, "overflow": "truncate_middle"})
+    assert answer.headers["x-wave-kept-tokens"] == "see usage"
+    assert len(answer.json()["usage"]["truncation"]["prompts"]) == 300
+
+
 def test_without_max_tokens_room_is_left_for_the_default_completion(serve: Serve, upstream: FakeUpstream) -> None:
     serve(default_max_completion_tokens=30).post({"prompt": [7] * 101, "overflow": "truncate_tail"})
     assert forwarded(upstream) == {"prompt": [7] * 70, "max_tokens": 30}
