@@ -22,6 +22,7 @@ from wave_serve.validated import validated_length
 from wave_serve.zones import zones_of
 
 logger = logging.getLogger("wave_serve.serve")
+STDIN = 0
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
 
 
@@ -118,7 +119,16 @@ async def _run(
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, asked.set)
     reload = Reload(gateway, source)
-    loop.add_signal_handler(signal.SIGHUP, reload.ask)
+    had_terminal = os.isatty(STDIN)
+
+    def hang_up() -> None:
+        """SIGHUP asks for a reload, unless it comes because the terminal was closed."""
+        if had_terminal and not os.isatty(STDIN):
+            asked.set()
+        else:
+            reload.ask()
+
+    loop.add_signal_handler(signal.SIGHUP, hang_up)
     watching = asyncio.create_task(reload.watch())
     serving = asyncio.create_task(server.serve(sockets=[sock]))
     stopping = asyncio.create_task(asked.wait())

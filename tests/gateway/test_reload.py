@@ -1,11 +1,14 @@
 """A gateway's process from one signal to the next: new keys and limits without a dropped stream, and its end."""
 
 import asyncio
+import fcntl
 import json
 import os
+import pty
 import signal
 import subprocess
 import sys
+import termios
 import threading
 import time
 from collections.abc import Iterator
@@ -32,6 +35,7 @@ class Process:
     directory: Path
     fake: FakeUpstream
     options: dict = field(default_factory=dict)
+    stdin: int = subprocess.DEVNULL
 
     def __post_init__(self) -> None:
         self.config, self.keys, self.log = (self.directory / name for name in ("gateway.yaml", "keys.yaml", "log"))
@@ -42,9 +46,12 @@ class Process:
         program = "from wave_serve.cli import main; main()"
         self.process = subprocess.Popen(
             [sys.executable, "-c", program, "gateway", "--config", str(self.config)],
+            stdin=self.stdin,
             stdout=subprocess.DEVNULL,
             stderr=self.log.open("wb"),
             env=os.environ | {"OMP_NUM_THREADS": "1"},
+            start_new_session=True,
+            preexec_fn=None if self.stdin == subprocess.DEVNULL else take_terminal,
         )
         self.until(self._is_ready)
 
@@ -89,6 +96,11 @@ class Process:
             return httpx.get(f"{self.url}/ready").status_code == 200
         except httpx.ConnectError:
             return False
+
+
+def take_terminal() -> None:
+    """Makes standard input the terminal of the process's session, as a login shell does."""
+    fcntl.ioctl(0, termios.TIOCSCTTY, 0)
 
 
 @dataclass
@@ -140,8 +152,8 @@ class Streamed:
 def start(tmp_path: Path, upstream: FakeUpstream) -> Iterator:
     started: list[Process] = []
 
-    def start(**options: object) -> Process:
-        started.append(Process(tmp_path, upstream, options))
+    def start(stdin: int = subprocess.DEVNULL, **options: object) -> Process:
+        started.append(Process(tmp_path, upstream, options, stdin))
         return started[-1]
 
     yield start
@@ -205,6 +217,16 @@ def test_a_mistake_keeps_the_old_settings_and_says_its_line(start) -> None:
     assert "canary" not in gateway.log.read_text()
     gateway.write_keys((BOB, {}))
     gateway.until(lambda: gateway.post(BOB, stream=True).status_code == 200)
+
+
+def test_a_closed_terminal_ends_the_gateway_though_a_hangup_means_reload(start) -> None:
+    ours, theirs = pty.openpty()
+    gateway = start(stdin=theirs)
+    os.close(theirs)
+    gateway.process.send_signal(signal.SIGHUP)
+    gateway.until(lambda: gateway.events("reloaded"))
+    os.close(ours)
+    assert gateway.process.wait(20) == 0
 
 
 def test_sigterm_lets_a_stream_end_in_its_time(start) -> None:

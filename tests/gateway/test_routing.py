@@ -244,6 +244,24 @@ def test_what_has_not_begun_to_answer_is_sent_to_another_upstream(
     assert generations(good) == 2
 
 
+def test_a_stream_that_was_kept_alive_by_comments_may_still_be_sent_to_another_upstream(
+    two: tuple[FakeUpstream, FakeUpstream],
+) -> None:
+    async def late(connection: Connection) -> None:
+        await asyncio.sleep(0.4)
+
+    bad, good = two
+    good.answers["/v1/completions"] = stream(delta("ok"), DONE)
+    with before(*two, timeouts={"keep_alive": 0.1}) as one:
+        one.gateway.upstreams[1].outstanding_tokens += 500_000  # so that the bad one is chosen
+        bad.answers["/v1/completions"] = late
+        answer = one.post(BODY | {"stream": True})
+        one.gateway.upstreams[1].outstanding_tokens -= 500_000
+    assert answer.content.startswith(b": keep-alive\n\n")
+    assert answer.content.replace(b": keep-alive\n\n", b"") == delta("ok") + DONE
+    assert (generations(bad), generations(good)) == (1, 1)
+
+
 @pytest.mark.parametrize("streaming", [False, True], ids=["whole", "stream"])
 def test_what_has_begun_to_answer_is_never_repeated(two: tuple[FakeUpstream, FakeUpstream], streaming: bool) -> None:
     async def half(connection: Connection) -> None:
