@@ -1,5 +1,6 @@
 """The OpenAPI document names every endpoint, field, header and error, and is what is checked."""
 
+import re
 from pathlib import Path
 
 import httpx
@@ -88,3 +89,18 @@ def test_tokens_and_text_are_checked_too(gateway: Running, path: str, body: dict
     answer = gateway.post(body, path)
     assert answer.status_code == 400
     assert said in answer.json()["error"]["message"]
+
+
+def test_every_code_of_an_error_is_in_the_page_on_clients() -> None:
+    root = Path(__file__).parents[2]
+    named = (root / "docs" / "clients.md").read_text()
+    pattern = re.compile(r"""(?:code=|, )"([a-z]+_[a-z_]+)"\)?""")
+    raised = {
+        code
+        for module in (root / "wave_serve").glob("*.py")
+        for line in module.read_text().splitlines()
+        if "code=" in line or "too_many(" in line or "_busy(" in line
+        for code in pattern.findall(line)
+    }
+    assert {"context_length_exceeded", "queue_full", "upstream_died"} <= raised
+    assert [code for code in sorted(raised) if f"`{code}`" not in named] == []
