@@ -176,6 +176,24 @@ def test_waiting_ends_with_the_deadline() -> None:
     play(scenario, max_requests=1)
 
 
+def test_a_refusal_tells_when_the_backlog_will_have_been_worked_off() -> None:
+    now = [0.0]
+
+    async def scenario(scene: Scene) -> None:
+        scene.admission.rate = ServiceRate(lambda: now[0])
+        for number in range(5):
+            await scene.ask(f"before-{number}", 10)
+            now[0] += 2.5
+            await scene.end(f"before-{number}")
+        for number in range(5):
+            await scene.ask(f"now-{number}", 10)
+        with pytest.raises(ApiError) as caught:
+            await scene.tasks["now-4"]
+        assert caught.value.headers == {"retry-after": "10", "retry-after-ms": "10000"}, "3 wait, and the refused one"
+
+    play(scenario, max_requests=1, queue_requests=3)
+
+
 def test_who_leaves_the_queue_frees_the_place_behind() -> None:
     async def scenario(scene: Scene) -> None:
         await scene.ask("a", 90)
