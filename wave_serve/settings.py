@@ -127,14 +127,17 @@ class Settings(Frozen):
     def _upstreams_and_models_agree(self) -> Self:
         if not self.upstreams:
             return self
+        for index, upstream in enumerate(self.upstreams):
+            for model in upstream.models:
+                if model not in self.models:
+                    raise ValueError(f"upstreams.{index}.models names {model!r}, which is not described under models")
         served = {model for upstream in self.upstreams for model in upstream.models}
-        for model in sorted(served - self.models.keys()):
-            raise ValueError(f"an upstream serves {model!r}, which is not described under models")
         for name, model_settings in self.models.items():
             if name not in served:
-                raise ValueError(f"no upstream serves {name!r}, which is described under models")
-            if model_settings.train_length is None and _asked(model_settings, "max_extrapolation"):
-                raise ValueError(f"models.{name}.max_extrapolation needs train_length beside it")
+                raise ValueError(f"models.{name} is served by no upstream")
+            for field in ("max_extrapolation", "validated_length", "zones"):
+                if model_settings.train_length is None and _asked(model_settings, field):
+                    raise ValueError(f"models.{name}.{field} needs train_length beside it")
         return self
 
 

@@ -94,8 +94,13 @@ def test_check_says_what_a_good_file_means(
     [
         (VALID.replace("512", "-1"), ":2:7: models.m.train_length: Input should be greater than 0, got -1"),
         (VALID.replace("512", "512, overflw: reject"), ":2:26: unknown key models.m.overflw; did you mean overflow?"),
-        (VALID.replace("[m]", "[n]"), "an upstream serves 'n', which is not described under models"),
+        (VALID.replace("[m]", "[n]"), ":5:5: upstreams.0.models names 'n', which is not described under models"),
         (VALID + "admission:\n  max_requests: many\n", ":7:3: admission.max_requests: Input should be a valid integer"),
+        (VALID.replace("  m:", "  o: {}\n  m:"), ":2:3: models.o is served by no upstream"),
+        (
+            VALID.replace("train_length: 512", "max_extrapolation: 3"),
+            ":2:7: models.m.max_extrapolation needs train_length",
+        ),
         (VALID + "port: [\n", ": not valid YAML"),
     ],
 )

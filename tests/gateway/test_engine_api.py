@@ -141,8 +141,8 @@ def test_without_max_tokens_what_is_left_is_granted(client: OpenAI, real: Served
         ("n", 1000, "n must be at most 128, got 1000"),
         ("max_tokens", -5, "max_tokens must be at least 0, got -5"),
         ("stream", "maybe", 'stream must be true or false, got "maybe"'),
-        ("temperature", "hot", "temperature: Input should be a valid number"),
-        ("temperature", -3, "temperature must be non-negative, got -3.0"),
+        ("temperature", "hot", 'temperature must be a number, got "hot"'),
+        ("temperature", -3, "temperature must be at least 0.0, got -3"),
     ],
 )
 def test_bad_input_is_a_400_that_names_field_and_value(real: Served, field: str, value: object, said: str) -> None:

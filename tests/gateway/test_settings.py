@@ -70,7 +70,7 @@ def test_an_explicit_cap_replaces_the_default_extrapolation() -> None:
             VALID.replace("}", ", zones: {trained: reject}}"),
             "file:4:59: models.demo.zones.trained: reject would refuse every request",
         ),
-        (VALID.replace("[demo]", "[other]"), "an upstream serves 'other', which is not described under models"),
+        (VALID.replace("[demo]", "[other]"), "file:7:5: upstreams.0.models names 'other', which is not"),
         (VALID.replace("train_length: 512, ", ""), "models.demo.max_extrapolation needs train_length beside it"),
         ("a: [1", "file:1:6: not valid YAML"),
         ("- 1", "file:1:1: expected keys and values, found list"),
