@@ -9,6 +9,7 @@ from wave_serve.errors import ApiError
 from wave_serve.keys_file import ApiKey
 
 MINUTE = 60.0
+ROUNDING = 1e-4  # units; what is missing of one after the time that was told, for rates of up to millions a minute
 CONCURRENCY_RETRY_S = 1.0  # when one of a key's own requests ends is for its owner to know
 
 
@@ -31,7 +32,8 @@ class Bucket:
 
     def until(self, units: float, now: float) -> float:
         """Seconds until `units` may be taken."""
-        return max(0.0, (units - self.level(now)) * MINUTE / self.limit)
+        missing = units - self.level(now)
+        return missing * MINUTE / self.limit if missing > ROUNDING else 0.0
 
     def resized(self, limit: int, now: float) -> "Bucket":
         """A bucket of another limit that is as empty in units as this one."""
@@ -126,6 +128,7 @@ def too_many(message: str, wait: float, code: str) -> ApiError:
 
 def retry_headers(seconds: float) -> dict[str, str]:
     """`retry-after` in whole seconds, at least 1, and `retry-after-ms` beside it for clients that read it."""
+    seconds = round(seconds, 6)  # or an error in the last digit would round up to a whole second
     return {"retry-after": str(max(1, math.ceil(seconds))), "retry-after-ms": str(max(1, math.ceil(seconds * 1000)))}
 
 
