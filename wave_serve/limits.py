@@ -9,7 +9,7 @@ from wave_serve.errors import ApiError
 from wave_serve.keys_file import ApiKey
 
 MINUTE = 60.0
-ROUNDING = 1e-4  # units; what is missing of one after the time that was told, for rates of up to millions a minute
+ROUNDING = 0.01  # units; what may be missing of one after the time that was told
 CONCURRENCY_RETRY_S = 1.0  # when one of a key's own requests ends is for its owner to know
 
 
