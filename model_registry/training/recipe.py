@@ -12,7 +12,10 @@ from model_registry.training.optimizer import OPTIMIZERS
 
 @dataclass(frozen=True)
 class Recipe:
-    """The model, its data and its optimisation; lengths and sizes are in tokens unless a name says otherwise."""
+    """The model, its data and its optimisation; lengths and sizes are in tokens unless a name says otherwise.
+
+    The defaults are those of the bundled model.
+    """
 
     position: str = "wavelet"
     wavelet: str = "ricker"
@@ -22,31 +25,31 @@ class Recipe:
     logit_scaling: str = "log_n"
     train_length: int = 512
     max_position_embeddings: int = 65536
-    vocab_size: int = 4096
-    hidden_size: int = 256
-    intermediate_size: int = 704
-    num_layers: int = 6
+    vocab_size: int = 2048
+    hidden_size: int = 192
+    intermediate_size: int = 512
+    num_layers: int = 4
     num_heads: int = 4
     num_kv_heads: int = 2
     head_dim: int = 64
 
     seed: int = 0
     held_out_fraction: float = 0.03
-    retrieval_fraction: float = 0.0
+    retrieval_fraction: float = 0.2
     """Share of the training rows that are packed retrieval episodes instead of corpus text."""
-    batch_sequences: int = 4
-    optimizer: str = "adamw"
-    learning_rate: float = 1.5e-3
+    batch_sequences: int = 8
+    optimizer: str = "muon"
+    learning_rate: float = 4e-3
     weight_decay: float = 0.1
     beta1: float = 0.9
     beta2: float = 0.95
     grad_clip: float = 1.0
-    warmup_steps: int = 200
+    warmup_steps: int = 100
     decay_fraction: float = 0.4
     """Last part of the run over which the learning rate falls linearly to zero."""
     bf16: bool = True
 
-    eval_every: int = 200
+    eval_every: int = 100
     eval_sequences: int = 16
     checkpoint_minutes: float = 3.0
 

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from model_registry.training.errors import TrainingError
-from model_registry.training.recipe import Recipe
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -60,8 +59,7 @@ class RunDirectory:
     def _check_resumable(self, identity: dict[str, Any]) -> None:
         if not self._recipe.is_file() or not self._checkpoint.is_file():
             raise TrainingError(f"output directory {str(self.path)!r} holds no checkpoint to resume")
-        # A field that is younger than the run had its default in it.
-        stored = Recipe().to_json() | json.loads(self._recipe.read_text())
+        stored = json.loads(self._recipe.read_text())
         for key in sorted(identity.keys() | stored.keys()):
             if stored.get(key) != identity.get(key):
                 raise TrainingError(

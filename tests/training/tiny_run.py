@@ -26,6 +26,9 @@ TINY = {
     "eval_every": "4",
     "eval_sequences": "5",
     "held_out_fraction": "0.2",
+    "retrieval_fraction": "0",
+    "optimizer": "adamw",
+    "learning_rate": "1.5e-3",
 }
 
 
