@@ -249,6 +249,7 @@ def test_sigterm_ends_what_does_not_end_with_an_error_that_clients_can_read(star
     gateway.process.send_signal(signal.SIGTERM)
     asked = time.monotonic()
     content = streamed.end()
+    streamed.go_on()  # the upstream's thread would keep the test run from ending
     waiting.join()
     assert content.startswith(delta("first") + b'data: {"error": {"message": "The gateway is shutting down')
     assert b'"code": "gateway_stopping"' in content
