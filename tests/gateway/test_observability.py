@@ -129,6 +129,7 @@ def test_a_collector_that_is_down_costs_no_request(upstream: FakeUpstream) -> No
 def test_a_usable_request_id_is_in_answer_log_and_upstream_request(gateway: Running, upstream: FakeUpstream) -> None:
     with written_logs("wave_serve") as out:
         answer = gateway.post(BODY, headers={"x-request-id": "mine"})
+        httpx.get(f"{gateway.url}/health")  # answered after the line has been written
     assert answer.headers["x-request-id"] == upstream.requests[-1].headers["x-request-id"] == "mine"
     (line,) = [line for line in map(json.loads, out.getvalue().splitlines()) if line.get("request_id") == "mine"]
     assert line["path"] == "/v1/completions"
