@@ -35,7 +35,7 @@ class KeyUse:
 
     def headers(self) -> dict[str, str]:
         """`x-ratelimit-*` of the key."""
-        return self._limits.headers_of(self.key)
+        return {} if self._state is None else self._limits.headers(self._state)
 
     def end(self, *, worked_on: bool) -> None:
         """Ends the request; its tokens are returned where no upstream worked on it."""
@@ -80,6 +80,7 @@ class Auth:
         exchange.key_name = key.name
         exchange.key_limit = key.max_context
         exchange.headers |= self._limits.headers_of(key)
+        # Beyond this line only its own state is asked: a reload may remove the key while the request runs.
         exchange.key_use = KeyUse(key, self._limits, counted=method == "POST")
         exchange.headers |= exchange.key_use.headers()
 

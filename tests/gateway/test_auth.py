@@ -14,7 +14,9 @@ from running import Running, running, settings_for
 from typer.testing import CliRunner
 
 from wave_serve import keys_cli
-from wave_serve.keys_file import ENVIRONMENT, digest, entry_for, load_keys, new_key, parse_keys
+from wave_serve.auth import KeyUse
+from wave_serve.keys_file import ENVIRONMENT, ApiKey, digest, entry_for, load_keys, new_key, parse_keys
+from wave_serve.limits import Limits
 from wave_serve.settings_file import SettingsError
 
 BODY = {"model": "fake", "prompt": "hello", "max_tokens": 5}
@@ -218,3 +220,13 @@ def test_no_key_is_logged_or_measured(
     assert "canary" not in everything
     assert digest(ALICE) not in everything
     assert not [request for request in upstream.requests if "authorization" in request.headers]
+
+
+def test_a_request_ends_well_though_its_key_was_removed_meanwhile() -> None:
+    key = ApiKey(name="alice", sha256=digest(ALICE), tokens_per_minute=100)
+    limits = Limits([key])
+    use = KeyUse(key, limits, counted=True)
+    limits.replace([])
+    use.spend(40)
+    assert use.headers()["x-ratelimit-remaining-tokens"] == "60"
+    use.end(worked_on=True)
