@@ -26,9 +26,7 @@ class AccessLog:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handles one ASGI connection."""
         if scope["type"] != "http":
-            await self._app(scope, receive, send)
-            if scope["type"] == "lifespan" and self._tracing is not None:
-                await self._tracing.close()
+            await self._app(scope, receive, self._flushing(send))
             return
         exchange = begin(scope, Headers(scope=scope))
         span = self._span(scope, exchange)
@@ -48,6 +46,16 @@ class AccessLog:
         finally:
             exchange.end()
             self._record(scope, exchange, span, CLIENT_CLOSED if exchange.aborted else status)
+
+    def _flushing(self, send: Send) -> Send:
+        """`send` of a lifespan: the last spans leave before the server hears that it may end."""
+
+        async def send_after_spans(message: Message) -> None:
+            if message["type"] == "lifespan.shutdown.complete" and self._tracing is not None:
+                await self._tracing.close()
+            await send(message)
+
+        return send_after_spans
 
     def _span(self, scope: Scope, exchange: Exchange) -> RequestSpan | None:
         if self._tracing is None or scope["path"] in PROBES:
