@@ -55,7 +55,7 @@ def test_leaving_as_soon_as_the_request_is_sent(real: Served, stream: bool) -> N
 @pytest.mark.parametrize("stream", [False, True], ids=["whole", "stream"])
 def test_leaving_before_the_first_token(real: Served, stream: bool) -> None:
     before = finished(real)
-    with asked(real.url, body(real, stream=stream, prompt=3500, tokens=500)):
+    with asked(real.url, body(real, stream=stream, prompt=2500, tokens=1500)):
         until(lambda: running(real) == 1)
     until(lambda: running(real) == 0, FREED)
     assert finished(real) == before
