@@ -86,7 +86,7 @@ class Relay(Response):
         async with upstream.stream(self._path, self._request_body, self._exchange.forward) as answer:
             self._first_byte()
             self._begun = answer.status_code < 400
-            body = await answer.aread()
+            body: bytes = await answer.aread()
         if answer.status_code >= 400:
             raise from_upstream(answer.status_code, body, answer.headers)
         try:

@@ -3,7 +3,6 @@
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Mapping
-from contextlib import AbstractAsyncContextManager
 from typing import Any
 
 import httpx
@@ -11,7 +10,6 @@ from pydantic_core import from_json
 
 from wave_serve.ejection import Ejection
 from wave_serve.errors import ApiError, unavailable
-from wave_serve.http_client import Answer, HttpClient
 from wave_serve.logs import event
 from wave_serve.settings import TimeoutSettings
 from wave_serve.settings_routing import RoutingSettings
@@ -53,7 +51,6 @@ class Upstream:
         self._timeouts = timeouts
         self._late = 0
         self._down = asyncio.Event()
-        self._posts = HttpClient(base_url, connect=timeouts.connect, silence=timeouts.silence)
         self._client = httpx.AsyncClient(
             base_url=base_url,
             timeout=httpx.Timeout(timeouts.silence, connect=timeouts.connect, pool=timeouts.connect),
@@ -142,12 +139,12 @@ class Upstream:
     async def ask_bytes(self, path: str, body: bytes) -> bytes:
         """The same, whatever it is."""
         try:
-            async with self._posts.post(path, body, {}) as answer:
-                content = await answer.aread()
+            answer = await self._client.post(path, content=body, headers={"content-type": "application/json"})
         except httpx.HTTPError as error:
             raise self.failure(error) from None
         if answer.status_code >= 400:
-            raise from_upstream(answer.status_code, content, answer.headers)
+            raise from_upstream(answer.status_code, answer.content, answer.headers)
+        content: bytes = answer.content
         return content
 
     async def read(self, path: str) -> str | None:
@@ -155,9 +152,9 @@ class Upstream:
         answer = await self._client.get(path, timeout=self._timeouts.poll_answer)
         return answer.text if answer.status_code == 200 else None
 
-    def stream(self, path: str, body: bytes, headers: Mapping[str, str]) -> AbstractAsyncContextManager[Answer]:
+    def stream(self, path: str, body: bytes, headers: Mapping[str, str]) -> Any:
         """Context manager of a streamed answer; leaving it early closes the connection, which aborts the request."""
-        return self._posts.post(path, body, headers)
+        return self._client.stream("POST", path, content=body, headers={"content-type": "application/json", **headers})
 
     def failure(self, error: httpx.HTTPError) -> ApiError:
         """The client's error for a connection that failed before the answer was complete."""
@@ -174,7 +171,6 @@ class Upstream:
 
     async def close(self) -> None:
         """Closes all connections."""
-        self._posts.close()
         await self._client.aclose()
 
     async def _read_models(self) -> str | None:
