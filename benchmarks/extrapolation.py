@@ -157,7 +157,7 @@ def plot(rows: list[dict[str, Any]], path: Path) -> None:
     mpl.rcParams["svg.hashsalt"] = "extrapolation"
     from matplotlib import pyplot
 
-    figure, axes = pyplot.subplots(figsize=(7.0, 4.2), layout="constrained")
+    figure, axes = pyplot.subplots(figsize=(8.0, 4.2), layout="constrained")
     for row in rows:
         if row["name"] in PLOTTED:
             lengths = [entry["length"] for entry in row["loss"]["whole"]]
@@ -171,7 +171,7 @@ def plot(rows: list[dict[str, Any]], path: Path) -> None:
     axes.set_xlabel("length (tokens)")
     axes.set_ylabel("loss (nats per token)")
     axes.grid(visible=True, alpha=0.3)
-    axes.legend(fontsize="small")
+    figure.legend(loc="outside right upper", fontsize="small")
     figure.savefig(path, metadata={"Date": None})
 
 
