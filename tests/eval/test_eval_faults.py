@@ -243,7 +243,11 @@ def test_an_interrupted_run_keeps_what_it_measured(endpoint: FakeEndpoint, text:
     out = tmp_path / "out"
     command = [sys.executable, "-c", PROGRAM, "eval", "perplexity", "--base-url", endpoint.url, "--text", str(text)]
     process = subprocess.Popen(
-        [*command, "--out", str(out), "--lengths", "1/4,1", "--no-plot"], stderr=subprocess.PIPE, text=True
+        [*command, "--out", str(out), "--lengths", "1/4,1", "--no-plot"],
+        stderr=subprocess.PIPE,
+        text=True,
+        # A test run in the background ignores the signal, and its children would too.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     )
     try:
         assert reached.wait(60)

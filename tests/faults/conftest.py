@@ -11,7 +11,7 @@ import pytest
 from fake_upstream import FakeUpstream
 from running import Running, running, settings_for
 
-WAIT = 10  # a bound against hanging, not a claim about speed
+WAIT = 60  # a bound against hanging, not a claim about speed
 
 
 @pytest.fixture
