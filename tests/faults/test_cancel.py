@@ -5,7 +5,7 @@ import socket
 
 import httpx
 import pytest
-from conftest import asked, at_rest, gauge, read_to, until
+from cancelling import asked, at_rest, gauge, read_to, until
 from fake_upstream import DONE, FakeUpstream, delta, raw, stream, when
 from running import Running
 

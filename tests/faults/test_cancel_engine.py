@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 import httpx
 import pytest
-from conftest import asked, read_to, until
+from cancelling import asked, read_to, until
 from served import Served
 
 pytestmark = pytest.mark.engine

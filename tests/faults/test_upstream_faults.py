@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import httpx
 import openai
 import pytest
-from conftest import at_rest, until
+from cancelling import at_rest, until
 from fake_upstream import DONE, Connection, FakeUpstream, Handler, delta, hang_up, never, raw, reply, reply_json, stream
 from running import Running, running, sdk, settings_for
 

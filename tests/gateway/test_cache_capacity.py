@@ -2,9 +2,8 @@
 
 import httpx
 import pytest
-from conftest import settings_for
 from fake_upstream import FakeUpstream, reply
-from running import running
+from running import running, settings_for
 
 from wave_serve.cache_capacity import cache_tokens
 

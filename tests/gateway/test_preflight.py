@@ -3,9 +3,8 @@
 from collections.abc import Callable, Iterator
 
 import pytest
-from conftest import settings_for
 from fake_upstream import FakeUpstream
-from running import Running, running
+from running import Running, running, settings_for
 
 Serve = Callable[..., Running]
 PATH = "/v1/context"

@@ -6,9 +6,8 @@ from collections.abc import Callable
 
 import httpx
 import pytest
-from conftest import settings_for
 from fake_upstream import FakeUpstream, reply_json, stream
-from running import Running, running
+from running import Running, running, settings_for
 
 from wave_serve.affixes import affixes_of
 from wave_serve.settings_context import Overflow

@@ -4,9 +4,8 @@ import json
 from pathlib import Path
 
 import pytest
-from conftest import settings_for
 from fake_upstream import FakeUpstream
-from running import running
+from running import running, settings_for
 
 from wave_serve.checkpoint import Checkpoint, CheckpointError
 from wave_serve.serve import _model_settings
