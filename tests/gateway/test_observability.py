@@ -159,8 +159,8 @@ def test_metrics_of_one_request_of_each_kind(gateway: Running, upstream: FakeUps
 
 PROMPT, ANSWER = "canaryprompt", "canaryanswer"
 KEY, WRONG_KEY = "sk-wave-canarykey-0123456789abcdef", "sk-wave-canarywrong-0123456789abcdef"
-IDS = [731457, 731458, 731459]
-CANARIES = ("canary", "7314", "sk-wave")
+IDS = [731459260457, 731459260458, 731459260459]  # long, or a random id would hold their digits by chance
+CANARIES = ("canary", "7314592604", "sk-wave")
 ECHO = {"error": {"message": f"bad: {PROMPT} {IDS}", "type": "BadRequestError", "param": PROMPT, "code": 400}}
 
 
