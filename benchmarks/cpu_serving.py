@@ -12,9 +12,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
 import shutil
-import socket
 import statistics
 import subprocess
 import sys
@@ -25,11 +23,11 @@ from importlib.metadata import version
 from pathlib import Path
 
 import httpx
+from servers import free_port, machine, wait_ready
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "benchmarks/results/cpu_serving.json"
 DECODED = 64
-START_SECONDS = 300
 
 
 def rotary_twin(checkpoint: Path, folder: Path) -> Path:
@@ -44,9 +42,7 @@ def rotary_twin(checkpoint: Path, folder: Path) -> Path:
 
 def start(checkpoint: Path, log: Path) -> tuple[subprocess.Popen[bytes], str]:
     """A vLLM server and its URL; it may not be ready yet."""
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        port = sock.getsockname()[1]
+    port = free_port()
     cores = str(len(os.sched_getaffinity(0)))
     environment = os.environ | {
         "VLLM_CPU_KVCACHE_SPACE": "2",
@@ -60,20 +56,6 @@ def start(checkpoint: Path, log: Path) -> tuple[subprocess.Popen[bytes], str]:
     command += ["--max-model-len", "40960", "--enforce-eager", "--no-enable-prefix-caching"]
     process = subprocess.Popen(command, env=environment, stdout=log.open("wb"), stderr=subprocess.STDOUT)
     return process, f"http://127.0.0.1:{port}"
-
-
-def wait_ready(process: subprocess.Popen[bytes], url: str, log: Path) -> None:
-    """Return once the server answers."""
-    deadline = time.monotonic() + START_SECONDS
-    while time.monotonic() < deadline:
-        assert process.poll() is None, log.read_text()[-3000:]
-        try:
-            if httpx.get(f"{url}/health").is_success:
-                return
-        except httpx.TransportError:
-            pass
-        time.sleep(0.5)
-    raise TimeoutError(log.read_text()[-3000:])
 
 
 def ask(url: str, prompt: list[int]) -> tuple[float, float]:
@@ -123,7 +105,7 @@ def main() -> None:
         servers = {name: start(path, folder / f"{name}.log") for name, path in checkpoints.items()}
         try:
             for name, (process, url) in servers.items():
-                wait_ready(process, url, folder / f"{name}.log")
+                wait_ready(process, f"{url}/health", folder / f"{name}.log")
             for length in options.lengths:
                 urls = {name: url for name, (_, url) in servers.items()}
                 rows.append(measure(urls, length, options.rounds, vocabulary))
@@ -133,16 +115,10 @@ def main() -> None:
                 process.terminate()
             for process, _ in servers.values():
                 process.wait(60)
-    model = next(line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name"))
-    cpu = model.partition(":")[2].strip()
     report = {
         "command": "python benchmarks/cpu_serving.py " + " ".join(sys.argv[1:]),
         "date": datetime.now(UTC).date().isoformat(),
-        "machine": {
-            "cpu": cpu,
-            "cores": os.cpu_count(),
-            "python": platform.python_version(),
-        },
+        "machine": machine(),
         "versions": {name: version(name) for name in ("vllm-cpu", "torch", "wave-serve")},
         "rows": rows,
     }

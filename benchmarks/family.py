@@ -54,7 +54,6 @@ MEMBERS: dict[str, dict[str, Any]] = {
         "shifts": "0,1,2,3",
     },
 }
-WAVELETS = [name for name, member in MEMBERS.items() if member["position"] == "wavelet"]
 
 
 @dataclass(frozen=True)

@@ -11,8 +11,6 @@ requests by CPU seconds of the proxy's processes, taken from a run that keeps th
 import argparse
 import asyncio
 import json
-import os
-import platform
 import statistics
 import sys
 import tempfile
@@ -26,6 +24,7 @@ from gateway_bodies import LONG_TOKENS, SHORT_TOKENS, maker
 from gateway_client import Connection, Load, closed_loop, get, post
 from gateway_process import Process
 from gateway_soak import soak
+from servers import machine
 from tokenizers import Tokenizer
 
 from wave_serve.checkpoint import bundled_checkpoint
@@ -133,12 +132,10 @@ def described(results: dict[str, Any], chosen: argparse.Namespace) -> dict[str, 
     if chosen.litellm:
         site = next(Path(chosen.litellm).parent.parent.glob("lib/python*/site-packages/litellm-*.dist-info"))
         versions["litellm"] = site.name.removeprefix("litellm-").removesuffix(".dist-info")
-    lines = Path("/proc/cpuinfo").read_text().splitlines()
-    cpu = next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.machine())
     return {
         "command": "python benchmarks/gateway.py " + " ".join(sys.argv[1:]),
         "date": datetime.now(UTC).date().isoformat(),
-        "machine": {"cpu": cpu, "cores": len(os.sched_getaffinity(0)), "python": platform.python_version()},
+        "machine": machine(),
         "versions": versions,
         **results,
     }

@@ -2,14 +2,13 @@
 
 import json
 import os
-import socket
 import subprocess
 import sys
-import time
 import urllib.request
 from pathlib import Path
 
 from gateway_client import KEY
+from servers import free_port, wait_ready
 
 from wave_serve.keys_file import entry_for
 
@@ -32,15 +31,7 @@ class Process:
 
     def wait(self, path: str) -> None:
         """Returns once `path` answers 200."""
-        deadline = time.monotonic() + START_SECONDS
-        while True:
-            try:
-                with urllib.request.urlopen(f"http://127.0.0.1:{self.port}{path}", timeout=5):
-                    return
-            except OSError:
-                if time.monotonic() > deadline or self._process.poll() is not None:
-                    raise RuntimeError(f"{self.name} did not start:\n{self._log.read_text()[-3000:]}") from None
-                time.sleep(0.2)
+        wait_ready(self._process, f"http://127.0.0.1:{self.port}{path}", self._log)
 
     def get(self, path: str) -> str:
         """Body of a GET."""
@@ -133,13 +124,6 @@ def litellm(upstream: Process, program: str, scratch: Path) -> Process:
     one = Process("litellm", command, port, scratch / "litellm.log", offline)
     one.wait("/health/liveliness")
     return one
-
-
-def free_port() -> int:
-    """A port that nothing listens on."""
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        return int(sock.getsockname()[1])
 
 
 def _stat(pid: int) -> list[str]:

@@ -14,9 +14,7 @@ import argparse
 import itertools
 import json
 import os
-import platform
 import random
-import socket
 import subprocess
 import sys
 import tempfile
@@ -30,6 +28,7 @@ from pathlib import Path
 import httpx
 import yaml
 from prometheus_client.parser import text_string_to_metric_families
+from servers import START_SECONDS, free_port, machine, wait_ready
 
 from wave_serve.checkpoint import bundled_checkpoint
 
@@ -41,16 +40,8 @@ QUESTIONS = 5
 QUESTION_TOKENS = 40
 SYSTEM_TOKENS = 300
 IDS = range(10, 2000)
-START_SECONDS = 300
 
 Prompt = list[int]
-
-
-def free_port() -> int:
-    """A port that nothing listens on."""
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        return int(sock.getsockname()[1])
 
 
 def start_engine(checkpoint: Path, log: Path) -> tuple[subprocess.Popen[bytes], str]:
@@ -88,20 +79,13 @@ def start_gateway(engines: list[str], folder: Path) -> tuple[subprocess.Popen[by
     return process, f"http://127.0.0.1:{port}"
 
 
-def wait_ready(process: subprocess.Popen[bytes], url: str, engines: int, log: Path) -> None:
-    """Returns once a server is ready; the gateway (`engines` > 0) once so many upstreams are."""
+def wait_for_upstreams(url: str, engines: int) -> None:
+    """Returns once the gateway, which is ready with one, has all engines."""
     deadline = time.monotonic() + START_SECONDS
-    while time.monotonic() < deadline:
-        if process.poll() is not None:
-            break
-        try:
-            answer = httpx.get(f"{url}/ready" if engines else f"{url}/health")
-            if answer.is_success and (not engines or list(answer.json()["upstreams"].values()) == ["ready"] * engines):
-                return
-        except httpx.TransportError:
-            pass
-        time.sleep(0.5)
-    raise RuntimeError(f"{url} did not start:\n{log.read_text()[-3000:]}")
+    while list(httpx.get(f"{url}/ready").json()["upstreams"].values()) != ["ready"] * engines:
+        if time.monotonic() > deadline:
+            raise RuntimeError(httpx.get(f"{url}/ready").text)
+        time.sleep(0.2)
 
 
 def questions(seed: int, document_tokens: int) -> list[Prompt]:
@@ -191,11 +175,12 @@ def main() -> None:
                 log = folder / f"engine-{number}.log"
                 process, url = start_engine(bundled_checkpoint(), log)
                 processes.append(process)
-                wait_ready(process, url, 0, log)
+                wait_ready(process, f"{url}/health", log)
                 engines.append(url)
             process, gateway = start_gateway(engines, folder)
             processes.append(process)
-            wait_ready(process, gateway, 2, folder / "gateway.log")
+            wait_ready(process, f"{gateway}/ready", folder / "gateway.log")
+            wait_for_upstreams(gateway, 2)
             for number in range(given.rounds):
                 for place, (name, target) in enumerate({"gateway": [gateway], "round_robin": engines}.items()):
                     prompts = questions(2 * number + place, given.document_tokens)
@@ -210,7 +195,7 @@ def main() -> None:
     ours = [row for row in rounds if row["routing"] == "gateway"]
     result = {
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "machine": f"{platform.machine()}, {len(os.sched_getaffinity(0))} cores",
+        "machine": machine(),
         "vllm": version("vllm"),
         "setting": {key: value for key, value in vars(given).items() if key != "out"},
         "rounds": rounds,

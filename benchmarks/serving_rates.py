@@ -14,23 +14,19 @@ import argparse
 import json
 import os
 import shutil
-import socket
 import subprocess
 import sys
 import tempfile
-import time
-import urllib.error
-import urllib.request
 from pathlib import Path
 from typing import Any
 
 from attention import environment
+from servers import free_port, wait_ready
 
 ROOT = Path(__file__).parents[1]
 TOKENIZER = ROOT / "model_registry/demo/wave-demo"
 RESULTS = ROOT / "benchmarks/results/serving_gpu.json"
 FIGURES = ("median_ttft_ms", "median_tpot_ms", "output_throughput", "total_token_throughput", "duration")
-START_SECONDS = 300
 LAYER = {
     "hidden_size": 4096,
     "intermediate_size": 14336,
@@ -69,27 +65,13 @@ def checkpoint(folder: Path, encoding: str, shape: dict[str, int], longest: int)
 
 def start(model: Path, smoke: bool, log: Path) -> tuple[subprocess.Popen[bytes], str]:
     """A vLLM server and its URL; it may not be ready yet. Two share the GPU, so neither measures its free memory."""
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        port = sock.getsockname()[1]
+    port = free_port()
     command = [sys.executable, "-m", "vllm.entrypoints.cli.main", "serve", str(model), "--load-format", "dummy"]
     command += ["--dtype", "bfloat16", "--host", "127.0.0.1", "--port", str(port), "--no-enable-prefix-caching"]
     command += ["--kv-cache-memory-bytes", str(2**26 if smoke else 20 * 2**30)]
     command += ["--enforce-eager"] if smoke else ["--gpu-memory-utilization", "0.4"]
     process = subprocess.Popen(command, stdout=log.open("wb"), stderr=subprocess.STDOUT)
     return process, f"http://127.0.0.1:{port}"
-
-
-def wait_ready(process: subprocess.Popen[bytes], url: str, log: Path) -> None:
-    """Return once the server answers; raise with the end of its log if it never does."""
-    deadline = time.monotonic() + START_SECONDS
-    while time.monotonic() < deadline and process.poll() is None:
-        try:
-            with urllib.request.urlopen(f"{url}/health", timeout=5):  # noqa: S310 - our own server
-                return
-        except (OSError, urllib.error.URLError):
-            time.sleep(0.5)
-    raise RuntimeError(f"the server on {url} did not start:\n{log.read_text()[-4000:]}")
 
 
 def bench(model: Path, url: str, load: tuple[int, int, int, int], output: Path) -> dict[str, float]:
@@ -130,7 +112,7 @@ def main() -> None:
             for name, model in models.items():
                 servers[name] = start(model, options.smoke, folder / f"{name}.log")
             for name, (process, url) in servers.items():
-                wait_ready(process, url, folder / f"{name}.log")
+                wait_ready(process, f"{url}/health", folder / f"{name}.log")
             for load in loads:
                 row: dict[str, Any] = dict(zip(("input", "output", "prompts", "concurrency"), load, strict=True))
                 for name, (_, url) in servers.items():

@@ -1,4 +1,4 @@
-"""Options of the whole suite, and one tiny checkpoint behind one real engine for every folder that asks for it."""
+"""Options of the whole suite; one tiny checkpoint behind one real engine, and a fake upstream."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import served
 import tiny_checkpoint
+from fake_upstream import FakeUpstream
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -31,3 +32,10 @@ def real(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator
         yield one
     finally:
         served.stop(one)
+
+
+@pytest.fixture
+def upstream() -> Iterator[FakeUpstream]:
+    """A fake upstream, healthy until told otherwise."""
+    with FakeUpstream() as fake:
+        yield fake

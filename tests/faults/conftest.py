@@ -1,4 +1,4 @@
-"""A fake upstream that misbehaves as told, and a gateway before it that is at rest when a test ends."""
+"""A gateway before the fake upstream that is at rest when a test ends."""
 
 from collections.abc import Iterator
 
@@ -6,13 +6,6 @@ import pytest
 from cancelling import at_rest
 from fake_upstream import FakeUpstream
 from running import Running, running, settings_for
-
-
-@pytest.fixture
-def upstream() -> Iterator[FakeUpstream]:
-    """A fake upstream, healthy until told otherwise."""
-    with FakeUpstream() as fake:
-        yield fake
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""A fake upstream with a gateway before it, and OpenAI's SDK before the real engine."""
+"""A gateway before the fake upstream, and OpenAI's SDK before the real engine."""
 
 from collections.abc import Iterator
 
@@ -6,22 +6,13 @@ import pytest
 import served
 from fake_upstream import FakeUpstream
 from openai import OpenAI
-from running import Running, running, sdk, settings_for
-
-__all__ = ["sdk", "settings_for"]
+from running import Running, running, settings_for
 
 
 @pytest.fixture
 def client(real: served.Served) -> OpenAI:
     """OpenAI's SDK against the real engine's gateway."""
     return OpenAI(base_url=f"{real.url}/v1", api_key="none", max_retries=0)
-
-
-@pytest.fixture
-def upstream() -> Iterator[FakeUpstream]:
-    """A healthy fake upstream."""
-    with FakeUpstream() as fake:
-        yield fake
 
 
 @pytest.fixture
