@@ -17,7 +17,7 @@ from wave_serve.relay import Relay
 async def generate(gateway: Gateway, request: Request, path: str, *, chat: bool) -> Response:
     """Answers a completion or chat request. Raises ApiError."""
     exchange = exchange_of(request)
-    body = await read_body(request, gateway.settings.max_body_bytes)
+    body = await read_body(request, gateway.settings.max_body_bytes, gateway.settings.timeouts.body)
     exchange.read_s = exchange.elapsed()
     payload = await gateway.bodies.parse(body, request.headers.get("content-type"))
     model = gateway.model_of(payload, exchange)

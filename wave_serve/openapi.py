@@ -11,6 +11,7 @@ STATUSES = {
     401: "No valid API key.",
     403: "The key may not use this model.",
     404: "No such model.",
+    408: "The body did not arrive within its deadline.",
     413: "The body is larger than the limit.",
     415: "The body is not declared as application/json.",
     429: "Over a rate or concurrency limit of the key, or the queue is full; `retry-after` says when to come again.",
@@ -21,7 +22,7 @@ STATUSES = {
     504: "The upstream was silent, or the generation took, longer than the deadline.",
 }
 READING = (401, 500)
-POSTING = (400, 401, 403, 404, 413, 415, 429, 500, 501, 502, 503, 504)
+POSTING = (400, 401, 403, 404, 408, 413, 415, 429, 500, 501, 502, 503, 504)
 STREAMED = "With `stream`: events of one JSON object each, then `data: [DONE]`; a failure ends it with `error`."
 HEADERS: dict[str, tuple[str, str]] = {
     "x-request-id": ("string", "The request's own x-request-id, or a new one."),

@@ -53,7 +53,7 @@ async def one_model(request: Request, model: str) -> Response:
 async def context(request: Request) -> Response:
     """Whether a completion or chat request would fit; nothing is generated."""
     gateway, exchange = gateway_of(request), exchange_of(request)
-    body = await read_body(request, gateway.settings.max_body_bytes)
+    body = await read_body(request, gateway.settings.max_body_bytes, gateway.settings.timeouts.body)
     payload = await gateway.bodies.parse(body, request.headers.get("content-type"))
     model = gateway.model_of(payload, exchange)
     cap = model.cap(exchange.key_limit)
@@ -78,7 +78,7 @@ async def detokenize(request: Request) -> Response:
 
 async def _ask(request: Request, path: str, fields: Mapping[str, Field], *needed: str) -> Response:
     gateway = gateway_of(request)
-    body = await read_body(request, gateway.settings.max_body_bytes)
+    body = await read_body(request, gateway.settings.max_body_bytes, gateway.settings.timeouts.body)
     payload = await gateway.bodies.parse(body, request.headers.get("content-type"))
     model = gateway.model_of(payload, exchange_of(request))
     check_fields(payload, fields)

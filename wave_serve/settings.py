@@ -81,6 +81,9 @@ class UpstreamSettings(Frozen):
 class TimeoutSettings(Frozen):
     """Deadlines, in seconds."""
 
+    body: PositiveFloat = Field(
+        60.0, description="For the whole body of a request to arrive; past it the answer is 408."
+    )
     connect: PositiveFloat = Field(5.0, description="TCP connection to an upstream.")
     silence: PositiveFloat = Field(600.0, description="Longest gap without a byte from an upstream.")
     generation: PositiveFloat = Field(3600.0, description="Longest that one generation may take, queue included.")
