@@ -53,6 +53,8 @@ MEMBERS: dict[str, dict[str, Any]] = {
         "scale_exponents": ",".join(map(str, range(16))),
         "shifts": "0,1,2,3",
     },
+    "ricker-log32": {"position": "wavelet", "logit_scaling_length": 32},
+    "ricker-mixed": {"position": "wavelet", "row_divisors": "1,2,4"},
 }
 
 
@@ -71,7 +73,8 @@ def _rope(**parameters: Any) -> dict[str, Any]:
 
 def variants() -> list[Variant]:
     """Every member plain and with ``log_n``, and rope with the scalings that Transformers and vLLM have."""
-    plain = [Variant(name, name) for name in MEMBERS]
+    # A member that was trained with the factor has no row without it.
+    plain = [Variant(name, name) for name, member in MEMBERS.items() if "logit_scaling_length" not in member]
     scaled = [Variant(f"{name} + log_n", name, {"logit_scaling": "log_n"}) for name in MEMBERS]
     # NTK-aware scaling is a larger base: theta * factor^(d / (d - 2)).
     theta = ROPE_THETA * FACTOR ** (HEAD_DIM / (HEAD_DIM - 2))

@@ -20,12 +20,14 @@ class WaveletConfigError(WaveletError):
 
 
 class WaveletLlamaConfig(LlamaConfig):
-    """Llama's config with ``position_encoding``, ``train_length`` and ``logit_scaling``.
+    """Llama's config with ``position_encoding``, ``train_length``, ``logit_scaling`` and ``logit_scaling_length``.
 
     ``position_encoding`` is ``{"type": "rope" | "alibi" | "nope"}`` or
     ``{"type": "wavelet", "wavelet": name, "scale_exponents": [..], "shifts": [..]}`` with
     ``len(scale_exponents) * len(shifts) == head_dim``. ``train_length`` is the sequence length in tokens that the
-    weights were trained at. ``logit_scaling`` is ``none`` or ``log_n`` (see ``model_registry.logit_scaling``).
+    weights were trained at. ``logit_scaling`` is ``none`` or ``log_n`` (see ``model_registry.logit_scaling``); with
+    ``log_n``, ``logit_scaling_length`` is the length in tokens up to which the factor is 1, from 2 to ``train_length``,
+    which it is where it is null. A shorter one changes the model within its training length, so train with it.
     Llama's ``rope_parameters``, scaling included, apply when the type is ``rope`` and must be unscaled otherwise.
 
     Raises:
@@ -39,6 +41,7 @@ class WaveletLlamaConfig(LlamaConfig):
     position_encoding: dict | None = None
     train_length: int | None = None
     logit_scaling: str = "none"
+    logit_scaling_length: int | None = None
 
     def __post_init__(self, **kwargs: Any) -> None:
         self._check_heads()
@@ -65,9 +68,11 @@ class WaveletLlamaConfig(LlamaConfig):
         return {key: self._entries()[key] for key in _WAVELET_KEYS}
 
     @property
-    def scales_logits(self) -> bool:
-        """Whether queries are multiplied by ``log_n_factor(n, train_length)``."""
-        return self.logit_scaling == "log_n"
+    def log_n_length(self) -> int | None:
+        """The ``length`` of ``log_n_factor(n, length)``, or None where queries are not scaled."""
+        if self.logit_scaling != "log_n":
+            return None
+        return self.train_length if self.logit_scaling_length is None else self.logit_scaling_length
 
     def _entries(self) -> dict[str, Any]:
         assert self.position_encoding is not None
@@ -127,8 +132,22 @@ class WaveletLlamaConfig(LlamaConfig):
         length = self.train_length
         if isinstance(length, bool) or not isinstance(length, int) or length < 1:
             raise WaveletConfigError("train_length", length, "must be a positive whole number of tokens")
-        if length == 1 and self.scales_logits:
+        if length == 1 and self.logit_scaling == "log_n":
             raise WaveletConfigError("train_length", length, "must be at least 2 with logit_scaling 'log_n' (ln 1 = 0)")
+        self._check_logit_scaling_length(length)
+
+    def _check_logit_scaling_length(self, train_length: int) -> None:
+        length = self.logit_scaling_length
+        if length is None:
+            return
+        if isinstance(length, bool) or not isinstance(length, int) or not 2 <= length <= train_length:
+            raise WaveletConfigError(
+                "logit_scaling_length", length, f"must be a whole number from 2 to train_length={train_length}, or null"
+            )
+        if self.logit_scaling != "log_n":
+            raise WaveletConfigError(
+                "logit_scaling_length", length, f"has no effect with logit_scaling {self.logit_scaling!r}: remove it"
+            )
 
 
 AutoConfig.register(WaveletLlamaConfig.model_type, WaveletLlamaConfig, exist_ok=True)

@@ -37,7 +37,7 @@ class Geometry:
     """What every layer of one forward pass shares.
 
     ``visible`` is ``[B or 1, 1, Q, K]`` bool; ``rows`` is ``[K + 1, d]`` (wavelet); ``bias`` is ``[H, Q, K]``
-    (alibi); ``factor`` is ``[B or 1, 1, Q, 1]`` float32 (log_n past the training length).
+    (alibi); ``factor`` is ``[B or 1, 1, Q, 1]`` float32 (log_n past its length).
     """
 
     visible: torch.Tensor
@@ -191,9 +191,8 @@ class WaveletLlamaModel(WaveletLlamaPreTrainedModel, LlamaModel):
             query = first_query + torch.arange(queries, device=mask.device)
             distance = query[:, None] - torch.arange(keys, device=mask.device)
             bias = -slopes[:, None, None] * distance
-        assert config.train_length is not None
-        if config.scales_logits and keys > config.train_length:
-            factor = log_n_factor(visible.sum(dim=-1, keepdim=True), config.train_length)
+        if config.log_n_length is not None and keys > config.log_n_length:
+            factor = log_n_factor(visible.sum(dim=-1, keepdim=True), config.log_n_length)
         return Geometry(visible, rows, bias, factor)
 
 

@@ -78,7 +78,7 @@ class WaveletLlamaAttention(LlamaAttention):
         self.kv_size = self.num_kv_heads * self.head_dim
 
         self.position_type = config.position_type
-        self.log_n_length = config.train_length if config.scales_logits else None
+        self.log_n_length = config.log_n_length
         if self.position_type == "rope":
             self._init_rotary_emb(config, quant_config=quant_config)
         self.attn = Attention(

@@ -14,6 +14,9 @@ if TYPE_CHECKING:
 
     from transformers import PreTrainedTokenizerFast
 
+_CUT = 1
+"""Sets this draw apart from those of the retrieval rows, which begin with the same seed and step."""
+
 
 def pack(texts: Sequence[str], tokenizer: PreTrainedTokenizerFast) -> torch.Tensor:
     """Whole documents, each with the end-of-text token after it, in one stream: ``[N]`` int64."""
@@ -46,6 +49,23 @@ def training_batch(stream: torch.Tensor, length: int, sequences: int, *, seed: i
     offset = int(draw.integers(length))
     chosen = draw.permutation(windows)[batch * sequences : (batch + 1) * sequences]
     return torch.stack([stream[offset + w * length : offset + (w + 1) * length + 1] for w in chosen])
+
+
+def cut_rows(batch: torch.Tensor, divisors: Sequence[int], *, seed: int, step: int) -> torch.Tensor:
+    """Every row in ``k`` equal parts, one ``k`` for the step, drawn from ``divisors``: the same tokens, shorter rows.
+
+    Args:
+        batch: ``[B, L + 1]``.
+        divisors: of ``L``.
+        seed: of the draw.
+        step: counted from 0.
+
+    Returns:
+        ``[B * k, L / k + 1]``: inputs and, shifted by one, targets.
+    """
+    draw = numpy.random.default_rng([seed, step, 0, _CUT])
+    length = (batch.shape[1] - 1) // divisors[int(draw.integers(len(divisors)))]
+    return batch.unfold(1, length + 1, length).flatten(0, 1)
 
 
 def held_out_batch(stream: torch.Tensor, length: int, sequences: int) -> torch.Tensor:

@@ -10,12 +10,12 @@ import torch
 from torch.nn.functional import cross_entropy
 
 from model_registry.modeling_wavelet import WaveletLlamaForCausalLM
-from model_registry.training.batches import held_out_batch, pack, training_batch
+from model_registry.training.batches import cut_rows, held_out_batch, pack, training_batch
 from model_registry.training.errors import TrainingError
 from model_registry.training.export import export
 from model_registry.training.model_card import model_card
 from model_registry.training.optimizer import Optimizer
-from model_registry.training.retrieval import with_retrieval_rows
+from model_registry.training.retrieval import SHORTEST, with_retrieval_rows
 from model_registry.training.run_directory import Progress
 from model_registry.training.tokenizer import train_tokenizer
 
@@ -83,7 +83,7 @@ def run_training(
     torch.manual_seed(recipe.seed)
     tokenizer = train_tokenizer(corpus.train, recipe.vocab_size)
     stream = pack(corpus.train, tokenizer)
-    _batch(recipe, stream, tokenizer, 0)  # refuses a corpus that is too small, before anything is written
+    training_rows(recipe, stream, tokenizer, 0)  # refuses a corpus that is too small, before anything is written
     held_out = held_out_batch(pack(corpus.held_out, tokenizer), recipe.train_length, recipe.eval_sequences)
     model = WaveletLlamaForCausalLM(
         recipe.model_config(eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id)
@@ -101,7 +101,7 @@ def run_training(
     entry: dict[str, Any] = {}
     while (progress := budget.progress(at)) < 1:
         rate = recipe.learning_rate_at(at.step, progress)
-        loss = _step(model, optimizer, _batch(recipe, stream, tokenizer, at.step), rate, recipe)
+        loss = _step(model, optimizer, training_rows(recipe, stream, tokenizer, at.step), rate, recipe)
         at = Progress(at.step + 1, time.monotonic() - began, (*at.losses, loss))
         ended = budget.progress(at) >= 1
         if at.step % recipe.eval_every == 0 or ended:
@@ -139,9 +139,18 @@ def _save(
     export(directory.model, model, tokenizer, directory.log(), card)
 
 
-def _batch(recipe: Recipe, stream: torch.Tensor, tokenizer: PreTrainedTokenizerFast, step: int) -> torch.Tensor:
+def training_rows(recipe: Recipe, stream: torch.Tensor, tokenizer: PreTrainedTokenizerFast, step: int) -> torch.Tensor:
+    """``[B * k, L / k + 1]``: what step ``step`` trains on, a function of it and the recipe; ``k`` is its row divisor.
+
+    Raises:
+        TrainingError: the stream is too short for one batch.
+    """
     batch = training_batch(stream, recipe.train_length, recipe.batch_sequences, seed=recipe.seed, step=step)
-    return with_retrieval_rows(batch, stream, tokenizer, recipe.retrieval_fraction, seed=recipe.seed, step=step)
+    rows = cut_rows(batch, recipe.row_divisors, seed=recipe.seed, step=step)
+    # A part of a row that is shorter than any episode stays text.
+    cut_short = len(rows) > len(batch) and rows.shape[1] <= SHORTEST
+    fraction = 0.0 if cut_short else recipe.retrieval_fraction
+    return with_retrieval_rows(rows, stream, tokenizer, fraction, seed=recipe.seed, step=step)
 
 
 def _step(

@@ -21,7 +21,7 @@ pipeline_tag: text-generation
 # {name}
 
 A small language model of Python source code: Llama-shaped, {parameters:,} parameters, bfloat16, position encoding
-`{position}`, logit scaling `{logit_scaling}`, trained at {train_length} tokens per sequence.
+`{position}`, logit scaling `{logit_scaling}`{scaled_from}, trained at {train_length} tokens per sequence.
 
 It shows serving far past the training length. It completes plain text; it has no chat template and follows no
 instructions. End a prompt at a word or a sign rather than at a space or a line break: the tokenizer joins white space
@@ -35,7 +35,7 @@ to what follows.
   {held_out_files} held out; documents are packed whole, `<|endoftext|>` after each. SHA-256 of all names and texts:
   `{digest}`.{retrieval}
 - Tokenizer: byte-level BPE, {vocab_size} entries, made from the training files; digits are single tokens.
-- {step} steps of {batch} x {train_length} tokens ({tokens:,} in all) in {minutes:.0f} minutes of training on CPU.
+- {step} steps of {batch} x {train_length} tokens ({tokens:,} in all{cut}) in {minutes:.0f} minutes of training on CPU.
 - Loss in nats per token at {train_length} tokens: {loss:.3f} on the last training batches, {held_out_loss:.3f} held out
   (`loss_curve.json`, `loss_curve.png`).
 
@@ -60,6 +60,8 @@ _RETRIEVAL = """
 - {share:.1%} of the training rows hold packed retrieval episodes of 64 tokens up to a whole row instead: pass keys,
   look-ups and copies."""
 
+_CUT = "; each step's rows cut into one number of equal parts, drawn from {divisors}"
+
 
 def model_card(
     name: str,
@@ -76,6 +78,7 @@ def model_card(
         parameters=model.num_parameters(),
         position=recipe.position,
         logit_scaling=recipe.logit_scaling,
+        scaled_from="" if recipe.logit_scaling_length is None else f" from {recipe.logit_scaling_length} tokens on",
         train_length=recipe.train_length,
         command=command,
         python=platform.python_version(),
@@ -85,6 +88,7 @@ def model_card(
         retrieval=_RETRIEVAL.format(share=recipe.retrieval_fraction) if recipe.retrieval_fraction else "",
         vocab_size=recipe.vocab_size,
         batch=recipe.batch_sequences,
+        cut="" if recipe.row_divisors == (1,) else _CUT.format(divisors=", ".join(map(str, recipe.row_divisors))),
         step=last["step"],
         tokens=last["tokens"],
         minutes=last["seconds"] / 60,

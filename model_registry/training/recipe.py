@@ -21,8 +21,10 @@ class Recipe:
     wavelet: str = "ricker"
     scale_exponents: tuple[int, ...] = (0, 1, 2, 3, 4, 5, 6, 7)
     shifts: tuple[int, ...] = (0, 1, 2, 3, 4, 5, 6, 7)
-    # The factor is 1 up to train_length, so it changes inference past it and nothing in training.
+    # The factor is 1 up to train_length, so it changes inference past it and nothing in training...
     logit_scaling: str = "log_n"
+    # ... unless it begins at a shorter length.
+    logit_scaling_length: int | None = None
     train_length: int = 512
     max_position_embeddings: int = 65536
     vocab_size: int = 2048
@@ -37,6 +39,8 @@ class Recipe:
     held_out_fraction: float = 0.03
     retrieval_fraction: float = 0.2
     """Share of the training rows that are packed retrieval episodes instead of corpus text."""
+    row_divisors: tuple[int, ...] = (1,)
+    """Each step cuts its rows into one of these numbers of equal parts, drawn per step; 1 leaves them whole."""
     batch_sequences: int = 8
     optimizer: str = "muon"
     learning_rate: float = 4e-3
@@ -57,6 +61,9 @@ class Recipe:
         for name in ("batch_sequences", "eval_every", "eval_sequences", "num_layers", "vocab_size", "hidden_size"):
             self._require(name, getattr(self, name) >= 1, "must be at least 1")
         self._require("train_length", self.train_length >= 2, "must be at least 2")
+        parts = all(k >= 1 and self.train_length % k == 0 and self.train_length // k >= 2 for k in self.row_divisors)
+        reason = f"must divide train_length={self.train_length} into parts of at least 2 tokens"
+        self._require("row_divisors", bool(self.row_divisors) and parts, reason)
         self._require("vocab_size", self.vocab_size >= 512, "must be at least 512 (256 bytes, two markers, merges)")
         self._require("optimizer", self.optimizer in OPTIMIZERS, f"must be {' or '.join(OPTIMIZERS)}")
         self._require("warmup_steps", self.warmup_steps >= 0, "must not be negative")
@@ -87,6 +94,7 @@ class Recipe:
             position_encoding=position,
             train_length=self.train_length,
             logit_scaling=self.logit_scaling,
+            logit_scaling_length=self.logit_scaling_length,
             max_position_embeddings=self.max_position_embeddings,
             vocab_size=self.vocab_size,
             hidden_size=self.hidden_size,
@@ -137,7 +145,8 @@ def with_overrides(recipe: Recipe, overrides: list[str]) -> Recipe:
 
 
 def _parse(text: str, value: str, default: Any) -> Any:
-    kind = type(default)
+    # The one field that is off by default is a number.
+    kind = int if default is None else type(default)
     try:
         if kind is bool:
             return {"true": True, "false": False}[value.lower()]

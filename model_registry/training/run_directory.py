@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from model_registry.training.errors import TrainingError
+from model_registry.training.recipe import Recipe
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -59,7 +60,8 @@ class RunDirectory:
     def _check_resumable(self, identity: dict[str, Any]) -> None:
         if not self._recipe.is_file() or not self._checkpoint.is_file():
             raise TrainingError(f"output directory {str(self.path)!r} holds no checkpoint to resume")
-        stored = json.loads(self._recipe.read_text())
+        # A field that is younger than the run had no effect on it, which is what its default says.
+        stored = Recipe().to_json() | json.loads(self._recipe.read_text())
         for key in sorted(identity.keys() | stored.keys()):
             if stored.get(key) != identity.get(key):
                 raise TrainingError(

@@ -29,7 +29,7 @@ BLOCK = 32
 def checkpoint_config(case: dict) -> dict:
     """Config of the case's checkpoint; `case` has heads, kv_heads, head_dim, position_encoding, logit_scaling.
 
-    Besides, it may have dtype, and engine: further arguments of vLLM's engine.
+    Besides, it may have logit_scaling_length, dtype, and engine: further arguments of vLLM's engine.
     """
     return {
         "vocab_size": VOCABULARY,
@@ -43,6 +43,7 @@ def checkpoint_config(case: dict) -> dict:
         "position_encoding": case["position_encoding"],
         "train_length": TRAIN_LENGTH,
         "logit_scaling": case["logit_scaling"],
+        "logit_scaling_length": case.get("logit_scaling_length"),
         # Large enough that attention is far from uniform, so that a wrong position term shows.
         "initializer_range": 0.15,
         "tie_word_embeddings": True,
@@ -158,9 +159,8 @@ def _without_positions(model: object) -> object:
     from model_registry.configuration_wavelet import WaveletLlamaConfig
     from model_registry.modeling_wavelet import WaveletLlamaForCausalLM
 
-    config = WaveletLlamaConfig(
-        **{**model.config.to_dict(), "position_encoding": {"type": "nope"}, "logit_scaling": "none"}
-    )
+    nothing = {"position_encoding": {"type": "nope"}, "logit_scaling": "none", "logit_scaling_length": None}
+    config = WaveletLlamaConfig(**model.config.to_dict() | nothing)
     plain = WaveletLlamaForCausalLM(config).float().eval()
     plain.load_state_dict(model.state_dict())
     return plain

@@ -16,18 +16,19 @@ SCRIPT = Path(__file__).with_name("parity.py")
 WAVELETS = ("ricker", "gaussian", "morlet", "haar")
 HEADS = {"plain": (4, 4), "grouped": (4, 2), "multi-query": (4, 1)}
 SCALE_EXPONENTS = {32: range(8), 64: range(16), 128: range(2, 10)}  # 64: R is far longer than any prompt
-SCALINGS = ("none", "log_n")
+SCALINGS = {"none": {}, "log_n": {}, "log_n from 32": {"logit_scaling": "log_n", "logit_scaling_length": 32}}
 FLOAT32_BOUND = 1e-3
 
 
-def wavelet_case(wavelet: str, heads: str, head_dim: int, logit_scaling: str, dtype: str = "float32") -> dict:
+def wavelet_case(wavelet: str, heads: str, head_dim: int, scaling: str, dtype: str = "float32") -> dict:
     exponents = list(SCALE_EXPONENTS[head_dim])
     return {
-        "name": f"{wavelet}-{heads}-d{head_dim}-{logit_scaling}-{dtype}",
+        "name": f"{wavelet}-{heads}-d{head_dim}-{scaling}-{dtype}",
         "heads": HEADS[heads][0],
         "kv_heads": HEADS[heads][1],
         "head_dim": head_dim,
-        "logit_scaling": logit_scaling,
+        "logit_scaling": scaling,
+        **SCALINGS[scaling],
         "dtype": dtype,
         "position_encoding": {
             "type": "wavelet",
@@ -38,15 +39,15 @@ def wavelet_case(wavelet: str, heads: str, head_dim: int, logit_scaling: str, dt
     }
 
 
-def plain_case(position: str, logit_scaling: str) -> dict:
-    case = wavelet_case("ricker", "grouped", 32, logit_scaling)
-    return {**case, "name": f"{position}-{logit_scaling}", "position_encoding": {"type": position}}
+def plain_case(position: str, scaling: str) -> dict:
+    case = wavelet_case("ricker", "grouped", 32, scaling)
+    return {**case, "name": f"{position}-{scaling}", "position_encoding": {"type": position}}
 
 
 FULL_MATRIX = [wavelet_case(*choice) for choice in product(WAVELETS, HEADS, SCALE_EXPONENTS, SCALINGS)]
-# Every wavelet meets every head layout, every head size and both scalings; so does every pair of those.
+# Every wavelet meets every head layout, every head size and every scaling, and so do these one another.
 COVERING = [
-    wavelet_case(wavelet, heads, tuple(SCALE_EXPONENTS)[(row + column) % 3], SCALINGS[(row + column) % 2])
+    wavelet_case(wavelet, heads, tuple(SCALE_EXPONENTS)[(row + column) % 3], tuple(SCALINGS)[(row + 2 * column) % 3])
     for row, wavelet in enumerate(WAVELETS)
     for column, heads in enumerate(HEADS)
 ]

@@ -55,6 +55,27 @@ BROKEN = {
     "train_length without a logarithm": ({"train_length": 1, "logit_scaling": "log_n"}, "train_length", "1"),
     "unknown logit scaling": ({"logit_scaling": "sqrt_n"}, "logit_scaling", "'sqrt_n'"),
     "logit scaling of the wrong type": ({"logit_scaling": []}, "logit_scaling", "[]"),
+    "logit scaling length of 1": (
+        {"logit_scaling": "log_n", "logit_scaling_length": 1},
+        "logit_scaling_length",
+        "from 2 to train_length=16",
+    ),
+    "logit scaling length past training": (
+        {"logit_scaling": "log_n", "logit_scaling_length": 17},
+        "logit_scaling_length",
+        "from 2 to train_length=16",
+    ),
+    "fractional logit scaling length": (
+        {"logit_scaling": "log_n", "logit_scaling_length": 8.0},
+        "logit_scaling_length",
+        "8.0",
+    ),
+    "boolean logit scaling length": (
+        {"logit_scaling": "log_n", "logit_scaling_length": True},
+        "logit_scaling_length",
+        "True",
+    ),
+    "logit scaling length without scaling": ({"logit_scaling_length": 8}, "logit_scaling_length", "'none'"),
     "heads do not divide": ({"num_key_value_heads": 4}, "num_key_value_heads", "4"),
     "no heads": ({"num_attention_heads": 0}, "num_attention_heads", "0"),
     "no key heads": ({"num_key_value_heads": 0}, "num_key_value_heads", "0"),
@@ -113,7 +134,21 @@ def test_every_position_type_round_trips_through_a_file(tmp_path, position):
 
 def test_the_default_logit_scaling_is_written_too(tmp_path):
     WaveletLlamaConfig(**config_entries()).save_pretrained(tmp_path)
-    assert json.loads((tmp_path / "config.json").read_text())["logit_scaling"] == "none"
+    written = json.loads((tmp_path / "config.json").read_text())
+    assert (written["logit_scaling"], written["logit_scaling_length"]) == ("none", None)
+
+
+@pytest.mark.parametrize(
+    ("entries", "length"),
+    [
+        ({}, None),
+        ({"logit_scaling": "log_n"}, 16),
+        ({"logit_scaling": "log_n", "logit_scaling_length": 5}, 5),
+    ],
+)
+def test_log_n_begins_at_its_own_length_or_the_training_length(tmp_path, entries, length):
+    WaveletLlamaConfig(**config_entries(**entries)).save_pretrained(tmp_path)
+    assert AutoConfig.from_pretrained(tmp_path).log_n_length == length
 
 
 @pytest.mark.parametrize(

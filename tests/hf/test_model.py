@@ -132,12 +132,19 @@ def test_rope_rotates_with_llamas_scaled_frequencies():
 
 
 @each_position
-def test_log_n_acts_past_the_training_length_and_only_there(position):
+@pytest.mark.parametrize(("entries", "length"), [({}, 16), ({"logit_scaling_length": 7}, 7)])
+def test_log_n_acts_past_its_length_and_only_there(position, entries, length):
     plain, ids = build(position_encoding=position), tokens(1, 40)
-    scaled = build(position_encoding=position, logit_scaling="log_n")
+    scaled = build(position_encoding=position, logit_scaling="log_n", **entries)
     before, after = logits(plain, ids), logits(scaled, ids)
-    assert_close(after[:, :16], before[:, :16], **TOLERANCE)
-    assert ((after - before)[:, 16:].abs().amax(dim=-1) > 1e-2).all()
+    assert_close(after[:, :length], before[:, :length], **TOLERANCE)
+    assert ((after - before)[:, length:].abs().amax(dim=-1) > 1e-2).all()
+
+
+def test_log_n_from_a_shorter_length_acts_in_a_batch_no_longer_than_training():
+    plain, ids = build().train(), tokens(2, 16)
+    scaled = build(logit_scaling="log_n", logit_scaling_length=7).train()
+    assert (logits(scaled, ids) - logits(plain, ids))[:, 7:].abs().max() > 1e-2
 
 
 @pytest.mark.parametrize("kind", ["ricker", "rope", "alibi"])

@@ -7,7 +7,7 @@ import torch
 from tiny_run import write_corpus
 from transformers import AutoTokenizer
 
-from model_registry.training.batches import held_out_batch, pack, training_batch
+from model_registry.training.batches import cut_rows, held_out_batch, pack, training_batch
 from model_registry.training.corpus import read_corpus, standard_library
 from model_registry.training.recipe import Recipe
 from model_registry.training.tokenizer import END_OF_TEXT, train_tokenizer
@@ -90,6 +90,23 @@ def test_an_epoch_reads_every_window_once_in_a_new_order_each_time():
         assert len({(start - starts[0]) // length for start in starts}) == steps * sequences
         orders.append(starts)
     assert orders[0] != orders[1]
+
+
+def test_cut_rows_hold_the_same_targets_in_the_same_order():
+    batch = training_batch(torch.arange(500), 12, 5, seed=3, step=1)
+    assert torch.equal(cut_rows(batch, (1,), seed=3, step=1), batch)
+    cut = cut_rows(batch, (3,), seed=3, step=1)
+    assert cut.shape == (15, 5)
+    assert torch.equal(cut[:, :-1].flatten(), batch[:, :-1].flatten())
+    assert torch.equal(cut[:, 1:].flatten(), batch[:, 1:].flatten())
+
+
+def test_every_divisor_has_its_share_of_steps_and_comes_again_with_seed_and_step():
+    batch = torch.arange(2 * 13).view(2, 13)
+    sizes = [len(cut_rows(batch, (1, 2, 4), seed=9, step=step)) for step in range(300)]
+    assert sizes == [len(cut_rows(batch, (1, 2, 4), seed=9, step=step)) for step in range(300)]
+    assert all(abs(sizes.count(2 * k) - 100) < 4 * (300 * 2 / 9) ** 0.5 for k in (1, 2, 4))
+    assert sizes != [len(cut_rows(batch, (1, 2, 4), seed=8, step=step)) for step in range(300)]
 
 
 def test_held_out_windows_are_spread_and_do_not_overlap():

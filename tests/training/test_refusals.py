@@ -41,6 +41,11 @@ def refusal(capsys, *arguments, **options) -> str:
         ({"batch_sequences": "100000"}, "too few for a batch of 100000 x 48"),
         ({"train_length": "2000", "batch_sequences": "1"}, "fewer than one sequence of 2000"),
         ({"vocab_size": "100"}, "vocab_size=100"),
+        ({"logit_scaling_length": "49"}, "logit_scaling_length=49"),
+        ({"logit_scaling_length": "short"}, "--set 'logit_scaling_length=short'"),
+        ({"row_divisors": "1,5"}, "row_divisors=(1, 5): must divide train_length=48"),
+        ({"row_divisors": "1,48"}, "row_divisors=(1, 48)"),
+        ({"row_divisors": "0"}, "row_divisors=(0,)"),
         ({"colour": "red"}, "--set 'colour=red': no such field"),
     ],
 )
@@ -66,6 +71,7 @@ def test_resume_needs_a_checkpoint_of_the_same_recipe_and_corpus(capsys, corpus,
     assert "no checkpoint to resume" in refusal(capsys, out, corpus, steps=2, resume=True)
     tiny_train(out, corpus, steps=2)
     assert "num_layers is 2, not 1" in refusal(capsys, out, corpus, steps=3, resume=True, num_layers="1")
+    assert "row_divisors is [1], not [1, 2]" in refusal(capsys, out, corpus, steps=3, resume=True, row_divisors="1,2")
     assert "already is at step 2" in refusal(capsys, out, corpus, steps=2, resume=True)
     (corpus / "module0.py").write_text("pass\n")
     assert "corpus_sha256" in refusal(capsys, out, corpus, steps=3, resume=True)

@@ -12,6 +12,8 @@ from tiny_run import losses, tiny_train, write_corpus
 from model_registry.training import retrieval_text
 from model_registry.training.batches import pack
 from model_registry.training.corpus import read_corpus
+from model_registry.training.loop import training_rows
+from model_registry.training.recipe import Recipe
 from model_registry.training.retrieval import SHORTEST, retrieval_row, with_retrieval_rows
 from model_registry.training.tokenizer import train_tokenizer
 
@@ -102,6 +104,19 @@ def test_the_share_of_rows_is_the_fraction_and_repeats_with_seed_and_step(stream
 def test_a_fraction_of_0_leaves_the_batch_alone(stream, tokenizer):
     batch = torch.arange(130).view(2, 65)
     assert with_retrieval_rows(batch, stream, tokenizer, 0.0, seed=1, step=0) is batch
+
+
+def test_cut_rows_hold_episodes_of_their_own_length_or_none_where_none_fits(stream, tokenizer):
+    def rows(divisor, step):
+        recipe = Recipe(train_length=256, batch_sequences=6, retrieval_fraction=0.5, row_divisors=(divisor,))
+        return training_rows(recipe, stream, tokenizer, step)
+
+    question = retrieval_text.key_question()
+    for divisor, asked in ((1, True), (2, True), (8, False)):
+        texts = [tokenizer.decode(row) for step in range(8) for row in rows(divisor, step)]
+        assert any(question in text for text in texts) == asked
+        assert all(KEY.search(text.split(question)[0]) for text in texts if question in text)
+        assert len(texts) == 48 * divisor
 
 
 def test_training_and_evaluation_ask_in_the_same_words():

@@ -123,6 +123,34 @@ def test_every_position_encoding_trains(corpus, tmp_path):
         assert AutoModelForCausalLM.from_pretrained(tmp_path / position / "model").config.position_type == position
 
 
+def test_the_switches_of_a_longer_reach_train_resume_and_are_told_of(finished, corpus, tmp_path):
+    switches = {"logit_scaling_length": "12", "row_divisors": "1,2,4", "decay_fraction": "0"}
+    tiny_train(tmp_path / "whole", corpus, steps=12, **switches)
+    tiny_train(tmp_path / "cut", corpus, steps=8, **switches)
+    tiny_train(tmp_path / "cut", corpus, steps=12, resume=True, **switches)
+    assert losses(tmp_path / "whole")[-1][2] < losses(tmp_path / "whole")[0][2]
+    for resumed, whole in zip(losses(tmp_path / "cut"), losses(tmp_path / "whole"), strict=True):
+        assert resumed == pytest.approx(whole, rel=1e-6)
+    model = AutoModelForCausalLM.from_pretrained(tmp_path / "whole" / "model")
+    assert model.config.log_n_length == 12
+    card = (tmp_path / "whole" / "model" / "README.md").read_text()
+    assert "logit scaling `log_n` from 12 tokens on, trained at 48 tokens" in card
+    assert "; each step's rows cut into one number of equal parts, drawn from 1, 2, 4) in" in card
+    plain = (finished / "model" / "README.md").read_text()
+    assert "logit scaling `log_n`, trained at" in plain
+    assert "equal parts" not in plain
+
+
+def test_a_run_from_before_a_switch_existed_resumes_without_it(corpus, tmp_path):
+    out = tmp_path / "run"
+    tiny_train(out, corpus, steps=4)
+    recipe = json.loads((out / "recipe.json").read_text())
+    del recipe["row_divisors"], recipe["logit_scaling_length"]
+    (out / "recipe.json").write_text(json.dumps(recipe))
+    tiny_train(out, corpus, steps=8, resume=True)
+    assert losses(out)[-1][0] == 8
+
+
 def test_muon_updates_the_layers_matrices_and_resumes(corpus, tmp_path):
     tiny_train(tmp_path / "whole", corpus, steps=8, optimizer="muon")
     tiny_train(tmp_path / "cut", corpus, steps=4, optimizer="muon", decay_fraction="0")
