@@ -49,7 +49,8 @@ def train(
     try:
         recipe = with_overrides(Recipe(), [*position_override, *(overrides or [])])
         budget = Budget(steps=steps, minutes=minutes)
-        texts = read_corpus(corpus or standard_library(), seed=recipe.seed, held_out_fraction=recipe.held_out_fraction)
+        directory = corpus or standard_library()
+        texts = read_corpus(directory, seed=recipe.split_seed, held_out_fraction=recipe.held_out_fraction)
         last = run_training(
             recipe, texts, RunDirectory(out), budget, resume=resume, command=_command(), report=typer.echo
         )

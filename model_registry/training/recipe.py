@@ -36,6 +36,9 @@ class Recipe:
     head_dim: int = 64
 
     seed: int = 0
+    """Of the weights and of the order in which training reads."""
+    split_seed: int = 0
+    """Of the choice of held-out files: apart from ``seed``, so that several seeds are scored on the same text."""
     held_out_fraction: float = 0.03
     retrieval_fraction: float = 0.2
     """Share of the training rows that are packed retrieval episodes instead of corpus text."""

@@ -151,6 +151,16 @@ def test_a_run_from_before_a_switch_existed_resumes_without_it(corpus, tmp_path)
     assert losses(out)[-1][0] == 8
 
 
+def test_another_seed_gives_other_weights_and_keeps_the_held_out_files(corpus, tmp_path):
+    changes = {"zero": {}, "one": {"seed": "1"}, "split": {"split_seed": "1"}}
+    for name, change in changes.items():
+        tiny_train(tmp_path / name, corpus, steps=4, **change)
+    cards = [(tmp_path / name / "model" / "README.md").read_text() for name in changes]
+    zero, one, split = (card.split("## Held-out files")[1] for card in cards)
+    assert zero == one != split
+    assert losses(tmp_path / "zero") != losses(tmp_path / "one")
+
+
 def test_muon_updates_the_layers_matrices_and_resumes(corpus, tmp_path):
     tiny_train(tmp_path / "whole", corpus, steps=8, optimizer="muon")
     tiny_train(tmp_path / "cut", corpus, steps=4, optimizer="muon", decay_fraction="0")
