@@ -100,7 +100,10 @@ def install_error_handlers(app: FastAPI) -> None:
         return _answer(request, ApiError(error.status_code, str(error.detail), headers=error.headers))
 
     async def unexpected(request: Request, _error: Exception) -> Response:
-        return _answer(request, ApiError(500, "The gateway failed to handle this request.", code="internal_error"))
+        # The server hangs up after it; unwarned, a client would send its next request into the closing connection.
+        close = {"connection": "close"}
+        message = "The gateway failed to handle this request."
+        return _answer(request, ApiError(500, message, code="internal_error", headers=close))
 
     async def client_gone(request: Request, _error: Exception) -> Response:
         exchange_of(request).aborted = True

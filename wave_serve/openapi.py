@@ -1,29 +1,22 @@
 """The OpenAPI document: every endpoint with its bodies, headers and errors."""
 
 from collections.abc import Callable
+from dataclasses import dataclass, field, replace
 from importlib.metadata import version
 from typing import Any
 
-from wave_serve.openapi_schemas import ref, schemas
+from wave_serve.openapi_errors import STATUSES, error_schema
+from wave_serve.openapi_schemas import schemas
+from wave_serve.openapi_shapes import TEXT, Schema, ref
 
-STATUSES = {
-    400: "The request is wrong; `param` names the field. Also: it can never fit (`context_length_exceeded`).",
-    401: "No valid API key.",
-    403: "The key may not use this model.",
-    404: "No such model.",
-    408: "The body did not arrive within its deadline.",
-    413: "The body is larger than the limit.",
-    415: "The body is not declared as application/json.",
-    429: "Over a rate or concurrency limit of the key, or the queue is full; `retry-after` says when to come again.",
-    500: "The gateway or the engine failed.",
-    501: "The engine does not support this.",
-    502: "The upstream answered wrongly or died before it answered.",
-    503: "No upstream is ready.",
-    504: "The upstream was silent, or the generation took, longer than the deadline.",
-}
 READING = (401, 500)
 POSTING = (400, 401, 403, 404, 408, 413, 415, 429, 500, 501, 502, 503, 504)
-STREAMED = "With `stream`: events of one JSON object each, then `data: [DONE]`; a failure ends it with `error`."
+UNCOUNTED = (401, 408, 415)  # told before a prompt can be counted
+RETRYABLE = (429, 500, 501, 502, 503, 504)
+STREAMED = (
+    "With `stream`: server-sent events of one JSON object each (x-item-schema), then `data: [DONE]`; a failure ends it "
+    "with an event that has the member `error` instead. Comments keep an idle stream alive."
+)
 HEADERS: dict[str, tuple[str, str]] = {
     "x-request-id": ("string", "The request's own x-request-id, or a new one."),
     "x-wave-context-tokens": ("integer", "Tokens of the longest prompt."),
@@ -49,9 +42,12 @@ HEADERS: dict[str, tuple[str, str]] = {
     "www-authenticate": ("string", "How to authenticate."),
 }
 ALWAYS = ("x-request-id",)
+RATES = tuple(name for name in HEADERS if name.startswith("x-ratelimit"))
+PREFLIGHT = tuple(
+    name for name in HEADERS if name.startswith(("x-wave-context", "x-wave-train", "x-wave-extrapolation"))
+)
 GENERATION = tuple(name for name in HEADERS if name.startswith("x-wave"))
-LIMITED = tuple(name for name in HEADERS if name.startswith("x-ratelimit"))
-RETRYABLE = ("retry-after", "retry-after-ms", "x-should-retry")
+RETRY = ("retry-after", "retry-after-ms", "x-should-retry")
 
 
 def document(asks: Callable[[str], bool]) -> dict[str, Any]:
@@ -63,81 +59,84 @@ def document(asks: Callable[[str], bool]) -> dict[str, Any]:
             "version": version("wave-serve"),
             "description": "OpenAI's API before models that are served far past their training length.",
         },
-        "paths": {
-            path: {method: _secured(operation, asks=asks(path))} for path, (method, operation) in _paths().items()
-        },
+        "paths": {path: {method: _operation(one, asks(path))} for path, (method, one) in _endpoints().items()},
         "components": {
             "schemas": schemas(),
             "securitySchemes": {"key": {"type": "http", "scheme": "bearer"}},
-            "headers": {name: _header(kind, text) for name, (kind, text) in HEADERS.items()},
+            "headers": {
+                name: {"schema": {"type": kind}, "description": text} for name, (kind, text) in HEADERS.items()
+            },
         },
     }
 
 
-def _paths() -> dict[str, tuple[str, dict[str, Any]]]:
+@dataclass(frozen=True)
+class _Endpoint:
+    """What is special of one endpoint: `counted` are the headers that tell of its prompt."""
+
+    summary: str
+    content: dict[str, Any]
+    errors: tuple[int, ...]
+    counted: tuple[str, ...] = ()
+    more: dict[str, Any] = field(default_factory=dict)
+
+
+def _endpoints() -> dict[str, tuple[str, _Endpoint]]:
     context = {"anyOf": [ref("CompletionRequest"), ref("ChatRequest")]}
     tokenize = {"anyOf": [ref("TokenizeText"), ref("TokenizeChat")]}
-    model = {"name": "model", "in": "path", "required": True, "schema": {"type": "string"}, "description": "Its name."}
+    model = {"name": "model", "in": "path", "required": True, "schema": TEXT, "description": "Its name."}
+    metrics = {"text/plain": {"schema": TEXT}}
     return {
-        "/v1/completions": _post("Complete a prompt.", ref("CompletionRequest"), "Completion", streams=True),
-        "/v1/chat/completions": _post("Answer a chat.", ref("ChatRequest"), "ChatCompletion", streams=True),
-        "/v1/context": _post("Say whether a request would fit, without generating.", context, "Context"),
+        "/v1/completions": _generation("Complete a prompt.", "CompletionRequest", "Completion"),
+        "/v1/chat/completions": _generation("Answer a chat.", "ChatRequest", "ChatCompletion"),
+        "/v1/context": _post("Say whether a request would fit, without generating.", context, "Context", PREFLIGHT),
         "/tokenize": _post("Token ids of a text or a chat.", tokenize, "Tokens"),
         "/detokenize": _post("The text of token ids.", ref("DetokenizeRequest"), "Text"),
-        "/v1/models": _get("The served models with their limits.", "Models"),
-        "/v1/models/{model}": _get("One served model with its limits.", "Model", (403, 404), model),
-        "/health": _get("Whether this process answers.", "Health"),
-        "/ready": _get("Whether an upstream answers its requests.", "Ready", (503,)),
-        "/metrics": ("get", _operation("Prometheus metrics.", _text_answer("text/plain"), READING)),
+        "/v1/models": _get("The served models with their limits.", _json("Models")),
+        "/v1/models/{model}": _get("One served model with its limits.", _json("Model"), (403, 404), parameters=[model]),
+        "/health": _get("Whether this process answers.", _json("Health")),
+        "/ready": _get("Whether an upstream answers its requests.", _json("Ready"), (503,)),
+        "/metrics": _get("Prometheus metrics.", metrics),
     }
 
 
-def _post(summary: str, body: dict[str, Any], answer: str, *, streams: bool = False) -> tuple[str, dict[str, Any]]:
-    content: dict[str, Any] = {"application/json": {"schema": ref(answer)}}
-    operation = _operation(summary, content | ({"text/event-stream": {}} if streams else {}), POSTING)
-    if streams:
-        operation["description"] = STREAMED
-    operation["requestBody"] = {"required": True, "content": {"application/json": {"schema": body}}}
-    return "post", operation
+def _generation(summary: str, body: str, answer: str) -> tuple[str, _Endpoint]:
+    events = {"text/event-stream": {"x-item-schema": ref(f"{answer}Event")}}
+    method, one = _post(summary, ref(body), answer, GENERATION)
+    return method, replace(one, content=one.content | events, more=one.more | {"description": STREAMED})
 
 
-def _get(
-    summary: str, answer: str, errors: tuple[int, ...] = (), parameter: dict[str, Any] | None = None
-) -> tuple[str, dict[str, Any]]:
-    operation = _operation(summary, {"application/json": {"schema": ref(answer)}}, (*READING, *errors))
-    if parameter is not None:
-        operation["parameters"] = [parameter]
-    return "get", operation
+def _post(summary: str, body: Schema, answer: str, counted: tuple[str, ...] = ()) -> tuple[str, _Endpoint]:
+    content = {"application/json": {"schema": body}}
+    return "post", _Endpoint(
+        summary, _json(answer), POSTING, counted, {"requestBody": {"required": True, "content": content}}
+    )
 
 
-def _operation(summary: str, content: dict[str, Any], errors: tuple[int, ...]) -> dict[str, Any]:
-    posts = 413 in errors
-    own = (*ALWAYS, *GENERATION, *LIMITED) if posts else ALWAYS
-    responses = {"200": {"description": "Success.", "headers": _headers(own), "content": content}}
-    for status in sorted(errors):
-        more = ("www-authenticate",) if status == 401 else RETRYABLE if status in (429, 502, 503, 504) else ()
-        responses[str(status)] = {
-            "description": STATUSES[status],
-            "headers": _headers((*own, *more)),
-            "content": {"application/json": {"schema": ref("Error")}},
-        }
-    return {"summary": summary, "responses": responses}
+def _get(summary: str, content: dict[str, Any], errors: tuple[int, ...] = (), **more: object) -> tuple[str, _Endpoint]:
+    return "get", _Endpoint(summary, content, (*READING, *errors), more=more)
 
 
-def _secured(operation: dict[str, Any], *, asks: bool) -> dict[str, Any]:
-    if asks:
-        return operation | {"security": [{"key": []}]}
-    responses = {status: answer for status, answer in operation["responses"].items() if status != "401"}
-    return operation | {"responses": responses}
+def _operation(one: _Endpoint, asks: bool) -> dict[str, Any]:
+    """The endpoint as the document has it; where it asks for no key there are neither its errors nor its rates."""
+    rates = RATES if asks else ()
+    responses = {"200": _response("Success.", one.content, (*ALWAYS, *one.counted, *rates))}
+    for status in sorted(one.errors):
+        if status == 401 and not asks:
+            continue
+        names = ALWAYS if status == 401 else (*ALWAYS, *rates)
+        names += () if status in UNCOUNTED else one.counted
+        names += ("www-authenticate",) if status == 401 else RETRY if status in RETRYABLE else ()
+        content = {"application/json": {"schema": error_schema(status)}}
+        responses[str(status)] = _response(STATUSES[status], content, names)
+    operation = {"summary": one.summary, "responses": responses, **one.more}
+    return operation | {"security": [{"key": []}]} if asks else operation
 
 
-def _headers(names: tuple[str, ...]) -> dict[str, Any]:
-    return {name: {"$ref": f"#/components/headers/{name}"} for name in names}
+def _response(description: str, content: dict[str, Any], headers: tuple[str, ...]) -> dict[str, Any]:
+    named = {name: {"$ref": f"#/components/headers/{name}"} for name in headers}
+    return {"description": description, "headers": named, "content": content}
 
 
-def _header(kind: str, text: str) -> dict[str, Any]:
-    return {"schema": {"type": kind}, "description": text}
-
-
-def _text_answer(media_type: str) -> dict[str, Any]:
-    return {media_type: {"schema": {"type": "string"}}}
+def _json(answer: str) -> dict[str, Any]:
+    return {"application/json": {"schema": ref(answer)}}

@@ -19,16 +19,16 @@ def from_upstream(status: int, body: bytes, headers: Mapping[str, str] | None = 
     message, param = _read(body)
     if status in GATEWAY_AT_FAULT:
         return ApiError(502, f"The upstream refused the gateway: {message}", code="upstream_refused")
-    kept = {name: value for name in ("retry-after",) if headers and (value := headers.get(name))}
     if status not in PASSED_ON:
         status = 400 if status < 500 else 502
+    wait = headers.get("retry-after") if headers and status >= 429 else None  # below, another try is no use
     if status == 400 and CONTEXT_PHRASE in message:
         code: str | None = "context_length_exceeded"
     elif status == 404 and param == "model":
         code = "model_not_found"
     else:
         code = "upstream_error" if status >= 500 else None
-    return ApiError(status, message, param=param, code=code, headers=kept)
+    return ApiError(status, message, param=param, code=code, headers={"retry-after": wait} if wait else None)
 
 
 def event_error(data: bytes) -> ApiError | None:

@@ -11,6 +11,7 @@ from running import Running, running, settings_for
 from wave_serve.docs_routes import OPENAPI_PATH
 from wave_serve.keys_file import entry_for
 from wave_serve.openapi import HEADERS, POSTING, document
+from wave_serve.openapi_errors import CODES
 from wave_serve.request_fields import CHAT, COMPLETION
 from wave_serve.routes import router
 from wave_serve.upstream_errors import PASSED_ON
@@ -91,7 +92,7 @@ def test_tokens_and_text_are_checked_too(gateway: Running, path: str, body: dict
     assert said in answer.json()["error"]["message"]
 
 
-def test_every_code_of_an_error_is_in_the_page_on_clients() -> None:
+def test_every_code_of_an_error_is_in_the_document_and_in_the_page_on_clients() -> None:
     root = Path(__file__).parents[2]
     named = (root / "docs" / "clients.md").read_text()
     pattern = re.compile(r"""(?:code=|, )"([a-z]+_[a-z_]+)"\)?""")
@@ -104,3 +105,5 @@ def test_every_code_of_an_error_is_in_the_page_on_clients() -> None:
     }
     assert {"context_length_exceeded", "queue_full", "upstream_died"} <= raised
     assert [code for code in sorted(raised) if f"`{code}`" not in named] == []
+    unrouted = {"unknown_url", "method_not_allowed"}  # of what is no endpoint of the document
+    assert raised - unrouted <= {code for codes in CODES.values() for code in codes}

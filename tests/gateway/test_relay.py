@@ -100,6 +100,7 @@ def test_a_failure_of_our_own_is_a_500_in_openais_shape(gateway: Running, monkey
     assert answer.json()["error"]["type"] == "server_error"
     assert "ZeroDivision" not in answer.text
     assert answer.headers["x-request-id"]
+    assert answer.headers["connection"] == "close"
 
 
 @pytest.mark.parametrize("given", ["", "has space", "x" * 129, "tab\tbed"])
