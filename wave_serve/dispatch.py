@@ -4,8 +4,6 @@ import logging
 import time
 from collections.abc import Awaitable, Callable
 
-import httpx
-
 from wave_serve.admission import Admission
 from wave_serve.drain import Drain
 from wave_serve.errors import ApiError
@@ -84,10 +82,9 @@ class Dispatch:
             tried.append(upstream)
             try:
                 await attempt(upstream)
-            except (ApiError, httpx.HTTPError) as error:
-                failure = upstream.failure(error) if isinstance(error, httpx.HTTPError) else error
-                upstream.note(failed=failure.status in OUT_OF_ORDER)
-                raise _FailedError(failure) from None
+            except ApiError as error:
+                upstream.note(failed=error.status in OUT_OF_ORDER)
+                raise _FailedError(error) from None
             upstream.note(failed=False)
 
     def _sent_for(self) -> float:

@@ -4,7 +4,6 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator
 
-import httpx
 from pydantic_core import from_json
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
@@ -18,6 +17,7 @@ from wave_serve.presence import disconnected
 from wave_serve.settings import TimeoutSettings
 from wave_serve.sse import BrokenStreamError, EventStream
 from wave_serve.upstream import Upstream
+from wave_serve.upstream_answer import FAILURES, UpstreamAnswer
 from wave_serve.upstream_errors import from_upstream
 from wave_serve.usage import extend_usage
 
@@ -85,10 +85,10 @@ class Relay(Response):
     async def _fetch(self, upstream: Upstream) -> bytes:
         async with upstream.stream(self._path, self._request_body, self._exchange.forward) as answer:
             self._first_byte()
-            self._begun = answer.status_code < 400
-            body: bytes = await answer.aread()
-        if answer.status_code >= 400:
-            raise from_upstream(answer.status_code, body, answer.headers)
+            self._begun = answer.status < 400
+            body = await answer.read()
+        if answer.status >= 400:
+            raise from_upstream(answer.status, body, answer.headers)
         try:
             answered = from_json(body)
         except ValueError:
@@ -122,12 +122,12 @@ class Relay(Response):
 
     async def _pump(self, upstream: Upstream, writer: EventWriter) -> None:
         async with upstream.stream(self._path, self._request_body, self._exchange.forward) as answer:
-            if answer.status_code >= 400:
-                raise from_upstream(answer.status_code, await answer.aread(), answer.headers)
+            if answer.status >= 400:
+                raise from_upstream(answer.status, await answer.read(), answer.headers)
             if not answer.headers.get("content-type", "").startswith("text/event-stream"):
                 raise ApiError(502, "The upstream did not answer with an event stream.", code="upstream_malformed")
             events = EventStream(self._exchange.usage_extension)
-            chunks = answer.aiter_raw()
+            chunks = self._chunks(answer)
             async for chunk in chunks:
                 self._first_byte()
                 broken: BrokenStreamError | None = None
@@ -147,6 +147,15 @@ class Relay(Response):
                     await _end_of(chunks)
                     return
         raise ApiError(502, "The upstream ended its stream before the answer was complete.", code="upstream_died")
+
+    async def _chunks(self, answer: UpstreamAnswer) -> AsyncIterator[bytes]:
+        """An answer's bytes; whether it has begun takes account of those that are lost."""
+        try:
+            async for chunk in answer.chunks():
+                yield chunk
+        except FAILURES:
+            self._begun = self._begun or answer.lost
+            raise
 
     def _first_byte(self) -> None:
         if self._exchange.first_byte_s is None:
@@ -174,7 +183,7 @@ async def _farewell(writer: EventWriter, error: ApiError) -> bool:
 
 async def _end_of(chunks: AsyncIterator[bytes]) -> None:
     """Reads to the upstream's end of a complete stream, so that its connection can be used again."""
-    with contextlib.suppress(TimeoutError, httpx.HTTPError):
+    with contextlib.suppress(*FAILURES):
         async with asyncio.timeout(FAREWELL_SECONDS):
             async for _ in chunks:
                 pass

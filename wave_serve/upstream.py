@@ -1,11 +1,13 @@
 """One vLLM server: whether it answers, what it serves, and requests to it."""
 
 import asyncio
+import contextlib
+import io
 import logging
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from typing import Any
 
-import httpx
+import aiohttp
 from pydantic_core import from_json
 
 from wave_serve.ejection import Ejection
@@ -13,10 +15,13 @@ from wave_serve.errors import ApiError, unavailable
 from wave_serve.logs import event
 from wave_serve.settings import TimeoutSettings
 from wave_serve.settings_routing import RoutingSettings
+from wave_serve.upstream_answer import FAILURES, UpstreamAnswer
 from wave_serve.upstream_errors import from_upstream
 
 logger = logging.getLogger("wave_serve.upstream")
 READ_AT_ONCE = 2**20  # bytes: some milliseconds
+SENT_AT_ONCE = 2**20  # bytes; more is handed to the connection in parts
+IDLE_SECONDS = 2.0  # vLLM's server closes idle connections after 5
 LATE_ANSWERS_TOLERATED = 3  # a server that tokenises a huge prompt may answer late without being down
 
 
@@ -51,13 +56,7 @@ class Upstream:
         self._timeouts = timeouts
         self._late = 0
         self._down = asyncio.Event()
-        self._client = httpx.AsyncClient(
-            base_url=base_url,
-            timeout=httpx.Timeout(timeouts.silence, connect=timeouts.connect, pool=timeouts.connect),
-            limits=httpx.Limits(max_connections=None, max_keepalive_connections=64, keepalive_expiry=2.0),
-            headers={"accept-encoding": "identity"},
-            trust_env=False,
-        )
+        self._session: aiohttp.ClientSession | None = None
 
     @property
     def ready(self) -> bool:
@@ -82,22 +81,22 @@ class Upstream:
     async def look(self) -> None:
         """One look at the server's health; where it was not ready, also at the models that it serves."""
         try:
-            answer = await self._client.get("/health", timeout=self._timeouts.poll_answer)
-            if answer.status_code != 200:
-                self._set(f"its /health answers {answer.status_code}")
+            status, _ = await self._get("/health")
+            if status != 200:
+                self._set(f"its /health answers {status}")
             elif not self.ready:
                 self._set(await self._read_models())
             self._late = 0
         except ApiError as error:
             self._set(error.message)
-        except (httpx.TimeoutException, httpx.ReadError, httpx.RemoteProtocolError) as error:
+        except aiohttp.ClientConnectorError as error:
+            self._set(str(error))
+        except FAILURES as error:
             # Not the server's end: a late answer, or a pooled connection that it closed as we took it.
             self._late += 1
             if not self.ready or self._late >= LATE_ANSWERS_TOLERATED:
                 late = f"no answer within {self._timeouts.poll_answer:g} s"
-                self._set(late if isinstance(error, httpx.TimeoutException) else "it closes connections unanswered")
-        except httpx.HTTPError as error:
-            self._set(f"{type(error).__name__}: {error}" if str(error) else type(error).__name__)
+                self._set(late if isinstance(error, TimeoutError) else "it closes connections unanswered")
 
     def mark_down(self, reason: str) -> None:
         """Takes the server out of use until it answers again."""
@@ -138,30 +137,68 @@ class Upstream:
 
     async def ask_bytes(self, path: str, body: bytes) -> bytes:
         """The same, whatever it is."""
-        try:
-            answer = await self._client.post(path, content=body, headers={"content-type": "application/json"})
-        except httpx.HTTPError as error:
-            raise self.failure(error) from None
-        if answer.status_code >= 400:
-            raise from_upstream(answer.status_code, answer.content, answer.headers)
-        content: bytes = answer.content
+        async with self.stream(path, body) as answer:
+            content = await answer.read()
+        if answer.status >= 400:
+            raise from_upstream(answer.status, content, answer.headers)
         return content
 
     async def read(self, path: str) -> str | None:
-        """The text of one of the server's pages; None where it has no such page. Raises httpx.HTTPError."""
-        answer = await self._client.get(path, timeout=self._timeouts.poll_answer)
-        return answer.text if answer.status_code == 200 else None
+        """The text of one of the server's pages; None where it has no such page. Raises one of FAILURES."""
+        status, content = await self._get(path)
+        return content.decode("utf-8", "replace") if status == 200 else None
 
-    def stream(self, path: str, body: bytes, headers: Mapping[str, str]) -> Any:
-        """Context manager of a streamed answer; leaving it early closes the connection, which aborts the request."""
-        return self._client.stream("POST", path, content=body, headers={"content-type": "application/json", **headers})
+    @contextlib.asynccontextmanager
+    async def stream(
+        self, path: str, body: bytes, headers: Mapping[str, str] | None = None
+    ) -> AsyncIterator[UpstreamAnswer]:
+        """An answer that is yet to be read; leaving it early closes the connection, which aborts the request.
 
-    def failure(self, error: httpx.HTTPError) -> ApiError:
+        Raises:
+            ApiError: 502/503/504, the server cannot be reached or its answer ends too soon.
+        """
+        data = body if len(body) <= SENT_AT_ONCE else io.BytesIO(body)
+        head = {"content-type": "application/json", **(headers or {})}
+        request = self._open().post(self.base_url + path, data=data, headers=head, allow_redirects=False)
+        try:
+            async with asyncio.timeout(self._timeouts.silence):  # a server may also take no bytes
+                response = await request
+            async with response:
+                yield UpstreamAnswer(response)
+        except FAILURES as error:
+            raise self._failure(error) from None
+
+    async def close(self) -> None:
+        """Closes all connections."""
+        if self._session is not None:
+            await self._session.close()
+
+    def _open(self) -> aiohttp.ClientSession:
+        """The session, which can only begin in an event loop."""
+        if self._session is None:
+            self._session = aiohttp.ClientSession(
+                connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=IDLE_SECONDS),
+                timeout=aiohttp.ClientTimeout(
+                    total=None, sock_connect=self._timeouts.connect, sock_read=self._timeouts.silence
+                ),
+                headers={"accept-encoding": "identity"},
+                cookie_jar=aiohttp.DummyCookieJar(),
+                auto_decompress=False,
+            )
+        return self._session
+
+    async def _get(self, path: str) -> tuple[int, bytes]:
+        """Status and body of a page that comes at once. Raises one of FAILURES."""
+        limit = aiohttp.ClientTimeout(total=self._timeouts.poll_answer)
+        async with self._open().get(self.base_url + path, timeout=limit, allow_redirects=False) as answer:
+            return answer.status, await answer.read()
+
+    def _failure(self, error: aiohttp.ClientError | TimeoutError) -> ApiError:
         """The client's error for a connection that failed before the answer was complete."""
-        if isinstance(error, httpx.ConnectError | httpx.ConnectTimeout):
+        if isinstance(error, aiohttp.ClientConnectorError | aiohttp.ConnectionTimeoutError):
             self.mark_down("it cannot be reached")
             return unavailable("The upstream cannot be reached.", self._timeouts.retry_after)
-        if isinstance(error, httpx.TimeoutException):
+        if isinstance(error, TimeoutError):
             message = f"The upstream sent nothing for {self._timeouts.silence:g} s."
             # Each further try would take as long.
             return ApiError(504, message, code="upstream_timeout", headers={"x-should-retry": "false"})
@@ -169,14 +206,10 @@ class Upstream:
         headers = {"retry-after": str(self._timeouts.retry_after)}
         return ApiError(502, message, code="upstream_died", headers=headers)
 
-    async def close(self) -> None:
-        """Closes all connections."""
-        await self._client.aclose()
-
     async def _read_models(self) -> str | None:
-        answer = await self._client.get("/v1/models", timeout=self._timeouts.poll_answer)
+        _, content = await self._get("/v1/models")
         try:
-            cards = {card["id"]: card.get("max_model_len") for card in answer.json()["data"]}
+            cards = {card["id"]: card.get("max_model_len") for card in from_json(content)["data"]}
         except (ValueError, KeyError, TypeError, AttributeError):
             return "its /v1/models answers something else than models"
         missing = [model for model in self.models if model not in cards]

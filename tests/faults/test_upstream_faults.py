@@ -58,7 +58,7 @@ MID_STREAM = {
         "upstream_error",
     ),
     "silence": (stream(delta("a"), never), "upstream_timeout"),
-    "chunked wrongly": (stream(delta("a"), raw(b"zz\r\n")), "upstream_died"),
+    "chunked wrongly": (stream(delta("a"), 0.1, raw(b"zz\r\n")), "upstream_died"),
 }
 
 
