@@ -3,9 +3,11 @@
     python benchmarks/gateway.py --litellm /path/to/venv/bin/litellm      # latency, requests a vCPU, /health
     python benchmarks/gateway.py --soak 30                                # memory and leaks under 30 minutes of abuse
 
-A mock upstream on the same machine answers after a fixed time. Direct, gateway and LiteLLM are asked by turns, round
-after round. Added latency is a quantile through a proxy less the same quantile without it; requests a vCPU are answered
-requests by CPU seconds of the proxy's processes, taken from a run that keeps the proxy busy.
+A mock upstream on the same machine answers after a time that each request sets, half to one and a half times a mean:
+requests that all take as long would keep arriving in bursts, which no real engine's do. Direct, gateway and LiteLLM are
+asked by turns, round after round. Latency is what a request takes beyond its time at the mock; added latency is a
+quantile of it through a proxy less the same quantile without one. Requests a vCPU are answered requests by CPU seconds
+of the proxy's processes, taken from a run that keeps the proxy busy.
 """
 
 import argparse
@@ -20,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import gateway_process
-from gateway_bodies import LONG_TOKENS, SHORT_TOKENS, maker
+from gateway_bodies import LONG_TOKENS, SHORT_TOKENS, maker, spread
 from gateway_client import Connection, Load, closed_loop, get, post
 from gateway_process import Process
 from gateway_soak import soak
@@ -30,11 +32,11 @@ from tokenizers import Tokenizer
 from wave_serve.checkpoint import bundled_checkpoint
 
 RESULTS = Path(__file__).parent / "results"
-BUSY = "0:1:0"
+BUSY = 0.0  # seconds that the mock takes while the proxies' cost is measured
 BIG_BODY = 27_000_000
 MIXES: dict[str, dict[str, Any]] = {
-    "short": {"lengths": (SHORT_TOKENS,), "concurrency": 16, "user": "0.1:1:0", "requests": 1600, "busy": 1600},
-    "long": {"lengths": LONG_TOKENS, "concurrency": 4, "user": "0.5:1:0", "requests": 120, "busy": 60},
+    "short": {"lengths": (SHORT_TOKENS,), "concurrency": 16, "upstream_s": 0.5, "requests": 1600, "busy": 1600},
+    "long": {"lengths": LONG_TOKENS, "concurrency": 4, "upstream_s": 0.5, "requests": 120, "busy": 60},
 }
 
 
@@ -52,16 +54,16 @@ async def measure_mix(name: str, arms: dict[str, Process], tokenizer: Tokenizer,
     requests = max(8, round(mix["requests"] * scale / rounds))
     busy = max(8, round(mix["busy"] * scale / rounds))
     makers = {
-        (arm, user): maker(process.port, tokenizer, mix["lengths"], user, stream=False)
+        (arm, mean): maker(process.port, tokenizer, mix["lengths"], spread(mean), stream=False)
         for arm, process in arms.items()
-        for user in (mix["user"], BUSY)
+        for mean in (mix["upstream_s"], BUSY)
     }
     for arm, process in arms.items():  # imports, connections and first-use caches
         await closed_loop(process.port, makers[arm, BUSY], mix["concurrency"], 2 * mix["concurrency"])
     for turn in range(rounds):
         for arm in (*arms,) if turn % 2 == 0 else (*reversed(arms),):
             process = arms[arm]
-            load = await closed_loop(process.port, makers[arm, mix["user"]], mix["concurrency"], requests)
+            load = await closed_loop(process.port, makers[arm, mix["upstream_s"]], mix["concurrency"], requests)
             waited[arm].seconds += load.seconds
             _check(arm, load)
             before = process.cpu_seconds()

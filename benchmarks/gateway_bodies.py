@@ -12,6 +12,8 @@ from tokenizers import Tokenizer
 SHORT_TOKENS = 200
 LONG_TOKENS = (50_000, 75_000, 100_000)
 MARK = "#0000000000\n"  # replaced by the request's number, so that no two prompts begin alike
+SECONDS = "0.0000"  # replaced by the request's own
+GOLDEN = 0.618034  # multiples of it spread evenly over 0 to 1, in any run of them
 
 
 def text_of(tokens: int, tokenizer: Tokenizer, skip: int = 0) -> str:
@@ -24,20 +26,43 @@ def text_of(tokens: int, tokenizer: Tokenizer, skip: int = 0) -> str:
     return text[: encoded.offsets[tokens - 1][1]]
 
 
+def spread(mean: float) -> Callable[[int], float]:
+    """A function from a request's number to seconds between half and one and a half times `mean`."""
+    return lambda number: round(mean * (0.5 + number * GOLDEN % 1), 4)
+
+
 def maker(
-    port: int, tokenizer: Tokenizer, lengths: tuple[int, ...], user: str, *, stream: bool
+    port: int,
+    tokenizer: Tokenizer,
+    lengths: tuple[int, ...],
+    first: Callable[[int], float],
+    *,
+    stream: bool,
+    rest: str = "1:0",
 ) -> Callable[[int], Request]:
-    """A function from a request's number to the request; sizes come by turns."""
+    """A function from a request's number to the request; sizes come by turns.
+
+    Args:
+        port: where it is sent.
+        tokenizer: what `lengths` are counted in.
+        lengths: tokens of the prompts.
+        first: seconds that the mock takes until its first token, by the request's number.
+        stream: whether the answer is a stream.
+        rest: what the mock does then, see gateway_mock.py.
+    """
     bodies = []
     for skip, length in enumerate(lengths):
         prompt = text_of(length, tokenizer, skip)
-        body = {"model": "bench", "prompt": prompt, "max_tokens": 16, "stream": stream, "user": user}
+        body = {"model": "bench", "prompt": prompt, "max_tokens": 16, "stream": stream, "user": f"{SECONDS}:{rest}"}
         bodies.append(json.dumps(body, separators=(",", ":")).encode())
     mark = json.dumps(MARK)[1:-1].encode()
 
     def make(number: int) -> Request:
-        body = bodies[number % len(bodies)].replace(mark, b"#%010d\\n" % number, 1)
-        return Request(post(port, "/v1/completions", body))
+        seconds = first(number)
+        head, _, tail = (
+            bodies[number % len(bodies)].replace(mark, b"#%010d\\n" % number, 1).rpartition(SECONDS.encode())
+        )
+        return Request(post(port, "/v1/completions", b"%s%.4f%s" % (head, seconds, tail)), upstream_s=seconds)
 
     return make
 

@@ -11,7 +11,8 @@ KEY = "sk-wave-" + secrets.token_hex(32)  # every proxy asks for it
 
 @dataclass
 class Load:
-    """What came back: seconds of each answered request, and how many had another status than 200, by status."""
+    """What came back: seconds of each answered request beyond the upstream's own, and how many had another status
+    than 200, by status."""
 
     seconds: list[float] = field(default_factory=list)
     others: dict[int, int] = field(default_factory=dict)
@@ -20,9 +21,11 @@ class Load:
 
 @dataclass
 class Request:
-    """One request as bytes; a client that leaves does so after `leave_after` seconds."""
+    """One request as bytes, which takes the upstream `upstream_s` seconds; a client that leaves does so after
+    `leave_after` seconds."""
 
     data: bytes
+    upstream_s: float = 0.0
     leave_after: float | None = None
 
 
@@ -81,7 +84,7 @@ async def closed_loop(port: int, make: Callable[[int], Request], concurrency: in
             started = time.perf_counter()
             status = await _one(connection, request)
             if status == 200:
-                load.seconds.append(time.perf_counter() - started)
+                load.seconds.append(time.perf_counter() - started - request.upstream_s)
             else:
                 load.others[status] = load.others.get(status, 0) + 1
         connection.close()

@@ -18,7 +18,8 @@ from wave_serve.checkpoint import bundled_checkpoint
 CONCURRENCY = 4
 BATCH = 40
 LEAVING, INVALID = 0.2, 0.1
-USER = "0.2:8:0.1"  # seconds to the first token, tokens, seconds between
+FIRST_SECONDS = 0.2
+REST = "8:0.1"  # tokens, seconds between them
 FREED_SECONDS = 2.0
 SAMPLE_SECONDS = 10.0
 
@@ -36,7 +37,7 @@ async def soak(minutes: float, scratch: Path) -> dict[str, Any]:
 
 
 async def _soak(minutes: float, tokenizer: Tokenizer, upstream: Process, gateway: Process) -> dict[str, Any]:
-    make = maker(gateway.port, tokenizer, LONG_TOKENS, USER, stream=True)
+    make = maker(gateway.port, tokenizer, LONG_TOKENS, lambda _: FIRST_SECONDS, stream=True, rest=REST)
     draw = random.Random(0)  # noqa: S311 - a reproducible mix
     begun = time.monotonic()
     memory: list[tuple[float, float]] = []
