@@ -1,4 +1,4 @@
-"""The end of a gateway's life: running generations may finish, until those that have not are told that it is over."""
+"""The end of a gateway's life: running requests may finish, until those that have not are told that it is over."""
 
 import asyncio
 import contextlib
@@ -11,7 +11,7 @@ RETRY_SECONDS = 1  # another instance, or this one's successor, can be asked at 
 
 
 class Drain:
-    """Knows the running generations. `begun` after SIGTERM, `over` once the time for them is up."""
+    """Knows the running requests. `begun` after SIGTERM, `over` once the time for them is up."""
 
     def __init__(self) -> None:
         self.begun = False
@@ -23,7 +23,7 @@ class Drain:
         self.begun = True
 
     def end(self) -> None:
-        """Ends every running generation with an error that its client can read."""
+        """Ends every running request with an error that its client can read."""
         self.begun = self.over = True
         for task in tuple(self._tasks):
             task.cancel()

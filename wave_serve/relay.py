@@ -112,6 +112,7 @@ class Relay(Response):
             async with _deadline(self._timeouts.generation):
                 await self._dispatch.run(attempt, lambda: self._begun)
         except ApiError as error:
+            self._answered = True  # a client that has its error may go; it did not leave early
             if writer is None or not await _farewell(writer, error):
                 raise
             self._exchange.error = error.code or error.type

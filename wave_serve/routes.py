@@ -11,6 +11,7 @@ from wave_serve.auth import check_model
 from wave_serve.body import read_body
 from wave_serve.entry import enter, gateway_of
 from wave_serve.exchange import exchange_of
+from wave_serve.gateway import Gateway
 from wave_serve.generate import generate
 from wave_serve.preflight import preflight
 from wave_serve.presence import while_connected
@@ -24,13 +25,15 @@ router = APIRouter(dependencies=[Depends(enter)])
 @router.post("/v1/completions")
 async def completions(request: Request) -> Response:
     """OpenAI's completions."""
-    return await generate(gateway_of(request), request, "/v1/completions", chat=False)
+    with gateway_of(request).drain.covers():
+        return await generate(gateway_of(request), request, "/v1/completions", chat=False)
 
 
 @router.post("/v1/chat/completions")
 async def chat_completions(request: Request) -> Response:
     """OpenAI's chat completions, where the checkpoint has a chat template."""
-    return await generate(gateway_of(request), request, "/v1/chat/completions", chat=True)
+    with gateway_of(request).drain.covers():
+        return await generate(gateway_of(request), request, "/v1/chat/completions", chat=True)
 
 
 @router.get("/v1/models")
@@ -52,7 +55,26 @@ async def one_model(request: Request, model: str) -> Response:
 @router.post("/v1/context")
 async def context(request: Request) -> Response:
     """Whether a completion or chat request would fit; nothing is generated."""
-    gateway, exchange = gateway_of(request), exchange_of(request)
+    with gateway_of(request).drain.covers():
+        return await _preflight(gateway_of(request), request)
+
+
+@router.post("/tokenize")
+async def tokenize(request: Request) -> Response:
+    """Token ids of a prompt, as vLLM's endpoint of that name."""
+    with gateway_of(request).drain.covers():
+        return await _ask(request, "/tokenize", TOKENIZE, "prompt", "messages")
+
+
+@router.post("/detokenize")
+async def detokenize(request: Request) -> Response:
+    """The text of token ids, as vLLM's endpoint of that name."""
+    with gateway_of(request).drain.covers():
+        return await _ask(request, "/detokenize", DETOKENIZE, "tokens")
+
+
+async def _preflight(gateway: Gateway, request: Request) -> Response:
+    exchange = exchange_of(request)
     body = await read_body(request, gateway.settings.max_body_bytes, gateway.settings.timeouts.body)
     payload = await gateway.bodies.parse(body, request.headers.get("content-type"))
     model = gateway.model_of(payload, exchange)
@@ -62,18 +84,6 @@ async def context(request: Request) -> Response:
         model, lambda upstream: preflight(model, payload, upstream, cap, exchange), gateway.settings.routing.tries
     )
     return JSONResponse(await while_connected(request.receive, answer))
-
-
-@router.post("/tokenize")
-async def tokenize(request: Request) -> Response:
-    """Token ids of a prompt, as vLLM's endpoint of that name."""
-    return await _ask(request, "/tokenize", TOKENIZE, "prompt", "messages")
-
-
-@router.post("/detokenize")
-async def detokenize(request: Request) -> Response:
-    """The text of token ids, as vLLM's endpoint of that name."""
-    return await _ask(request, "/detokenize", DETOKENIZE, "tokens")
 
 
 async def _ask(request: Request, path: str, fields: Mapping[str, Field], *needed: str) -> Response:

@@ -14,6 +14,7 @@ from wave_serve.context import bounds
 from wave_serve.engine import EngineSetupError, engine_command, engine_environment, free_port
 from wave_serve.gateway import Gateway
 from wave_serve.logs import event
+from wave_serve.relay import FAREWELL_SECONDS
 from wave_serve.reload import Reload, SettingsSource
 from wave_serve.server import Server, listen, make_server
 from wave_serve.settings import ModelSettings, Settings, UpstreamSettings
@@ -23,6 +24,7 @@ from wave_serve.zones import zones_of
 
 logger = logging.getLogger("wave_serve.serve")
 STDIN = 0
+SLACK_SECONDS = 1.0  # for uvicorn, which counts in whole seconds and looks ten times in each
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
 
 
@@ -112,8 +114,9 @@ async def _run(
     timeouts = gateway.settings.timeouts
     if not gateway.auth.guarded and gateway.settings.host not in LOOPBACK:
         event(logger, logging.WARNING, "no API keys: open to whoever reaches the port", host=gateway.settings.host)
-    # Longer than it takes to end the engine, so that its clients get their error event before the connection ends.
-    server = make_server(build_app(gateway), grace=timeouts.drain + timeouts.stop + REAP_SECONDS)
+    # As long as it takes to end the engine and to tell every client that reads; one that does not is not waited for.
+    ending = 0.0 if supervisor is None else timeouts.stop + REAP_SECONDS
+    server = make_server(build_app(gateway), grace=timeouts.drain + FAREWELL_SECONDS + SLACK_SECONDS + ending)
     asked = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):

@@ -1,6 +1,7 @@
 """Listens on a socket and runs an ASGI application until it is told to stop."""
 
 import contextlib
+import math
 import socket
 from collections.abc import Iterator
 
@@ -45,7 +46,7 @@ def make_server(app: ASGIApp, grace: float) -> Server:
         app,
         log_config=None,
         access_log=False,
-        timeout_graceful_shutdown=max(1, round(grace)),
+        timeout_graceful_shutdown=math.ceil(grace),
         server_header=False,
         ws="none",
     )

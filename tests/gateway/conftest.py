@@ -1,10 +1,13 @@
-"""A gateway before the fake upstream, and OpenAI's SDK before the real engine."""
+"""A gateway before the fake upstream, in this process or its own, and OpenAI's SDK before the real engine."""
 
-from collections.abc import Iterator
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 import served
 from fake_upstream import FakeUpstream
+from gateway_process import Process
 from openai import OpenAI
 from running import Running, running, settings_for
 
@@ -20,3 +23,18 @@ def gateway(upstream: FakeUpstream) -> Iterator[Running]:
     """A gateway before the fake upstream."""
     with running(settings_for(upstream)) as one:
         yield one
+
+
+@pytest.fixture
+def start(tmp_path: Path, upstream: FakeUpstream) -> Iterator[Callable[..., Process]]:
+    """Starts `wave-serve gateway` before the fake upstream, with further settings."""
+    started: list[Process] = []
+
+    def start(stdin: int = subprocess.DEVNULL, **options: object) -> Process:
+        started.append(Process(tmp_path, upstream, options, stdin))
+        return started[-1]
+
+    yield start
+    for one in started:
+        one.process.kill()
+        one.process.wait()
