@@ -8,58 +8,9 @@ import httpx
 import openai
 import pytest
 from cancelling import at_rest, until
-from fake_upstream import DONE, Connection, FakeUpstream, Handler, delta, hang_up, never, raw, reply, reply_json, stream
+from fake_upstream import DONE, Connection, FakeUpstream, Handler, delta, never, raw, reply, reply_json, stream
 from running import Running, running, sdk, settings_for
-
-BODY = {"model": "fake", "prompt": "hello", "max_tokens": 5}
-
-
-CHUNKED = b"transfer-encoding: chunked\r\n\r\n"
-HEAD = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\n"
-NEVER_FIT = {
-    "error": {
-        "message": "This model's maximum context length is 10 tokens. However, you requested 11 tokens.",
-        "type": "BadRequestError",
-        "param": "input_tokens",
-        "code": 400,
-    }
-}
-BEFORE_AN_ANSWER = {
-    "hangs up": (hang_up, 502, "upstream_died"),
-    "hangs up inside the head": (raw(HEAD), 502, "upstream_died"),
-    "no HTTP": (raw(b"\x16\x03\x01 nonsense\r\n\r\n"), 502, "upstream_died"),
-    "never answers": (never, 504, "upstream_timeout"),
-    "500": (reply(b"<html>", "500 Internal Server Error", "text/html"), 500, "upstream_error"),
-    "503": (reply_json({"error": {"message": "dead", "code": 503}}, "503 Gone"), 503, "upstream_error"),
-    "redirects": (reply(b"", "302 Found"), 502, "upstream_malformed"),
-    "wrong content type": (reply(b"<html>", content_type="text/html"), 502, "upstream_malformed"),
-    "refuses the gateway": (reply_json({"error": {"message": "no"}}, "401 Unauthorized"), 502, "upstream_refused"),
-    "never fits": (reply_json(NEVER_FIT, "400 Bad Request"), 400, "context_length_exceeded"),
-}
-WHOLE_ONLY = {
-    "never gets past the head": (raw(HEAD + b"content-length: 9\r\n\r\n", never), 504, "upstream_timeout"),
-    "truncated JSON": (reply(b'{"choices": [{"ind'), 502, "upstream_malformed"),
-    "another JSON value": (reply(b"[1]"), 502, "upstream_malformed"),
-    "hangs up inside the body": (raw(HEAD + b'content-length: 99\r\n\r\n{"choices": ['), 502, "upstream_died"),
-    "stalls inside the body": (
-        raw(HEAD + b'content-length: 99\r\n\r\n{"choices": [', never),
-        504,
-        "upstream_timeout",
-    ),
-}
-MID_STREAM = {
-    "cut": (stream(delta("a"), delta("b"), end=False), "upstream_died"),
-    "cut inside an event": (stream(delta("a"), delta("b")[:9], end=False), "upstream_died"),
-    "no done": (stream(delta("a"), delta("b")), "upstream_died"),
-    "not JSON": (stream(delta("a"), b"data: {half\n\n", DONE), "upstream_malformed"),
-    "not UTF-8": (stream(delta("a"), b"data: \xff\xfe\n\n", DONE), "upstream_malformed"),
-    "the engine's own error": (
-        stream(delta("a"), b'data: {"error": {"message": "lost", "code": 500}}\n\n', DONE),
-        "upstream_error",
-    ),
-    "silence": (stream(delta("a"), never), "upstream_timeout"),
-    "chunked wrongly": (stream(delta("a"), 0.1, raw(b"zz\r\n")), "upstream_died"),
-}
+from upstream_faults import BEFORE_AN_ANSWER, BODY, CHUNKED, HEAD, MID_STREAM, WHOLE_ONLY
 
 
 @pytest.fixture(scope="module")
@@ -107,54 +58,6 @@ def test_a_fault_before_the_answer_is_a_plain_error(
     assert got.headers["x-wave-context-tokens"] == "6"
     assert upstream.generations == asked + 1
     at_rest(one, upstream)
-
-
-RETRIED = ("hangs up", "hangs up inside the head", "never answers", "503")
-
-
-@pytest.mark.parametrize(
-    ("fault", "streaming"),
-    # A whole answer of status 200 has begun, whatever its type.
-    [(fault, streaming) for fault in RETRIED for streaming in (False, True)] + [("wrong content type", True)],
-)
-def test_a_fault_before_the_answer_is_made_good_by_another_upstream(fault: str, streaming: bool) -> None:
-    failing: Handler = BEFORE_AN_ANSWER[fault][0]
-    asked: list[Handler] = []
-    healthy = stream(delta("ok"), DONE) if streaming else reply_json({"choices": [{"index": 0, "text": "ok"}]})
-
-    async def first_fails(connection: Connection) -> None:
-        asked.append(healthy if asked else failing)
-        await asked[-1](connection)
-
-    with FakeUpstream() as one_upstream, FakeUpstream() as other:
-        for fake in (one_upstream, other):
-            fake.answers["/v1/completions"] = first_fails
-        upstreams = [{"base_url": fake.url, "models": [fake.model]} for fake in (one_upstream, other)]
-        with running(settings_for(one_upstream, upstreams=upstreams, timeouts={"silence": 0.5})) as one:
-            until(lambda: all(upstream.ready for upstream in one.gateway.upstreams))
-            got = one.post(BODY | {"stream": streaming})
-            at_rest(one, one_upstream)
-            at_rest(one, other)
-    assert got.status_code == 200
-    assert '"ok"' in got.text
-    assert [fake.generations for fake in (one_upstream, other)] == [1, 1]
-    assert "error" not in got.text
-
-
-@pytest.mark.parametrize("streaming", [False, True], ids=["whole", "stream"])
-def test_an_answer_that_had_begun_is_not_asked_for_again(streaming: bool) -> None:
-    with FakeUpstream() as one_upstream, FakeUpstream() as other:
-        for fake in (one_upstream, other):
-            fake.answers["/v1/completions"] = (
-                stream(delta("a"), end=False) if streaming else WHOLE_ONLY["hangs up inside the body"][0]
-            )
-        upstreams = [{"base_url": fake.url, "models": [fake.model]} for fake in (one_upstream, other)]
-        with running(settings_for(one_upstream, upstreams=upstreams)) as one:
-            until(lambda: all(upstream.ready for upstream in one.gateway.upstreams))
-            got = one.post(BODY | {"stream": streaming})
-    assert got.status_code == (200 if streaming else 502)
-    assert "upstream_died" in got.text
-    assert sum(fake.generations for fake in (one_upstream, other)) == 1
 
 
 @pytest.mark.parametrize("streaming", [False, True], ids=["whole", "stream"])
