@@ -116,7 +116,8 @@ async def _run(
         event(logger, logging.WARNING, "no API keys: open to whoever reaches the port", host=gateway.settings.host)
     # As long as it takes to end the engine and to tell every client that reads; one that does not is not waited for.
     ending = 0.0 if supervisor is None else timeouts.stop + REAP_SECONDS
-    server = make_server(build_app(gateway), grace=timeouts.drain + FAREWELL_SECONDS + SLACK_SECONDS + ending)
+    grace = timeouts.drain + FAREWELL_SECONDS + SLACK_SECONDS + ending
+    server = make_server(build_app(gateway), grace, timeouts.body)
     asked = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):

@@ -8,6 +8,8 @@ from collections.abc import Iterator
 import uvicorn
 from starlette.types import ASGIApp
 
+from wave_serve.connection import connection_class
+
 
 class ListenError(OSError):
     """The address cannot be listened on; the message says which and why."""
@@ -40,10 +42,11 @@ def listen(host: str, port: int) -> socket.socket:
     return sock
 
 
-def make_server(app: ASGIApp, grace: float) -> Server:
-    """A server that lets running requests take `grace` seconds after `stop`."""
+def make_server(app: ASGIApp, grace: float, arrival: float) -> Server:
+    """A server that lets running requests take `grace` seconds after `stop`, and requests `arrival` to come."""
     config = uvicorn.Config(
         app,
+        http=connection_class(arrival),
         log_config=None,
         access_log=False,
         timeout_graceful_shutdown=math.ceil(grace),

@@ -82,7 +82,7 @@ class TimeoutSettings(Frozen):
     """Deadlines, in seconds."""
 
     body: PositiveFloat = Field(
-        60.0, description="For the whole body of a request to arrive; past it the answer is 408."
+        60.0, description="For a request's head, and its whole body, to arrive; a late body is a 408."
     )
     connect: PositiveFloat = Field(5.0, description="TCP connection to an upstream.")
     silence: PositiveFloat = Field(600.0, description="Longest gap without a byte from an upstream.")

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 import httpx
 import pytest
 from cancelling import at_rest, gauge, until
-from fake_upstream import FakeUpstream
+from fake_upstream import DONE, FakeUpstream, delta, stream
 from running import Running, running, settings_for
 from starlette.types import Message
 
@@ -182,3 +182,64 @@ def test_one_byte_past_the_limit_is_answered_without_waiting_for_the_rest(upstre
         status, head, error = refusal(connection)
     assert (status, error["code"]) == (413, "request_too_large")
     assert "\r\nconnection: close" in head
+
+
+def drip(connection: socket.socket, data: bytes) -> bytes:
+    """What comes while a client sends its bytes slowly, again and again from the start, until the server hangs up."""
+    got = b""
+    connection.settimeout(0.05)
+    for number in range(400):  # 20 s
+        try:
+            connection.sendall(data[number % len(data) :][:1])
+            part = connection.recv(2**16)
+        except TimeoutError:
+            continue
+        except OSError:
+            return got
+        if not part:
+            return got
+        got += part
+    raise AssertionError("the server holds the connection")
+
+
+HEAD = b"POST /nowhere HTTP/1.1\r\nhost: x\r\ncontent-length: 99999\r\n\r\n"
+HEALTH = b"GET /health HTTP/1.1\r\nhost: x\r\n\r\n"
+
+
+@pytest.mark.parametrize(
+    ("sent", "dripped", "answers"),
+    [
+        (b"", b"", []),
+        (b"GET /health HTTP/1.1\r\nx: ", b"y", []),
+        (HEALTH, b"\r\n", [200]),  # no request, but not idle either
+        (HEAD, b"{", [404]),  # nobody reads this body
+        (HEALTH + HEAD, b"{", [200, 404]),
+    ],
+    ids=["nothing", "half a head", "empty lines", "the body of a refused request", "that of a second request"],
+)
+def test_a_connection_on_which_no_request_comes_whole_ends(
+    hasty: tuple[FakeUpstream, Running], sent: bytes, dripped: bytes, answers: list[int]
+) -> None:
+    _, one = hasty
+    with socket.create_connection(("127.0.0.1", int(one.url.rsplit(":", 1)[1])), timeout=20) as connection:
+        connection.sendall(sent)
+        got = drip(connection, dripped) if dripped else connection.recv(2**16)
+    assert [int(status) for status in re.findall(rb"HTTP/1.1 (\d+)", got)] == answers
+
+
+def test_a_request_that_has_come_may_take_longer_to_be_answered(hasty: tuple[FakeUpstream, Running]) -> None:
+    upstream, one = hasty
+    slow = [delta("a"), 0.4, delta("b"), 0.4, delta("c"), DONE]
+    upstream.answers["/v1/completions"] = stream(*slow)
+    with httpx.Client() as client:
+        for _ in range(2):  # on one connection
+            answer = client.post(one.url + READING[0], json=json.loads(BODY) | {"stream": True})
+            assert answer.content == b"".join(part for part in slow if isinstance(part, bytes))
+
+
+def test_what_is_not_http_is_refused_in_openais_shape(hasty: tuple[FakeUpstream, Running]) -> None:
+    _, one = hasty
+    with socket.create_connection(("127.0.0.1", int(one.url.rsplit(":", 1)[1])), timeout=20) as connection:
+        connection.sendall(b"nonsense\r\n\r\n")
+        status, _, error = refusal(connection)
+    assert (status, error["type"], error["message"]) == (400, "invalid_request_error", "Invalid HTTP request received.")
