@@ -37,8 +37,9 @@ def begun(url: str, *headers: str, path: str = READING[0]) -> Iterator[socket.so
 def refusal(connection: socket.socket) -> tuple[int, str, dict]:
     """Status, head and error of the answer, after which the server must have closed the connection."""
     got = b""
-    while part := connection.recv(2**16):
-        got += part
+    with contextlib.suppress(ConnectionResetError):  # instead of an end, where more was sent meanwhile
+        while part := connection.recv(2**16):
+            got += part
     head, _, body = got.partition(b"\r\n\r\n")
     return int(head.split()[1]), head.decode().lower(), json.loads(body)["error"]
 
