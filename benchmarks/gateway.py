@@ -35,8 +35,11 @@ RESULTS = Path(__file__).parent / "results"
 BUSY = 0.0  # seconds that the mock takes while the proxies' cost is measured
 BIG_BODY = 27_000_000
 MIXES: dict[str, dict[str, Any]] = {
-    "short": {"lengths": (SHORT_TOKENS,), "concurrency": 16, "upstream_s": 0.5, "requests": 1600, "busy": 1600},
-    "long": {"lengths": LONG_TOKENS, "concurrency": 4, "upstream_s": 0.5, "requests": 120, "busy": 60},
+    "short": {"lengths": (SHORT_TOKENS,), "concurrency": 16, "upstream_s": 0.1, "requests": 1600, "busy": 1600},
+    # Documents that were asked about before, each request with a first line of its own.
+    "long": {"lengths": LONG_TOKENS, "concurrency": 4, "upstream_s": 0.5, "requests": 120, "busy": 300},
+    # Documents that differ all the way, so that nothing is known of any.
+    "unseen": {"lengths": LONG_TOKENS, "concurrency": 4, "upstream_s": 0.5, "requests": 120, "busy": 60, "every": 2000},
 }
 
 
@@ -54,7 +57,7 @@ async def measure_mix(name: str, arms: dict[str, Process], tokenizer: Tokenizer,
     requests = max(8, round(mix["requests"] * scale / rounds))
     busy = max(8, round(mix["busy"] * scale / rounds))
     makers = {
-        (arm, mean): maker(process.port, tokenizer, mix["lengths"], spread(mean), stream=False)
+        (arm, mean): maker(process.port, tokenizer, mix["lengths"], spread(mean), stream=False, every=mix.get("every"))
         for arm, process in arms.items()
         for mean in (mix["upstream_s"], BUSY)
     }
@@ -63,7 +66,9 @@ async def measure_mix(name: str, arms: dict[str, Process], tokenizer: Tokenizer,
     for turn in range(rounds):
         for arm in (*arms,) if turn % 2 == 0 else (*reversed(arms),):
             process = arms[arm]
-            load = await closed_loop(process.port, makers[arm, mix["upstream_s"]], mix["concurrency"], requests)
+            mean = mix["upstream_s"]
+            apart = mean / mix["concurrency"]
+            load = await closed_loop(process.port, makers[arm, mean], mix["concurrency"], requests, apart)
             waited[arm].seconds += load.seconds
             _check(arm, load)
             before = process.cpu_seconds()

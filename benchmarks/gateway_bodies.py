@@ -16,12 +16,14 @@ SECONDS = "0.0000"  # replaced by the request's own
 GOLDEN = 0.618034  # multiples of it spread evenly over 0 to 1, in any run of them
 
 
-def text_of(tokens: int, tokenizer: Tokenizer, skip: int = 0) -> str:
-    """Python of the standard library, cut after that many tokens."""
+def text_of(tokens: int, tokenizer: Tokenizer, skip: int = 0, every: int | None = None) -> str:
+    """Python of the standard library, cut after that many tokens, with a mark in front and after `every` characters."""
     sources = itertools.islice(_sources(), skip, None)
-    text = MARK
+    text = ""
     while len(text) < 8 * tokens:
         text += next(sources)
+    every = every or len(text)
+    text = "".join(MARK + text[start : start + every] for start in range(0, len(text), every))
     encoded = tokenizer.encode(text, add_special_tokens=False)
     return text[: encoded.offsets[tokens - 1][1]]
 
@@ -39,6 +41,7 @@ def maker(
     *,
     stream: bool,
     rest: str = "1:0",
+    every: int | None = None,
 ) -> Callable[[int], Request]:
     """A function from a request's number to the request; sizes come by turns.
 
@@ -49,18 +52,20 @@ def maker(
         first: seconds that the mock takes until its first token, by the request's number.
         stream: whether the answer is a stream.
         rest: what the mock does then, see gateway_mock.py.
+        every: characters after which each prompt is one that was never sent; else it is only in its first line.
     """
     bodies = []
     for skip, length in enumerate(lengths):
-        prompt = text_of(length, tokenizer, skip)
+        prompt = text_of(length, tokenizer, skip, every)
         body = {"model": "bench", "prompt": prompt, "max_tokens": 16, "stream": stream, "user": f"{SECONDS}:{rest}"}
         bodies.append(json.dumps(body, separators=(",", ":")).encode())
     mark = json.dumps(MARK)[1:-1].encode()
+    serial = itertools.count(1)  # a request's number comes back in every round
 
     def make(number: int) -> Request:
         seconds = first(number)
         head, _, tail = (
-            bodies[number % len(bodies)].replace(mark, b"#%010d\\n" % number, 1).rpartition(SECONDS.encode())
+            bodies[number % len(bodies)].replace(mark, b"#%010d\\n" % next(serial)).rpartition(SECONDS.encode())
         )
         return Request(post(port, "/v1/completions", b"%s%.4f%s" % (head, seconds, tail)), upstream_s=seconds)
 

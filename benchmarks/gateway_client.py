@@ -72,12 +72,18 @@ class Connection:
             self._streams = None
 
 
-async def closed_loop(port: int, make: Callable[[int], Request], concurrency: int, requests: int) -> Load:
-    """Each of `concurrency` clients sends its next request as soon as it has its answer, `requests` in all."""
+async def closed_loop(
+    port: int, make: Callable[[int], Request], concurrency: int, requests: int, apart: float = 0.0
+) -> Load:
+    """Each of `concurrency` clients sends its next request as soon as it has its answer, `requests` in all.
+
+    They begin `apart` seconds one after another: all at once is a burst that nothing but a benchmark's start makes.
+    """
     load, numbers = Load(), iter(range(requests))
     begun = time.perf_counter()
 
-    async def client() -> None:
+    async def client(place: int) -> None:
+        await asyncio.sleep(place * apart)
         connection = Connection(port)
         for number in numbers:
             request = make(number)
@@ -89,7 +95,7 @@ async def closed_loop(port: int, make: Callable[[int], Request], concurrency: in
                 load.others[status] = load.others.get(status, 0) + 1
         connection.close()
 
-    await asyncio.gather(*(client() for _ in range(concurrency)))
+    await asyncio.gather(*(client(place) for place in range(concurrency)))
     load.wall = time.perf_counter() - begun
     return load
 

@@ -1,9 +1,10 @@
 """Cuts a text where its tokenizer cuts it in any case, so that pieces can be counted apart and remembered.
 
 A byte-level tokenizer first splits a text by a regular expression and never joins across such a split. None of the
-expressions below takes characters on both sides of the place between a line break that follows a printable ASCII
-character and an ASCII letter that comes after it: to the left only white space and line breaks go with the break, and
-no alternative takes a break before a letter.
+expressions below takes characters on both sides of two places. One is between an ASCII letter and a space with an ASCII
+letter behind it: what takes a letter ends at the space, which goes with the letters after it. The other is between a
+line break that follows a printable ASCII character and an ASCII letter: to the left only white space and line breaks go
+with the break, and no alternative takes a break before a letter.
 """
 
 import hashlib
@@ -13,10 +14,11 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
-PIECE = 4096  # characters, at least: so that a piece's memory is small beside its text
-MOST = 2**16  # pieces remembered, some 10 MB: the last 300 MB of text
-BATCH = 64  # pieces tokenised at once
-CUT = re.compile(r"(?<=[!-~]\n)(?=[A-Za-z])")
+PIECE = 2048  # characters, at least: so that a piece's memory is small beside its text
+MOST = 2**16  # pieces remembered, some 10 MB: the last 130 MB of text
+BATCH = 128  # pieces tokenised at once
+# Before this space or after this line break; what it begins with lets the search skip to it.
+CUT = re.compile(r"[ \n](?=[A-Za-z])(?:(?<=[A-Za-z] )|(?<=[!-~]\n))")
 
 LLAMA_3 = "|".join(
     (
@@ -37,7 +39,7 @@ def cuts_alike(description: Mapping[str, Any]) -> bool:
     """Whether the tokenizer in a tokenizer.json is known to cut every text at `CUT`."""
     if description.get("normalizer") is not None:
         return False
-    if any("\n" in token["content"] for token in description.get("added_tokens") or []):
+    if any(set(" \n") & set(token["content"]) for token in description.get("added_tokens") or []):
         return False
     pre = description.get("pre_tokenizer") or {}
     steps = pre.get("pretokenizers", [pre])
@@ -59,9 +61,14 @@ def pieces_of(text: str) -> Iterator[str]:
         cut = CUT.search(text, start + PIECE)
         if cut is None:
             break
-        yield text[start : cut.start()]
-        start = cut.start()
+        end = cut.start() if cut[0] == " " else cut.end()
+        yield text[start:end]
+        start = end
     yield text[start:]
+
+
+Piece = tuple[bytes, str]  # digest and text
+Tokenize = Callable[[Sequence[str]], Sequence[int]]
 
 
 class PieceCounts:
@@ -74,21 +81,26 @@ class PieceCounts:
     def __len__(self) -> int:
         return len(self._counts)
 
-    def count(self, text: str, tokenize: Callable[[Sequence[str]], Sequence[int]]) -> int:
+    def count(self, text: str, tokenize: Tokenize) -> int:
         """Tokens of a text; `tokenize` gives those of the pieces that are new."""
         known, new = self.look_up(text)
+        return known + self.add(new, tokenize)
+
+    def add(self, new: Sequence[Piece], tokenize: Tokenize) -> int:
+        """Tokens of pieces that `look_up` does not know; it will."""
+        found = 0
         for start in range(0, len(new), BATCH):
             batch = new[start : start + BATCH]
             for (digest, _), tokens in zip(batch, tokenize([piece for _, piece in batch]), strict=True):
-                known += tokens
+                found += tokens
                 self._remember(digest, tokens)
-        return known
+        return found
 
-    def look_up(self, text: str) -> tuple[int, list[tuple[bytes, str]]]:
+    def look_up(self, text: str) -> tuple[int, list[Piece]]:
         """Tokens of the pieces that are known, and the others with their digests."""
         known, new = 0, []
         for piece in pieces_of(text):
-            digest = hashlib.blake2b(piece.encode("utf-8", "surrogatepass"), digest_size=16).digest()
+            digest = hashlib.sha256(piece.encode("utf-8", "surrogatepass")).digest()
             tokens = self._recall(digest)
             if tokens is None:
                 new.append((digest, piece))

@@ -25,14 +25,16 @@ async def while_connected(receive: Receive, work: Coroutine[Any, Any, T]) -> T:
     Raises:
         ClientGoneError: it did.
     """
-    task = asyncio.ensure_future(work)
-    gone = asyncio.ensure_future(disconnected(receive))
+    tasks: list[asyncio.Future[Any]] = [task := asyncio.ensure_future(work)]
     try:
-        await asyncio.wait({task, gone}, return_when=asyncio.FIRST_COMPLETED)
-        if not task.done():
-            raise ClientGoneError
+        await asyncio.sleep(0)
+        if not task.done():  # as most are that need no one else
+            tasks.append(asyncio.ensure_future(disconnected(receive)))
+            await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            if not task.done():
+                raise ClientGoneError
         return task.result()
     finally:
-        for each in (task, gone):
+        for each in tasks:
             each.cancel()
-        await asyncio.gather(task, gone, return_exceptions=True)
+        await asyncio.gather(*tasks, return_exceptions=True)

@@ -14,6 +14,7 @@ from wave_serve.pieces import PieceCounts, cuts_alike
 
 T = TypeVar("T")
 LOOKED_UP_AT_ONCE = 2**20  # characters: some milliseconds
+COUNTED_AT_ONCE = 2**12  # characters: a millisecond, about what handing it to a thread costs a short request
 
 PROBES = ("a", "def f(x):\n    return x\n", "  two  spaces\tand a tab\r\n", "naïve 日本語 🙂", "0123456789 <s> </s>")
 
@@ -69,11 +70,12 @@ class LocalTokenizer:
 
     async def _count(self, text: str, counts: PieceCounts) -> int:
         """Tokens of a text without special ones; what was seen before is not tokenised again."""
-        if len(text) <= LOOKED_UP_AT_ONCE:
-            known, new = counts.look_up(text)
-            if not new:
-                return known
-        return await self._in_thread(counts.count, text, self._lengths)
+        if len(text) > LOOKED_UP_AT_ONCE:
+            return await self._in_thread(counts.count, text, self._lengths)
+        known, new = counts.look_up(text)
+        if sum(len(piece) for _, piece in new) <= COUNTED_AT_ONCE:
+            return known + counts.add(new, self._lengths)
+        return known + await self._in_thread(counts.add, new, self._lengths)
 
     async def _in_thread(self, work: Callable[..., T], *arguments: Any) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._thread, work, *arguments)

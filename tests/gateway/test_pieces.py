@@ -49,13 +49,15 @@ def build(directory: Path, kind: str) -> Path:
 
 
 def texts(seed: int) -> list[str]:
-    """Texts full of line breaks between all kinds of characters, and all of the corpus."""
+    """Texts full of line breaks and spaces between all kinds of characters, and all of the corpus."""
     source = random.Random(seed)
     kinds = [
         "\n",
         "\n",
         "\r\n",
         " ",
+        " ",
+        "a",
         "a",
         "Z",
         "é",
@@ -70,7 +72,12 @@ def texts(seed: int) -> list[str]:
         "\u2028",
         "<|end|>",
     ]
-    return [CORPUS, "\n".join("ab;.'1Z" * 9), *("".join(source.choices(kinds, k=400)) for _ in range(60))]
+    return [
+        CORPUS,
+        "\n".join("ab;.'1Z" * 9),
+        " ".join("aZb;.'1\té" * 9),
+        *("".join(source.choices(kinds, k=400)) for _ in range(60)),
+    ]
 
 
 @pytest.mark.parametrize("kind", STEPS)
@@ -100,6 +107,7 @@ def test_the_bundled_tokenizer_counts_in_pieces() -> None:
     [
         {"normalizer": {"type": "NFC"}},
         {"added_tokens": [{"content": "a\nb"}]},
+        {"added_tokens": [{"content": "a b"}]},
         {"pre_tokenizer": {"type": "ByteLevel", "add_prefix_space": True}},
         {"pre_tokenizer": {"type": "ByteLevel", "use_regex": False}},
         {"pre_tokenizer": {"type": "Whitespace"}},
