@@ -36,7 +36,17 @@ PROTOCOLS = ("whole", "non-overlapping")
 SAMPLES = 8
 PARALLEL = 8
 LARGEST_DIFFERENCE_NATS = 1e-3
-PLOTTED = ("ricker", "ricker + log_n", "rope", "rope + linear", "rope + NTK", "rope + YaRN", "alibi", "nope")
+PLOTTED = (
+    "ricker",
+    "ricker + log_n",
+    "ricker-log16 + log_n",
+    "rope",
+    "rope + linear",
+    "rope + NTK",
+    "rope + YaRN",
+    "alibi",
+    "nope",
+)
 
 
 class Served:

@@ -55,7 +55,6 @@ MEMBERS: dict[str, dict[str, Any]] = {
     },
     "ricker-log32": {"position": "wavelet", "logit_scaling_length": 32},
     "ricker-log16": {"position": "wavelet", "logit_scaling_length": 16},
-    "alibi-log16": {"position": "alibi", "logit_scaling_length": 16},
     "ricker-mixed": {"position": "wavelet", "row_divisors": "1,2,4"},
     # Other weights and another order, the same held-out files.
     "ricker-seed1": {"position": "wavelet", "seed": 1},
