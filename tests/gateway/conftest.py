@@ -32,6 +32,7 @@ def start(tmp_path: Path, upstream: FakeUpstream) -> Iterator[Callable[..., Proc
 
     def start(stdin: int = subprocess.DEVNULL, **options: object) -> Process:
         started.append(Process(tmp_path, upstream, options, stdin))
+        started[-1].wait_ready()
         return started[-1]
 
     yield start

@@ -48,6 +48,9 @@ class Process:
             start_new_session=True,
             preexec_fn=None if self.stdin == subprocess.DEVNULL else take_terminal,
         )
+
+    def wait_ready(self) -> None:
+        """Returns once it answers."""
         self.until(self._is_ready)
 
     def write_keys(self, *keys: tuple[str, dict]) -> None:
@@ -80,7 +83,7 @@ class Process:
 
     def until(self, holds) -> None:
         """Returns once `holds()`."""
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + 60
         while not holds():
             assert time.monotonic() < deadline, self.log.read_text()
             assert self.process.poll() is None, self.log.read_text()
