@@ -1,0 +1,40 @@
+"""Draws the bundled model's loss and pass keys beside those of its rope and ALiBi twins, as they were recorded.
+
+python benchmarks/twins.py      # after the evaluations that docs/results.md lists
+"""
+
+import json
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from wave_serve.checkpoint import bundled_checkpoint
+from wave_serve.eval.plot import draw
+
+RESULTS = Path(__file__).parent / "results/demo"
+RECORDED = {
+    "perplexity": (bundled_checkpoint() / "eval.json", RESULTS / "rope-loss.json", RESULTS / "alibi-loss.json"),
+    "passkey": (RESULTS / "passkey.json", RESULTS / "rope-passkey.json", RESULTS / "alibi-passkey.json"),
+}
+PLOTS = {"perplexity": "loss.svg", "passkey": "passkey.svg"}
+
+
+def rows_of(path: Path) -> list[dict[str, Any]]:
+    """The rows of a recorded evaluation."""
+    rows: list[dict[str, Any]] = json.loads(path.read_text())["rows"]
+    return rows
+
+
+def main() -> None:
+    """Writes both plots."""
+    train_length = json.loads((bundled_checkpoint() / "config.json").read_text())["train_length"]
+    with tempfile.TemporaryDirectory() as directory:
+        for kind, paths in RECORDED.items():
+            rows = [row for path in paths for row in rows_of(path)]
+            draw(Path(directory), kind, rows, [train_length])
+            shutil.copy(Path(directory) / f"{kind}.svg", RESULTS / PLOTS[kind])
+
+
+if __name__ == "__main__":
+    main()
