@@ -198,7 +198,6 @@ def test_requests_with_the_same_id_do_not_disturb_each_other(client: OpenAI, rea
 )
 def test_a_client_that_goes_away_aborts_the_engines_request(real: Served, stream: bool, read_first: bool) -> None:
     finished = real.engine_metric("vllm:request_success_total", 'finished_reason="length"')
-    prompted = real.engine_metric("vllm:prompt_tokens_total")
     asked = {
         "model": real.model,
         "prompt": [2] * 100,
@@ -216,7 +215,6 @@ def test_a_client_that_goes_away_aborts_the_engines_request(real: Served, stream
                 pass
         time.sleep(0.5)
     wait_until(lambda: real.engine_metric("vllm:num_requests_running") == 0)
-    wait_until(lambda: real.engine_metric("vllm:prompt_tokens_total") == prompted + 100)  # it had begun
     assert real.engine_metric("vllm:request_success_total", 'finished_reason="length"') == finished
 
 
