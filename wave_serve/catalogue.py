@@ -119,7 +119,7 @@ class Catalogue:
         """Before an upstream is used: how much its cache holds, and whether it tokenises as we do.
 
         Raises:
-            ApiError: it does not answer.
+            ApiError, or one of upstream_answer.FAILURES: it does not answer.
         """
         upstream.cache_tokens = cache_tokens(await upstream.read("/metrics") or "")
         if upstream.cache_tokens is None:

@@ -28,6 +28,11 @@ def finished(real: Served) -> float:
     return real.engine_metric("vllm:request_success_total", 'finished_reason="length"')
 
 
+def generated(real: Served) -> float:
+    """Tokens generated so far, which unlike a gauge can be looked at after the generation."""
+    return real.engine_metric("vllm:generation_tokens_total")
+
+
 def in_flight(real: Served) -> list[str]:
     """The gateway's own gauges of running generations."""
     lines = httpx.get(f"{real.url}/metrics").text.splitlines()
@@ -57,15 +62,16 @@ def test_leaving_as_soon_as_the_request_is_sent(real: Served, stream: bool) -> N
 def test_leaving_before_the_first_token(real: Served, stream: bool) -> None:
     before = finished(real)
     with asked(real.url, body(real, stream=stream, prompt=2500, tokens=1500)):
-        time.sleep(0.05)
+        until(lambda: running(real) == 1)
     until(lambda: running(real) == 0, FREED)
     assert finished(real) == before
 
 
 def test_leaving_mid_stream(real: Served) -> None:
-    before = finished(real)
+    before, tokens = finished(real), generated(real)
     with asked(real.url, body(real, stream=True)) as connection:
         read_to(connection, EVENT)
+    until(lambda: generated(real) > tokens)
     until(lambda: running(real) == 0, FREED)
     assert finished(real) == before
 
@@ -81,7 +87,7 @@ def test_leaving_after_the_end(real: Served, stream: bool) -> None:
 @pytest.mark.parametrize("stream", [False, True], ids=["whole", "stream"])
 def test_one_of_many_leaves(real: Served, stream: bool) -> None:
     short = body(real, stream=stream, tokens=40)
-    before = finished(real)
+    before, tokens = finished(real), generated(real)
     with concurrent.futures.ThreadPoolExecutor(3) as pool:
         with asked(real.url, body(real, stream=stream)) as connection:
             answers = [pool.submit(httpx.post, f"{real.url}/v1/completions", json=short, timeout=60) for _ in range(3)]
@@ -93,5 +99,7 @@ def test_one_of_many_leaves(real: Served, stream: bool) -> None:
             text = answer.result().text
             assert '"finish_reason":"length"' in text
             assert "error" not in text
+    until(lambda: finished(real) >= before + 3)  # vLLM counts a step after it has sent its tokens
+    until(lambda: generated(real) > tokens + 3 * 40)  # so the one that left had begun
     until(lambda: running(real) == 0)
     assert finished(real) == before + 3

@@ -198,6 +198,7 @@ def test_requests_with_the_same_id_do_not_disturb_each_other(client: OpenAI, rea
 )
 def test_a_client_that_goes_away_aborts_the_engines_request(real: Served, stream: bool, read_first: bool) -> None:
     finished = real.engine_metric("vllm:request_success_total", 'finished_reason="length"')
+    generated = real.engine_metric("vllm:generation_tokens_total")
     asked = {
         "model": real.model,
         "prompt": [2] * 100,
@@ -214,6 +215,7 @@ def test_a_client_that_goes_away_aborts_the_engines_request(real: Served, stream
             while b"data: {" not in sock.recv(2**16):
                 pass
         time.sleep(0.5)
+    wait_until(lambda: real.engine_metric("vllm:generation_tokens_total") > generated)  # it had begun
     wait_until(lambda: real.engine_metric("vllm:num_requests_running") == 0)
     assert real.engine_metric("vllm:request_success_total", 'finished_reason="length"') == finished
 
