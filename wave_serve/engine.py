@@ -3,6 +3,7 @@
 import importlib.metadata
 import importlib.util
 import os
+import re
 import socket
 import sys
 from collections.abc import Mapping, Sequence
@@ -23,23 +24,37 @@ OWNED = {
     "--ssl-certfile": "the gateway in front of it",
 }
 
+# vLLM's CPU build puts the model into a process of its own, for which the scheduler's waits in a loop of sched_yield.
+# The loop takes a core from the attention, and on Linux 6.18 leaves the server and the gateway next to none while a
+# generation lasts. vLLM does so to set OpenMP's environment, which `engine_environment` has done already.
+ONE_PROCESS = ("--distributed-executor-backend", "vllm.v1.executor.uniproc_executor.UniProcExecutor")
+# Arguments that may ask for more; `--config` names a file that may.
+SEVERAL_PROCESSES = re.compile(r"--(distributed-executor-backend|config|nnodes|.*-parallel-.*)|-(n|[tpd]p|[pd]cp)")
+
+BINDING, NO_BINDING = "VLLM_CPU_OMP_THREADS_BIND", "nobind"
+
 
 class EngineSetupError(ValueError):
     """The engine cannot be started as asked."""
 
 
 def engine_command(
-    checkpoint: Checkpoint, name: str, port: int, max_model_len: int, extra: Sequence[str]
+    checkpoint: Checkpoint,
+    name: str,
+    port: int,
+    max_model_len: int,
+    extra: Sequence[str],
+    environment: Mapping[str, str],
 ) -> tuple[str, ...]:
-    """Command line of the engine; `extra` comes last and so overrides the defaults.
+    """Command line of the engine in that environment; `extra` comes last and so overrides the defaults.
 
     Raises:
         EngineSetupError: vLLM is not installed, or `extra` sets what `serve` sets.
     """
     if importlib.util.find_spec("vllm") is None:
         raise EngineSetupError("vLLM is not installed; install wave-serve[cpu] or wave-serve[gpu]")
-    for argument in extra:
-        flag = argument.partition("=")[0].replace("_", "-")
+    flags = [argument.partition("=")[0].replace("_", "-") for argument in extra]
+    for flag in flags:
         if flag in OWNED:
             raise EngineSetupError(f"{flag} is set by wave-serve; use {OWNED[flag]} instead")
     return (
@@ -54,8 +69,14 @@ def engine_command(
         "--disable-uvicorn-access-log",
         "--enable-scale-out",  # opens the renderer, which counts a chat's tokens exactly
         *(("--enforce-eager",) if on_cpu() else ()),
+        *(ONE_PROCESS if on_cpu() and environment.get(BINDING) == NO_BINDING and not several_processes(flags) else ()),
         *extra,
     )
+
+
+def several_processes(flags: Sequence[str]) -> bool:
+    """Whether some of vLLM's arguments may ask for workers in processes of their own."""
+    return any(SEVERAL_PROCESSES.fullmatch(flag) for flag in flags)
 
 
 def engine_environment(settings: EngineSettings, environment: Mapping[str, str]) -> dict[str, str]:
@@ -68,7 +89,7 @@ def engine_environment(settings: EngineSettings, environment: Mapping[str, str])
         defaults |= {
             "VLLM_CPU_KVCACHE_SPACE": str(settings.kv_cache_gib),
             # Threads pinned to the first cores would collide with other engines on the machine.
-            "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+            BINDING: NO_BINDING,
             "OMP_NUM_THREADS": str(len(os.sched_getaffinity(0))),
         }
     return defaults | dict(environment)

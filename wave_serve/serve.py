@@ -59,7 +59,8 @@ def run_with_engine(
     zones = zones_of(model.train_length, model.validated_length, model.zones)
     limit = min(bounds(model, zones, checkpoint.max_position_embeddings, None).values())
     port = free_port()
-    command = engine_command(checkpoint, served, port, limit, settings.engine.args)
+    environment = engine_environment(settings.engine, os.environ)
+    command = engine_command(checkpoint, served, port, limit, settings.engine.args, environment)
     upstream = UpstreamSettings(base_url=f"http://127.0.0.1:{port}", models=(served,))
 
     def complete(given: Settings) -> Settings:
@@ -69,7 +70,6 @@ def run_with_engine(
     settings = complete(settings)
     gateway = Gateway(settings)
     sock = listen(settings.host, settings.port)
-    environment = engine_environment(settings.engine, os.environ)
     supervisor = Supervisor(command, environment, settings.engine, gateway.upstreams[0])
     asyncio.run(_run(gateway, source.then(complete), sock, supervisor, lambda: on_ready(address(settings), served)))
 
