@@ -37,10 +37,12 @@ PATTERNS = (LLAMA_3, QWEN_2)
 
 def cuts_alike(description: Mapping[str, Any]) -> bool:
     """Whether the tokenizer in a tokenizer.json is known to cut every text at `CUT`."""
-    if description.get("normalizer") is not None:
+    # NFC (Qwen's) joins a letter with marks behind it, and never what a cut parts.
+    if (description.get("normalizer") or {"type": "NFC"}) != {"type": "NFC"}:
         return False
-    if any(set(" \n") & set(token["content"]) for token in description.get("added_tokens") or []):
-        return False
+    for token in description.get("added_tokens") or []:
+        if set(" \n") & set(token["content"]) or token.get("lstrip") or token.get("rstrip"):
+            return False
     pre = description.get("pre_tokenizer") or {}
     steps = pre.get("pretokenizers", [pre])
     by_pattern = [step for step in steps if step.get("type") == "Split"]

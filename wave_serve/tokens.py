@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 
 from tokenizers import Tokenizer
 
+from wave_serve.byte_pairs import byte_pairs
 from wave_serve.heavy import HeavyWork
 from wave_serve.pieces import PieceCounts, cuts_alike
 
@@ -29,8 +30,9 @@ class LocalTokenizer:
     def __init__(self, path: Path, heavy: HeavyWork | None = None) -> None:
         """Loads the file; texts that are large go to `heavy`, where it is given. Raises TokenizerError."""
         try:
-            self._tokenizer = Tokenizer.from_file(str(path))
-            description = json.loads(path.read_text(encoding="utf-8"))
+            serialized = path.read_text(encoding="utf-8")
+            self._tokenizer = Tokenizer.from_str(serialized)
+            description = json.loads(serialized)
         except Exception as error:  # the library raises bare Exception
             raise TokenizerError(f"cannot load tokenizer {path}: {error}") from None
         self._tokenizer.no_truncation()
@@ -38,7 +40,8 @@ class LocalTokenizer:
         self.path = path
         self._heavy = heavy
         self.longest_token = longest_token_bytes(description)
-        self._counts = PieceCounts() if self.longest_token is not None and cuts_alike(description) else None
+        self._counts = PieceCounts() if cuts_alike(description) else None
+        self._byte_pairs = None if self._counts is None else byte_pairs(description, serialized)
         # One thread: encode_batch_fast spreads over cores by itself and releases the interpreter lock.
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="tokenizer")
 
@@ -85,6 +88,13 @@ class LocalTokenizer:
         return [one.ids for one in encoded]
 
     def _lengths(self, texts: Sequence[str]) -> list[int]:
+        if self._byte_pairs is None:
+            return self._encoded_lengths(texts)
+        counts = [self._byte_pairs.count(text) for text in texts]
+        others = iter(self._encoded_lengths([text for text, found in zip(texts, counts, strict=True) if found is None]))
+        return [next(others) if found is None else found for found in counts]
+
+    def _encoded_lengths(self, texts: Sequence[str]) -> list[int]:
         return [len(one) for one in self._tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)]
 
 

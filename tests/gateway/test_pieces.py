@@ -7,7 +7,7 @@ import string
 from pathlib import Path
 
 import pytest
-from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 
 from wave_serve import pieces
 from wave_serve.checkpoint import bundled_checkpoint
@@ -33,6 +33,7 @@ def build(directory: Path, kind: str) -> Path:
     """A tokenizer.json whose merges cross as much as its pre-tokenizer lets them."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(STEPS[kind])
+    tokenizer.normalizer = normalizers.NFC() if kind == "qwen2" else None  # as Qwen's has it
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
         vocab_size=3000,
@@ -70,6 +71,9 @@ def texts(seed: int) -> list[str]:
         "\x1c",
         "\x85",
         "\u2028",
+        "\u0301",
+        "\u1100",
+        "\u1161",
         "<|end|>",
     ]
     return [
@@ -105,7 +109,10 @@ def test_the_bundled_tokenizer_counts_in_pieces() -> None:
 @pytest.mark.parametrize(
     "change",
     [
-        {"normalizer": {"type": "NFC"}},
+        {"normalizer": {"type": "NFKC"}},
+        {"normalizer": {"type": "Sequence", "normalizers": [{"type": "NFC"}, {"type": "Lowercase"}]}},
+        {"added_tokens": [{"content": "ab", "lstrip": True}]},
+        {"added_tokens": [{"content": "ab", "rstrip": True}]},
         {"added_tokens": [{"content": "a\nb"}]},
         {"added_tokens": [{"content": "a b"}]},
         {"pre_tokenizer": {"type": "ByteLevel", "add_prefix_space": True}},

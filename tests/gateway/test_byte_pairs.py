@@ -1,0 +1,102 @@
+"""ASCII text counted by tiktoken has as many tokens as the tokenizer gives it, or is left to the tokenizer."""
+
+import json
+import random
+import string
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from test_pieces import STEPS, build
+from tokenizers import Tokenizer
+
+from wave_serve.byte_pairs import LONGEST, byte_pairs
+from wave_serve.checkpoint import bundled_checkpoint
+from wave_serve.tokens import LocalTokenizer
+
+ASCII = "".join(map(chr, range(128)))
+# Where the expressions decide: contractions, white space before each kind, runs, digits beside letters.
+ALPHABETS = (ASCII, string.printable, "ab \n", " \t\n\r'sS1", " ;.'/1a\n", "aaab", "'sStTlLrReEvVmMdD 1\n", "0123 a")
+
+
+def read(path: Path) -> tuple[dict, str]:
+    serialized = path.read_text()
+    return json.loads(serialized), serialized
+
+
+@pytest.mark.parametrize("kind", [*STEPS, "bundled"])
+def test_counts_are_those_of_the_tokenizer(kind: str, tmp_path: Path) -> None:
+    path = bundled_checkpoint() / "tokenizer.json" if kind == "bundled" else build(tmp_path, kind)
+    pairs, tokenizer = byte_pairs(*read(path)), Tokenizer.from_file(str(path))
+    assert pairs is not None
+    source = random.Random(11)
+    texts = ["", " " * LONGEST, "a" * LONGEST, "\n" * LONGEST, "a\n b" * 999, Path(json.__file__).read_text()]
+    texts += ["".join(source.choices(source.choice(ALPHABETS), k=source.choice((3, 12, 90)))) for _ in range(4000)]
+    expected = [len(one) for one in tokenizer.encode_batch_fast(texts, add_special_tokens=False)]
+    assert [pairs.count(text) for text in texts] == expected
+
+
+def test_what_tiktoken_may_read_otherwise_is_left_to_the_tokenizer(tmp_path: Path) -> None:
+    pairs = byte_pairs(*read(build(tmp_path, "gpt2")))
+    assert pairs is not None
+    assert [pairs.count(text) for text in ("naïve", "a <|end|> b", " " * (LONGEST + 1))] == [None, None, None]
+
+
+def test_counts_of_mixed_texts_keep_their_order(tmp_path: Path) -> None:
+    tokenizer = LocalTokenizer(build(tmp_path, "digits"))
+    texts = ["plain text", "naïve", "", "日本語 with <|end|>", "more of it 123", "<|begin|>"]
+    assert tokenizer._lengths(texts) == [len(tokenizer.encode(text, add_special_tokens=False)) for text in texts]
+
+
+def merged_twice(model: dict) -> None:
+    """One token, two ways: which of them comes first is not for tiktoken to know."""
+    model["merges"] += [["a", "b"], ["ab", "c"], ["b", "c"], ["a", "bc"]]
+    for token in ("ab", "bc", "abc"):
+        model["vocab"].setdefault(token, len(model["vocab"]))
+
+
+def not_reached(model: dict) -> None:
+    """A token that the merges do not lead to, since an earlier one takes its middle; tiktoken would take it whole."""
+    model["merges"] = [["~", "^"], ["^", "|"], ["x", "~"], ["x~", "^|"]]
+    model["vocab"] = {token: index for token, index in model["vocab"].items() if len(token) == 1}
+    for left, right in model["merges"]:
+        model["vocab"][left + right] = len(model["vocab"])
+
+
+def without_a_byte(model: dict) -> None:
+    del model["vocab"]["Q"]
+    model["merges"] = [pair for pair in model["merges"] if "Q" not in "".join(pair)]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        merged_twice,
+        not_reached,
+        without_a_byte,
+        lambda model: model["vocab"].update({"not by a merge": 10_000}),
+        lambda model: model.update(ignore_merges=True),
+        lambda model: model.update(dropout=0.1),
+        lambda model: model.update(byte_fallback=True),
+        lambda model: model.update(continuing_subword_prefix="##"),
+        lambda model: model.update(end_of_word_suffix="</w>"),
+        lambda model: model.update(type="WordPiece"),
+    ],
+)
+def test_another_model_is_left_to_the_tokenizer(change: Callable[[dict], None], tmp_path: Path) -> None:
+    description, _ = read(build(tmp_path, "gpt2"))
+    change(description["model"])
+    assert byte_pairs(description, json.dumps(description)) is None
+
+
+@pytest.mark.parametrize(
+    "steps",
+    [
+        [{"type": "Digits", "individual_digits": False}, {"type": "ByteLevel", "add_prefix_space": False}],
+        [{"type": "Whitespace"}, {"type": "ByteLevel", "add_prefix_space": False}],
+    ],
+)
+def test_another_pre_tokenizer_is_left_to_the_tokenizer(steps: list[dict], tmp_path: Path) -> None:
+    description, serialized = read(build(tmp_path, "gpt2"))
+    description["pre_tokenizer"] = {"type": "Sequence", "pretokenizers": steps}
+    assert byte_pairs(description, serialized) is None
