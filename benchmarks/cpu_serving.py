@@ -1,10 +1,12 @@
-"""Time to first token and decode speed of the bundled model on CPU, beside the same weights with rotary positions.
+"""First token and decode speed of the bundled model on CPU, beside its rotary twin and vLLM's default processes.
 
     python benchmarks/cpu_serving.py [--rounds N] [--lengths 1024 8192 32640]
 
-Both run in plain vLLM servers at the same time and are asked by turns, one request at a time: the wavelet model through
-the plugin's backend, its rotary twin (position type ``rope``, no ``log_n``) through vLLM's own CPU attention. The
-twin's text means nothing, its cost does. Parity of the served wavelet model is `tests/engine/test_parity.py`'s.
+Three vLLM servers run at the same time, started as `wave-serve serve` does, and are asked by turns, one request at a
+time: the wavelet model through the plugin's backend; the same weights with rotary positions (type ``rope``, no
+``log_n``) through vLLM's own CPU attention, whose text means nothing, but whose cost does; and the wavelet model with
+its worker in a process of its own, which is vLLM's default on CPU. Parity of the served wavelet model is
+`tests/engine/test_parity.py`'s.
 """
 
 from __future__ import annotations
@@ -25,9 +27,15 @@ from pathlib import Path
 import httpx
 from servers import free_port, machine, wait_ready
 
+from wave_serve.checkpoint import inspect_checkpoint
+from wave_serve.engine import engine_command, engine_environment
+from wave_serve.settings import EngineSettings
+
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "benchmarks/results/cpu_serving.json"
 DECODED = 64
+MAX_MODEL_LEN = 40960
+REST = 1.5  # seconds: a worker in a process of its own is waited for in a busy loop, until a second after its last step
 
 
 def rotary_twin(checkpoint: Path, folder: Path) -> Path:
@@ -40,26 +48,19 @@ def rotary_twin(checkpoint: Path, folder: Path) -> Path:
     return twin
 
 
-def start(checkpoint: Path, log: Path) -> tuple[subprocess.Popen[bytes], str]:
-    """A vLLM server and its URL; it may not be ready yet."""
+def start(checkpoint: Path, log: Path, *arguments: str) -> tuple[subprocess.Popen[bytes], str]:
+    """A vLLM server as `wave-serve serve` starts it, and its URL; it may not be ready yet."""
     port = free_port()
-    cores = str(len(os.sched_getaffinity(0)))
-    environment = os.environ | {
-        "VLLM_CPU_KVCACHE_SPACE": "2",
-        "VLLM_CPU_OMP_THREADS_BIND": "nobind",
-        "OMP_NUM_THREADS": cores,
-        # Two engines share the cores: the one that waits must not spin.
-        "OMP_WAIT_POLICY": "PASSIVE",
-    }
-    command = [sys.executable, "-m", "vllm.entrypoints.launchers.api_server.entry", "--model", str(checkpoint)]
-    command += ["--served-model-name", "model", "--host", "127.0.0.1", "--port", str(port)]
-    command += ["--max-model-len", "40960", "--enforce-eager", "--no-enable-prefix-caching"]
+    environment = engine_environment(EngineSettings(kv_cache_gib=2), os.environ)
+    extra = ("--no-enable-prefix-caching", *arguments)
+    command = engine_command(inspect_checkpoint(checkpoint), "model", port, MAX_MODEL_LEN, extra, environment)
     process = subprocess.Popen(command, env=environment, stdout=log.open("wb"), stderr=subprocess.STDOUT)
     return process, f"http://127.0.0.1:{port}"
 
 
 def ask(url: str, prompt: list[int]) -> tuple[float, float]:
     """Seconds to the first token, and tokens a second after it, of one streamed greedy completion."""
+    time.sleep(REST)
     body = {"model": "model", "prompt": prompt, "max_tokens": DECODED, "temperature": 0, "ignore_eos": True}
     began = time.perf_counter()
     times = []
@@ -78,19 +79,19 @@ def measure(urls: dict[str, str], length: int, rounds: int, vocabulary: int) -> 
         for name in sorted(urls, reverse=bool(turn % 2)):
             found[name].append(ask(urls[name], prompt))
     found = {name: rows[1:] for name, rows in found.items()}  # the first round warms up
-    pairs = list(zip(found["wavelet"], found["rope"], strict=True))
-    return {
-        "prompt_tokens": length,
-        "rounds": rounds,
-        **{f"{name}_first_token_s": statistics.median(row[0] for row in rows) for name, rows in found.items()},
-        **{f"{name}_decode_tokens_per_s": statistics.median(row[1] for row in rows) for name, rows in found.items()},
-        "first_token_ratio": statistics.median(wavelet[0] / rope[0] for wavelet, rope in pairs),
-        "decode_speed_ratio": statistics.median(wavelet[1] / rope[1] for wavelet, rope in pairs),
-    }
+    report: dict[str, object] = {"prompt_tokens": length, "rounds": rounds}
+    for name, rows in found.items():
+        report[f"{name}_first_token_s"] = statistics.median(row[0] for row in rows)
+        report[f"{name}_decode_tokens_per_s"] = statistics.median(row[1] for row in rows)
+    for peer in found.keys() - {"wavelet"}:
+        pairs = list(zip(found["wavelet"], found[peer], strict=True))
+        report[f"first_token_ratio_to_{peer}"] = statistics.median(ours[0] / theirs[0] for ours, theirs in pairs)
+        report[f"decode_speed_ratio_to_{peer}"] = statistics.median(ours[1] / theirs[1] for ours, theirs in pairs)
+    return report
 
 
 def main() -> None:
-    """Start both, measure, write the results."""
+    """Start them, measure, write the results."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--lengths", type=int, nargs="+", default=[1024, 8192, 32640])
@@ -101,8 +102,11 @@ def main() -> None:
     rows = []
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
-        checkpoints = {"wavelet": checkpoint, "rope": rotary_twin(checkpoint, folder)}
-        servers = {name: start(path, folder / f"{name}.log") for name, path in checkpoints.items()}
+        servers = {
+            "wavelet": start(checkpoint, folder / "wavelet.log"),
+            "rope": start(rotary_twin(checkpoint, folder), folder / "rope.log"),
+            "two_processes": start(checkpoint, folder / "two_processes.log", "--distributed-executor-backend", "mp"),
+        }
         try:
             for name, (process, url) in servers.items():
                 wait_ready(process, f"{url}/health", folder / f"{name}.log")
