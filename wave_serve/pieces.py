@@ -16,7 +16,6 @@ from typing import Any
 
 PIECE = 2048  # characters, at least: so that a piece's memory is small beside its text
 MOST = 2**16  # pieces remembered, some 10 MB: the last 130 MB of text
-BATCH = 128  # pieces tokenised at once
 # Before this space or after this line break; what it begins with lets the search skip to it.
 CUT = re.compile(r"[ \n](?=[A-Za-z])(?:(?<=[A-Za-z] )|(?<=[!-~]\n))")
 
@@ -78,25 +77,17 @@ class PieceCounts:
 
     def __init__(self) -> None:
         self._counts: OrderedDict[bytes, int] = OrderedDict()
-        self._lock = threading.Lock()  # looked up in the event loop while a thread adds
+        self._lock = threading.Lock()  # looked up in the event loop while threads add
 
     def __len__(self) -> int:
         return len(self._counts)
 
-    def count(self, text: str, tokenize: Tokenize) -> int:
-        """Tokens of a text; `tokenize` gives those of the pieces that are new."""
-        known, new = self.look_up(text)
-        return known + self.add(new, tokenize)
-
     def add(self, new: Sequence[Piece], tokenize: Tokenize) -> int:
-        """Tokens of pieces that `look_up` does not know; it will."""
-        found = 0
-        for start in range(0, len(new), BATCH):
-            batch = new[start : start + BATCH]
-            for (digest, _), tokens in zip(batch, tokenize([piece for _, piece in batch]), strict=True):
-                found += tokens
-                self._remember(digest, tokens)
-        return found
+        """Tokens of pieces that `look_up` does not know; it will. Several threads may each add others."""
+        found = tokenize([piece for _, piece in new])
+        for (digest, _), tokens in zip(new, found, strict=True):
+            self._remember(digest, tokens)
+        return sum(found)
 
     def look_up(self, text: str) -> tuple[int, list[Piece]]:
         """Tokens of the pieces that are known, and the others with their digests."""

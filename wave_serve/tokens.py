@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -15,6 +16,8 @@ from wave_serve.pieces import PieceCounts, cuts_alike
 
 T = TypeVar("T")
 LOOKED_UP_AT_ONCE = 2**20  # characters: some milliseconds
+BATCH = 32  # pieces counted by one thread at once: some milliseconds
+THREADS = 4  # at most; both libraries release the interpreter lock
 COUNTED_AT_ONCE = 2**12  # characters: a millisecond, about what handing it to a thread costs a short request
 
 PROBES = ("a", "def f(x):\n    return x\n", "  two  spaces\tand a tab\r\n", "naïve 日本語 🙂", "0123456789 <s> </s>")
@@ -42,8 +45,8 @@ class LocalTokenizer:
         self.longest_token = longest_token_bytes(description)
         self._counts = PieceCounts() if cuts_alike(description) else None
         self._byte_pairs = None if self._counts is None else byte_pairs(description, serialized)
-        # One thread: encode_batch_fast spreads over cores by itself and releases the interpreter lock.
-        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="tokenizer")
+        cores = len(os.sched_getaffinity(0))
+        self._threads = ThreadPoolExecutor(max_workers=min(cores, THREADS), thread_name_prefix="tokenizer")
 
     def fewest_tokens(self, text: str) -> int:
         """A lower bound on the tokens of `text` that costs no tokenising; 0 where none is known."""
@@ -73,15 +76,15 @@ class LocalTokenizer:
 
     async def _count(self, text: str, counts: PieceCounts) -> int:
         """Tokens of a text without special ones; what was seen before is not tokenised again."""
-        if len(text) > LOOKED_UP_AT_ONCE:
-            return await self._in_thread(counts.count, text, self._lengths)
-        known, new = counts.look_up(text)
+        in_thread = len(text) > LOOKED_UP_AT_ONCE
+        known, new = await self._in_thread(counts.look_up, text) if in_thread else counts.look_up(text)
         if sum(len(piece) for _, piece in new) <= COUNTED_AT_ONCE:
             return known + counts.add(new, self._lengths)
-        return known + await self._in_thread(counts.add, new, self._lengths)
+        batches = [new[start : start + BATCH] for start in range(0, len(new), BATCH)]
+        return known + sum(await asyncio.gather(*(self._in_thread(counts.add, one, self._lengths) for one in batches)))
 
     async def _in_thread(self, work: Callable[..., T], *arguments: Any) -> T:
-        return await asyncio.get_running_loop().run_in_executor(self._thread, work, *arguments)
+        return await asyncio.get_running_loop().run_in_executor(self._threads, work, *arguments)
 
     def _encode_all(self, texts: list[str], add_special_tokens: bool) -> list[Sequence[int]]:
         encoded = self._tokenizer.encode_batch_fast(texts, add_special_tokens=add_special_tokens)

@@ -1,8 +1,9 @@
-"""ASCII text counted by tiktoken has as many tokens as the tokenizer gives it, or is left to the tokenizer."""
+"""Text counted by tiktoken has as many tokens as the tokenizer gives it, or is left to the tokenizer."""
 
 import json
 import random
 import string
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -36,15 +37,33 @@ def test_counts_are_those_of_the_tokenizer(kind: str, tmp_path: Path) -> None:
     assert [pairs.count(text) for text in texts] == expected
 
 
-def test_what_tiktoken_may_read_otherwise_is_left_to_the_tokenizer(tmp_path: Path) -> None:
-    pairs = byte_pairs(*read(build(tmp_path, "gpt2")))
+@pytest.mark.parametrize("kind", STEPS)
+def test_every_character_that_is_taken_is_read_alike(kind: str, tmp_path: Path) -> None:
+    path = build(tmp_path, kind)
+    pairs, tokenizer = byte_pairs(*read(path)), Tokenizer.from_file(str(path))
     assert pairs is not None
-    assert [pairs.count(text) for text in ("naïve", "a <|end|> b", " " * (LONGEST + 1))] == [None, None, None]
+    characters = [chr(code) for code in range(0x80, sys.maxunicode + 1) if not 0xD800 <= code < 0xE000]
+    counts = {
+        text: pairs.count(text) for text in (f"a {one}b1{one} {one}\n{one}'{one}  {one};{one}" for one in characters)
+    }
+    taken = [text for text, count in counts.items() if count is not None]
+    expected = [len(one) for one in tokenizer.encode_batch_fast(taken, add_special_tokens=False)]
+    assert [counts[text] for text in taken] == expected
+    assert len(taken) > 56_000
+
+
+def test_what_tiktoken_may_read_otherwise_is_left_to_the_tokenizer(tmp_path: Path) -> None:
+    pairs = byte_pairs(*read(build(tmp_path, "qwen2")))
+    assert pairs is not None
+    newer, changed, apart = "\u0221", "\u200b", "e\u0301"
+    for text in (newer, changed, apart, "🙂", "a <|end|> b", " " * (LONGEST + 1)):
+        assert pairs.count(text) is None
+    assert pairs.count("naïve 日本語") is not None
 
 
 def test_counts_of_mixed_texts_keep_their_order(tmp_path: Path) -> None:
     tokenizer = LocalTokenizer(build(tmp_path, "digits"))
-    texts = ["plain text", "naïve", "", "日本語 with <|end|>", "more of it 123", "<|begin|>"]
+    texts = ["plain text", "naïve 🙂", "", "日本語 with <|end|>", "more of it 123", "<|begin|>"]
     assert tokenizer._lengths(texts) == [len(tokenizer.encode(text, add_special_tokens=False)) for text in texts]
 
 

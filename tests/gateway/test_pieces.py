@@ -163,12 +163,16 @@ def test_a_known_piece_is_not_tokenised_again_and_the_oldest_are_forgotten(monke
         seen.extend(texts)
         return [len(text) for text in texts]
 
+    def count(text: str) -> int:
+        known, new = counts.look_up(text)
+        return known + counts.add(new, tokenize)
+
     counts = PieceCounts()
-    assert counts.count("aaaaaa\nbbbbbb\ncccccc\n", tokenize) == 21
-    assert counts.count("aaaaaa\nbbbbbb\ndddddd\n", tokenize) == 21
+    assert count("aaaaaa\nbbbbbb\ncccccc\n") == 21
+    assert count("aaaaaa\nbbbbbb\ndddddd\n") == 21
     assert seen == ["aaaaaa\n", "bbbbbb\n", "cccccc\n", "dddddd\n"]
     assert counts.look_up("aaaaaa\nbbbbbb\n") == (14, [])
-    counts.count("".join(letter * 6 + "\n" for letter in "efghijk"), tokenize)
+    count("".join(letter * 6 + "\n" for letter in "efghijk"))
     assert len(counts) == 6
     assert counts.look_up("aaaaaa\n")[0] == 0
 
