@@ -135,7 +135,9 @@ async def compare(chosen: argparse.Namespace, scratch: Path) -> dict[str, Any]:
 
 def described(results: dict[str, Any], chosen: argparse.Namespace) -> dict[str, Any]:
     """The results with how they came about."""
-    versions = {name: version(name) for name in ("wave-serve", "aiohttp", "uvicorn", "fastapi", "tokenizers")}
+    versions = {
+        name: version(name) for name in ("wave-serve", "aiohttp", "uvicorn", "fastapi", "tokenizers", "tiktoken")
+    }
     if chosen.litellm:
         site = next(Path(chosen.litellm).parent.parent.glob("lib/python*/site-packages/litellm-*.dist-info"))
         versions["litellm"] = site.name.removeprefix("litellm-").removesuffix(".dist-info")
