@@ -60,6 +60,7 @@ MEMBERS: dict[str, dict[str, Any]] = {
     "ricker-seed1": {"position": "wavelet", "seed": 1},
     "ricker-log32-seed1": {"position": "wavelet", "logit_scaling_length": 32, "seed": 1},
     "ricker-log16-seed1": {"position": "wavelet", "logit_scaling_length": 16, "seed": 1},
+    "alibi-log16": {"position": "alibi", "logit_scaling_length": 16},
     "alibi-seed1": {"position": "alibi", "seed": 1},
 }
 
