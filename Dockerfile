@@ -59,10 +59,6 @@ ENV PATH=/opt/venv/bin:${PATH} \
     PYTHONUNBUFFERED=1 \
     HF_HUB_OFFLINE=1 \
     DO_NOT_TRACK=1
-# One worker needs no process of its own, which would want 400 MB of /dev/shm; containers get 64 MB.
-ENV VLLM_ENABLE_V1_MULTIPROCESSING=0
-# Threads that spin while they wait use up the container's share of the processors.
-ENV OMP_WAIT_POLICY=PASSIVE
 # vLLM compiles its embedding for several workers even when eager, and there is no compiler.
 ENV TORCH_COMPILE_DISABLE=1
 WORKDIR /srv

@@ -2,13 +2,13 @@
 
 import importlib.metadata
 import importlib.util
-import os
 import re
 import socket
 import sys
 from collections.abc import Mapping, Sequence
 
 from wave_serve.checkpoint import Checkpoint
+from wave_serve.cores import cores
 from wave_serve.settings import EngineSettings
 
 # Arguments that `serve` sets itself, and what to use instead.
@@ -90,7 +90,7 @@ def engine_environment(settings: EngineSettings, environment: Mapping[str, str])
             "VLLM_CPU_KVCACHE_SPACE": str(settings.kv_cache_gib),
             # Threads pinned to the first cores would collide with other engines on the machine.
             BINDING: NO_BINDING,
-            "OMP_NUM_THREADS": str(len(os.sched_getaffinity(0))),
+            "OMP_NUM_THREADS": str(cores()),
         }
     return defaults | dict(environment)
 

@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any, TypeVar
 from tokenizers import Tokenizer
 
 from wave_serve.byte_pairs import byte_pairs
+from wave_serve.cores import cores
 from wave_serve.heavy import HeavyWork
 from wave_serve.pieces import PieceCounts, cuts_alike
 
@@ -45,8 +45,7 @@ class LocalTokenizer:
         self.longest_token = longest_token_bytes(description)
         self._counts = PieceCounts() if cuts_alike(description) else None
         self._byte_pairs = None if self._counts is None else byte_pairs(description, serialized)
-        cores = len(os.sched_getaffinity(0))
-        self._threads = ThreadPoolExecutor(max_workers=min(cores, THREADS), thread_name_prefix="tokenizer")
+        self._threads = ThreadPoolExecutor(max_workers=min(cores(), THREADS), thread_name_prefix="tokenizer")
 
     def fewest_tokens(self, text: str) -> int:
         """A lower bound on the tokens of `text` that costs no tokenising; 0 where none is known."""
