@@ -11,11 +11,16 @@ from wave_serve.prefix_memory import PrefixMemory
 from wave_serve.settings_routing import RoutingSettings
 from wave_serve.upstream import Upstream
 
-RECENT_SECONDS = 60.0  # time constant of the tokens counted as an upstream's recent load
-# Requests like the present one by which an upstream that knows a long match may exceed its share, so that a few
-# questions in a row about one document are not a reason to read it elsewhere.
-RECENT_HEAD_START = 2
-OUTSTANDING_HEAD_START = 1
+RECENT_SECONDS = 300.0  # time constant of the tokens counted as an upstream's recent load
+# Requests like the present one that an upstream which knows a long match may get whatever its share, so that a few
+# questions in a row about one document are not a reason to read it elsewhere. Not added to its share: a system prompt
+# that is longer than what follows is a long match as well, of every request.
+HEAD_START = 3
+# What waits is less even than what was sent: cached tokens count in full and are done at once.
+OUTSTANDING_SLACK = 2.0
+# Of many, one that is new or was down would stay idle while each of the others is within its share. So a share counts
+# as at most this multiple of what the least loaded one got.
+MOST_OF_LEAST = 2.0
 
 
 @dataclass(frozen=True)
@@ -47,29 +52,28 @@ class Router:
         if len(demand.upstreams) == 1:
             return free[0]
         now = self._clock()
-        chosen = self._with_prefix(demand, free, usable, now) or self._least_loaded(demand, free, now)
+        chosen = self._least_loaded(demand, self._with_prefix(demand, free, usable, now) or free, now)
         self._recent[chosen.base_url].add(demand.tokens, now)
         if demand.prefixes is not None:
             self._memory.note(demand.prefixes, chosen)
         return chosen
 
-    def _with_prefix(self, demand: Demand, free: list[Upstream], usable: list[Upstream], now: float) -> Upstream | None:
-        """The least loaded upstream that knows the longest beginning, unless that would overload it."""
+    def _with_prefix(self, demand: Demand, free: list[Upstream], usable: list[Upstream], now: float) -> list[Upstream]:
+        """Those that know the longest beginning, without any that the request would overload."""
         if demand.prefixes is None:
-            return None
+            return []
         length, holders = self._memory.longest(demand.prefixes, free)
-        if not holders:
-            return None
-        best = self._least_loaded(demand, holders, now)
-        is_long = length >= self._settings.long_match * demand.prefixes.size
+        tokens = demand.tokens
         recent = {one: self._recent[one.base_url].value(now) for one in usable}
         outstanding = {one: float(one.outstanding_tokens) for one in usable}
-        for load, head_start in ((recent, RECENT_HEAD_START), (outstanding, OUTSTANDING_HEAD_START)):
-            share = (sum(load.values()) + demand.tokens) / len(usable)
-            most = self._settings.max_share * share + (head_start * demand.tokens if is_long else 0)
-            if load[best] + demand.tokens > most:
-                return None
-        return best
+        even_recent = (sum(recent.values()) + tokens) / len(usable)
+        even_recent = min(even_recent, MOST_OF_LEAST * (min(recent.values()) + tokens))
+        even_outstanding = OUTSTANDING_SLACK * (sum(outstanding.values()) + tokens) / len(usable)
+        is_long = length >= self._settings.long_match * demand.prefixes.size
+        for load, even in ((recent, even_recent), (outstanding, even_outstanding)):
+            most = max(self._settings.max_share * even, HEAD_START * tokens if is_long else 0)
+            holders = [one for one in holders if load[one] + tokens <= most]
+        return holders
 
     def _least_loaded(self, demand: Demand, among: list[Upstream], now: float) -> Upstream:
         """Fewest tokens recently, of those that have about the fewest outstanding: less than the request is a tie."""
