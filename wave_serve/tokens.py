@@ -33,9 +33,8 @@ class LocalTokenizer:
     def __init__(self, path: Path, heavy: HeavyWork | None = None) -> None:
         """Loads the file; texts that are large go to `heavy`, where it is given. Raises TokenizerError."""
         try:
-            serialized = path.read_text(encoding="utf-8")
-            self._tokenizer = Tokenizer.from_str(serialized)
-            description = json.loads(serialized)
+            self._tokenizer = Tokenizer.from_file(str(path))
+            description = json.loads(path.read_text(encoding="utf-8"))
         except Exception as error:  # the library raises bare Exception
             raise TokenizerError(f"cannot load tokenizer {path}: {error}") from None
         self._tokenizer.no_truncation()
@@ -44,7 +43,7 @@ class LocalTokenizer:
         self._heavy = heavy
         self.longest_token = longest_token_bytes(description)
         self._counts = PieceCounts() if cuts_alike(description) else None
-        self._byte_pairs = None if self._counts is None else byte_pairs(description, serialized)
+        self._byte_pairs = None if self._counts is None else byte_pairs(description)
         self._threads = ThreadPoolExecutor(max_workers=min(cores(), THREADS), thread_name_prefix="tokenizer")
 
     def fewest_tokens(self, text: str) -> int:
