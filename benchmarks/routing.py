@@ -31,6 +31,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from servers import START_SECONDS, free_port, machine, wait_ready
 
 from wave_serve.checkpoint import bundled_checkpoint
+from wave_serve.engine import ONE_PROCESS
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "benchmarks/results/routing.json"
@@ -54,7 +55,16 @@ def start_engine(checkpoint: Path, log: Path) -> tuple[subprocess.Popen[bytes], 
         "OMP_WAIT_POLICY": "PASSIVE",
     }
     command = [sys.executable, "-m", "vllm.entrypoints.launchers.api_server.entry", "--model", str(checkpoint)]
-    command += ["--served-model-name", MODEL, "--host", "127.0.0.1", "--port", str(port), "--enforce-eager"]
+    command += [
+        "--served-model-name",
+        MODEL,
+        "--host",
+        "127.0.0.1",
+        "--port",
+        str(port),
+        "--enforce-eager",
+        *ONE_PROCESS,
+    ]
     command += ["--max-model-len", "32768", "--disable-uvicorn-access-log"]
     with log.open("wb") as out:
         process = subprocess.Popen(command, env=environment, stdout=out, stderr=out)

@@ -11,15 +11,17 @@ from wave_serve.prefix_memory import PrefixMemory
 from wave_serve.settings_routing import RoutingSettings
 from wave_serve.upstream import Upstream
 
-RECENT_SECONDS = 300.0  # time constant of the tokens counted as an upstream's recent load
-# Requests like the present one that an upstream which knows a long match may get whatever its share, so that a few
-# questions in a row about one document are not a reason to read it elsewhere. Not added to its share: a system prompt
-# that is longer than what follows is a long match as well, of every request.
-HEAD_START = 3
-# What waits is less even than what was sent: cached tokens count in full and are done at once.
-OUTSTANDING_SLACK = 2.0
-# Of many, one that is new or was down would stay idle while each of the others is within its share. So a share counts
-# as at most this multiple of what the least loaded one got.
+RECENT_SECONDS = 60.0  # time constant of the tokens counted as an upstream's recent load
+# By so many requests like the present one an upstream that knows a long match may exceed its share while no upstream
+# is at work: then an uneven share keeps no one waiting, and reading a document elsewhere does.
+RECENT_HEAD_START = 2
+# So many it may have in any case, for a few questions in a row about one document. Not beyond its share: a system
+# prompt that is longer than what follows is a long match as well, of every request.
+RECENT_LEAST = 3
+# By so many it may exceed its share of what is under way, where cached tokens count in full and are done at once.
+OUTSTANDING_HEAD_START = 1
+# Of many, one that is new or was down would stay idle while each of the others is within its share. So under load a
+# share counts as at most this multiple of what the least loaded one got.
 MOST_OF_LEAST = 2.0
 
 
@@ -66,14 +68,21 @@ class Router:
         tokens = demand.tokens
         recent = {one: self._recent[one.base_url].value(now) for one in usable}
         outstanding = {one: float(one.outstanding_tokens) for one in usable}
-        even_recent = (sum(recent.values()) + tokens) / len(usable)
-        even_recent = min(even_recent, MOST_OF_LEAST * (min(recent.values()) + tokens))
-        even_outstanding = OUTSTANDING_SLACK * (sum(outstanding.values()) + tokens) / len(usable)
-        is_long = length >= self._settings.long_match * demand.prefixes.size
-        for load, even in ((recent, even_recent), (outstanding, even_outstanding)):
-            most = max(self._settings.max_share * even, HEAD_START * tokens if is_long else 0)
-            holders = [one for one in holders if load[one] + tokens <= most]
-        return holders
+        share_recent = (sum(recent.values()) + tokens) / len(usable)
+        share_outstanding = (sum(outstanding.values()) + tokens) / len(usable)
+        slack = tokens if length >= self._settings.long_match * demand.prefixes.size else 0
+        most_share = self._settings.max_share
+        if any(outstanding.values()):
+            share_recent = min(share_recent, MOST_OF_LEAST * (min(recent.values()) + tokens))
+            most_recent = max(most_share * share_recent, RECENT_LEAST * slack)
+        else:
+            most_recent = max(most_share * share_recent + RECENT_HEAD_START * slack, RECENT_LEAST * slack)
+        most_outstanding = most_share * share_outstanding + OUTSTANDING_HEAD_START * slack
+        return [
+            one
+            for one in holders
+            if recent[one] + tokens <= most_recent and outstanding[one] + tokens <= most_outstanding
+        ]
 
     def _least_loaded(self, demand: Demand, among: list[Upstream], now: float) -> Upstream:
         """Fewest tokens recently, of those that have about the fewest outstanding: less than the request is a tie."""
