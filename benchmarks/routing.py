@@ -55,17 +55,8 @@ def start_engine(checkpoint: Path, log: Path) -> tuple[subprocess.Popen[bytes], 
         "OMP_WAIT_POLICY": "PASSIVE",
     }
     command = [sys.executable, "-m", "vllm.entrypoints.launchers.api_server.entry", "--model", str(checkpoint)]
-    command += [
-        "--served-model-name",
-        MODEL,
-        "--host",
-        "127.0.0.1",
-        "--port",
-        str(port),
-        "--enforce-eager",
-        *ONE_PROCESS,
-    ]
-    command += ["--max-model-len", "32768", "--disable-uvicorn-access-log"]
+    command += ["--served-model-name", MODEL, "--host", "127.0.0.1", "--port", str(port)]
+    command += ["--enforce-eager", *ONE_PROCESS, "--max-model-len", "32768", "--disable-uvicorn-access-log"]
     with log.open("wb") as out:
         process = subprocess.Popen(command, env=environment, stdout=out, stderr=out)
     return process, f"http://127.0.0.1:{port}"
