@@ -86,7 +86,7 @@ def measure(urls: dict[str, str], length: int, rounds: int, vocabulary: int) -> 
     for name, rows in found.items():
         report[f"{name}_first_token_s"] = statistics.median(row[0] for row in rows)
         report[f"{name}_decode_tokens_per_s"] = statistics.median(row[1] for row in rows)
-    for peer in found.keys() - {"wavelet"}:
+    for peer in [name for name in found if name != "wavelet"]:
         pairs = list(zip(found["wavelet"], found[peer], strict=True))
         report[f"first_token_ratio_to_{peer}"] = statistics.median(ours[0] / theirs[0] for ours, theirs in pairs)
         report[f"decode_speed_ratio_to_{peer}"] = statistics.median(ours[1] / theirs[1] for ours, theirs in pairs)
