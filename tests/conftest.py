@@ -26,12 +26,8 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def real(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[served.Served]:
     """`wave-serve serve` on the checkpoint."""
-    one = served.start(checkpoint, tmp_path_factory.mktemp("served"))
-    try:
-        one.wait_ready()
+    with served.serving(checkpoint, tmp_path_factory.mktemp("served")) as one:
         yield one
-    finally:
-        served.stop(one)
 
 
 @pytest.fixture

@@ -1,11 +1,13 @@
 """A real `wave-serve serve`: gateway and vLLM engine, as a user starts them."""
 
+import contextlib
 import os
 import signal
 import socket
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -58,7 +60,7 @@ class Served:
 
 
 def start(checkpoint: Path, scratch: Path, *arguments: str) -> Served:
-    """Starts `wave-serve serve` on a free port; call `wait_ready` before use.
+    """Starts `wave-serve serve` on a free port; `serving` also waits until it is ready, and stops it.
 
     One thread: the tiny models gain nothing from two, and a test run shares its cores.
     """
@@ -73,6 +75,17 @@ def start(checkpoint: Path, scratch: Path, *arguments: str) -> Served:
         start_new_session=True,
     )
     return Served(process, f"http://127.0.0.1:{port}", checkpoint.name, checkpoint, out, err)
+
+
+@contextlib.contextmanager
+def serving(checkpoint: Path, scratch: Path, *arguments: str) -> Iterator[Served]:
+    """`wave-serve serve`, ready, for as long as the block lasts."""
+    one = start(checkpoint, scratch, *arguments)
+    try:
+        one.wait_ready()
+        yield one
+    finally:
+        stop(one)
 
 
 def stop(served: Served) -> None:

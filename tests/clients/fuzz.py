@@ -53,12 +53,8 @@ def before_the_engine(keys: Path, scratch: Path) -> Iterator[str]:
     config = scratch / "settings.yaml"
     config.write_text(f"auth: {{keys_file: {keys}}}\n")
     checkpoint = tiny_checkpoint.build(scratch / tiny_checkpoint.NAME)
-    one = served.start(checkpoint, scratch, "--config", str(config))
-    try:
-        one.wait_ready()
+    with served.serving(checkpoint, scratch, "--config", str(config)) as one:
         yield one.url
-    finally:
-        served.stop(one)
 
 
 def main() -> int:

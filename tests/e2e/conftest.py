@@ -15,12 +15,8 @@ from wave_serve.checkpoint import bundled_checkpoint
 @pytest.fixture(scope="session")
 def bundled(tmp_path_factory: pytest.TempPathFactory) -> Iterator[served.Served]:
     """`wave-serve serve` without arguments but a free port."""
-    one = served.start(bundled_checkpoint(), tmp_path_factory.mktemp("bundled"))
-    try:
-        one.wait_ready()
+    with served.serving(bundled_checkpoint(), tmp_path_factory.mktemp("bundled")) as one:
         yield one
-    finally:
-        served.stop(one)
 
 
 @pytest.fixture(scope="session")

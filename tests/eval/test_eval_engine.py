@@ -20,12 +20,8 @@ TEXT = Path(__file__).with_name("fake_endpoint.py")
 def real(tmp_path_factory: pytest.TempPathFactory) -> Iterator[served.Served]:
     """`wave-serve serve` on a random float32 checkpoint."""
     checkpoint = tiny_wavelet.build(tmp_path_factory.mktemp("checkpoint") / "tiny-wavelet", TEXT.read_text())
-    one = served.start(checkpoint, tmp_path_factory.mktemp("served"), "--", "--dtype", "float32")
-    try:
-        one.wait_ready()
+    with served.serving(checkpoint, tmp_path_factory.mktemp("served"), "--", "--dtype", "float32") as one:
         yield one
-    finally:
-        served.stop(one)
 
 
 @pytest.mark.parametrize("protocol", ["whole", "non-overlapping"])

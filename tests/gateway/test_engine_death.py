@@ -3,15 +3,23 @@
 import os
 import signal
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
 import openai
 import pytest
 from openai import OpenAI
-from served import Served
+from served import Served, serving
 
 pytestmark = pytest.mark.engine
+
+
+@pytest.fixture(scope="module")
+def real(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    """One of this file's own, which does not outlive it."""
+    with serving(checkpoint, tmp_path_factory.mktemp("doomed")) as one:
+        yield one
 
 
 def test_killing_the_engine_mid_stream_is_an_error_event_and_it_comes_back(client: OpenAI, real: Served) -> None:
