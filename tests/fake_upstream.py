@@ -161,7 +161,8 @@ def stream(*steps: bytes | float | Handler, end: bool = True) -> Handler:
 
     async def handle(connection: Connection) -> None:
         head = (
-            b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream; charset=utf-8\r\ntransfer-encoding: chunked\r\n\r\n"
+            b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream; charset=utf-8\r\n"
+            b"transfer-encoding: chunked\r\nconnection: close\r\n\r\n"
         )
         await connection.send(head)
         for step in steps:
