@@ -196,8 +196,9 @@ def failures() -> list[Handler]:
     nobody = {"error": {"message": "no such model", "param": "model", "code": 404}}
     statuses = (400, 401, 404, 413, 418, 422, 429, 500, 501, 502, 503, 504, 507)
     event = b"data: " + json.dumps(SAID | {"choices": []}).encode() + b"\n\n"
+    refusal = b"HTTP/1.1 %d x\r\nretry-after: 3\r\nconnection: close\r\ncontent-length: 2\r\n\r\nno"
     return [
-        *(raw(b"HTTP/1.1 %d x\r\nretry-after: 3\r\ncontent-length: 2\r\n\r\nno" % status) for status in statuses),
+        *(raw(refusal % status) for status in statuses),
         reply_json(phrase, "400 Bad Request"),
         reply_json(nobody, "404 Not Found"),
         reply(b"<html>", content_type="text/html"),
