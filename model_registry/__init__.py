@@ -33,6 +33,7 @@ def register() -> None:
 
     if not vllm.__version__.startswith(f"{VLLM_SERIES}."):
         raise UnsupportedVllmVersionError(vllm.__version__)
+    _allow_amx_tiles()
 
     from transformers import AutoConfig
     from vllm import ModelRegistry
@@ -46,3 +47,24 @@ def register() -> None:
     # A name of its own rather than the one CUSTOM slot, which another plugin may have taken.
     if "WAVELET" not in AttentionBackendEnum.__members__:
         AttentionBackendEnum.register("WAVELET", "model_registry.vllm_backend.WaveletAttentionBackend")
+
+
+def _allow_amx_tiles() -> None:
+    """Ask the Linux kernel for the AMX tile registers where vLLM is a CPU build and the CPU has them.
+
+    vLLM 0.32 chooses its AMX attention kernel there and leaves the asking to whoever uses tiles first. Without
+    permission that is fatal (SIGILL) when the first request is a short prompt; a long one passes because oneDNN asks.
+    The permission belongs to the process: every process of vLLM runs this before its model does.
+    """
+    import torch
+    from vllm.platforms import current_platform
+
+    if not (current_platform.is_cpu() and torch.cpu._is_amx_tile_supported()):
+        return
+    if not torch.cpu._init_amx():
+        from vllm.logger import init_logger
+
+        init_logger(f"vllm.{__name__}").warning(
+            "The CPU has AMX tiles, but the Linux kernel refuses them to this process: vLLM's attention for models "
+            "other than wavelet_llama may end it with SIGILL. Linux 5.16 or newer grants them."
+        )

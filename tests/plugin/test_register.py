@@ -1,7 +1,10 @@
 """The vLLM entry point: idempotent, strict about the vLLM version, and clear about what the backend refuses."""
 
 import logging
+import subprocess
+import sys
 from importlib.metadata import entry_points
+from pathlib import Path
 
 import pytest
 import torch
@@ -70,6 +73,50 @@ def test_padding_slots_are_not_written() -> None:
     written = cache.abs().sum(dim=(1, 3)).nonzero().tolist()
     assert written == [[1, 1], [2, 15]]
     assert torch.equal(cache[1, :, 1], torch.cat((key[0], value[0]), dim=-1))
+
+
+def test_registering_asks_the_kernel_for_amx_tiles_where_the_cpu_has_them() -> None:
+    """In a process of its own, since the permission cannot be given back."""
+    has_tiles = " amx_tile" in Path("/proc/cpuinfo").read_text()
+    tile_data = bool(_permitted_state("import model_registry; model_registry.register()") & 1 << TILE_DATA)
+    assert tile_data == has_tiles
+
+
+@pytest.mark.parametrize("granted", [True, False])
+def test_a_kernel_that_refuses_amx_tiles_is_reported(
+    granted: bool, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    logging.getLogger("vllm").addHandler(caplog.handler)
+    asked = []
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: True)
+    monkeypatch.setattr(torch.cpu, "_init_amx", lambda: asked.append("tiles") or granted)
+    model_registry.register()
+    assert asked == ["tiles"]
+    assert ("SIGILL" in caplog.text) is not granted
+
+
+def test_a_cpu_without_amx_tiles_is_asked_for_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: False)
+    monkeypatch.setattr(torch.cpu, "_init_amx", lambda: pytest.fail("asked for tiles that the CPU does not have"))
+    model_registry.register()
+
+
+TILE_DATA = 18  # the bit of AMX tile data among the processor's extended states
+READ_PERMITTED_STATES = """
+import ctypes
+states = ctypes.c_uint64()
+arch_prctl, get_permitted = 158, 0x1022  # the system call, and its command ARCH_GET_XCOMP_PERM
+refused = ctypes.CDLL(None).syscall(arch_prctl, get_permitted, ctypes.byref(states))
+print("states", 0 if refused else states.value)
+"""
+
+
+def _permitted_state(before: str) -> int:
+    """Bit mask of the extended states that Linux permits a new process after it ran `before`; 0 on Linux < 5.16."""
+    run = subprocess.run(
+        [sys.executable, "-c", before + READ_PERMITTED_STATES], capture_output=True, text=True, check=True
+    )
+    return int(run.stdout.rsplit("states ", 1)[1])
 
 
 def _config() -> dict:
