@@ -8,8 +8,7 @@ from collections import defaultdict
 from collections.abc import AsyncIterator, Collection
 from dataclasses import dataclass, field
 
-from wave_serve.errors import ApiError, unavailable
-from wave_serve.limits import retry_headers
+from wave_serve.errors import ApiError, retry_headers, unavailable
 from wave_serve.router import Demand, Router
 from wave_serve.service_rate import ServiceRate
 from wave_serve.settings_admission import AdmissionSettings

@@ -5,7 +5,7 @@ from starlette.types import ASGIApp
 
 from wave_serve import docs_routes
 from wave_serve.access import AccessLog
-from wave_serve.errors import install_error_handlers
+from wave_serve.error_handlers import install_error_handlers
 from wave_serve.gateway import Gateway
 from wave_serve.routes import router
 from wave_serve.tracing import tracing_from

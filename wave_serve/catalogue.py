@@ -2,21 +2,23 @@
 
 import logging
 import time
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from typing import Any, TypeVar
 
+from wave_serve.asking import ask_any, least_busy
+from wave_serve.body import shown
 from wave_serve.cache_capacity import cache_tokens
 from wave_serve.context import Cap, bounds
 from wave_serve.counting import TokenCounter
-from wave_serve.errors import unavailable
+from wave_serve.errors import ApiError, invalid, unavailable
 from wave_serve.heavy import HeavyWork
 from wave_serve.logs import event
-from wave_serve.prompts import unknown_model
 from wave_serve.settings import ModelSettings, Settings
 from wave_serve.upstream import Upstream
 from wave_serve.zones import zones_of
 
 logger = logging.getLogger("wave_serve.catalogue")
+T = TypeVar("T")
 
 
 class ServedModel:
@@ -43,13 +45,17 @@ class ServedModel:
         self.settings = settings
         self.zones = zones_of(settings.train_length, settings.validated_length, settings.zones)
 
-    def pick(self) -> Upstream:
+    def least_busy(self) -> Upstream:
         """The ready upstream with the fewest requests, if possible one that does not fail. Raises ApiError 503."""
-        ready = [upstream for upstream in self.upstreams if upstream.ready]
-        if not ready:
+        found = least_busy(self.upstreams)
+        if found is None:
             message = f"No upstream of model {self.name} is ready: {self.upstreams[0].reason}."
             raise unavailable(message, self._retry_after)
-        return min(ready, key=lambda upstream: (upstream.ejection.active, upstream.in_flight))
+        return found
+
+    async def ask(self, question: Callable[[Upstream], Awaitable[T]], tries: int) -> T:
+        """The answer of its least busy upstream, or of another where that one is out of order; see `ask_any`."""
+        return await ask_any(self.least_busy(), self.upstreams, question, tries)
 
     def bounds(self, key_limit: int | None = None) -> dict[str, int]:
         """Every known bound on a request in tokens, by what sets it; of the engines seen so far the tightest."""
@@ -121,8 +127,28 @@ class Catalogue:
         Raises:
             ApiError, or one of upstream_answer.FAILURES: it does not answer.
         """
-        upstream.cache_tokens = cache_tokens(await upstream.read("/metrics") or "")
+        upstream.cache_tokens = cache_tokens(await upstream.client.read("/metrics") or "")
         if upstream.cache_tokens is None:
             event(logger, logging.WARNING, "upstream does not tell its cache's size", base_url=upstream.base_url)
         for name in upstream.models:
             await self.models[name].counter.check(upstream)
+
+
+def read_model(payload: Mapping[str, Any], names: list[str]) -> str:
+    """The model's name; it may be left out where only one is served. Raises ApiError 400 or 404."""
+    name = payload.get("model")
+    if name is None and len(names) == 1:
+        return names[0]
+    if name is None:
+        raise invalid(f"you must provide a model; served are: {', '.join(names)}", "model")
+    if not isinstance(name, str):
+        raise invalid(f"model must be a string, got {shown(name)}", "model")
+    if name not in names:
+        raise unknown_model(name, names)
+    return name
+
+
+def unknown_model(name: str, names: list[str]) -> ApiError:
+    """A 404 for a model that is not served."""
+    message = f"The model {shown(name)} does not exist; served are: {', '.join(names)}"
+    return ApiError(404, message, param="model", code="model_not_found")

@@ -100,7 +100,9 @@ class TokenCounter:
             return None
         asked = {field: value for field, value in payload.items() if field not in NOT_RENDERED}
         try:
-            answer = await upstream.ask(RENDER, to_json({**asked, "model": self._model}, inf_nan_mode="constants"))
+            answer = await upstream.client.ask(
+                RENDER, to_json({**asked, "model": self._model}, inf_nan_mode="constants")
+            )
         except ApiError as error:
             if error.code == "upstream_refused" or error.status == 404:
                 self._renders[upstream] = False
@@ -141,7 +143,7 @@ class TokenCounter:
                 return
 
     async def _ask(self, upstream: Upstream, **request: Any) -> UpstreamTokens:
-        return UpstreamTokens(await upstream.ask_bytes("/tokenize", to_json({"model": self._model, **request})))
+        return UpstreamTokens(await upstream.client.ask_bytes("/tokenize", to_json({"model": self._model, **request})))
 
 
 def _template_kwargs(payload: Mapping[str, Any]) -> dict[str, Any]:

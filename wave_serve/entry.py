@@ -15,5 +15,9 @@ def gateway_of(request: Request) -> Gateway:
 
 async def enter(request: Request) -> None:
     """A dependency of all routers. Raises ApiError 401 or 429."""
-    authorization = request.headers.get("authorization")
-    gateway_of(request).auth.enter(exchange_of(request), request.url.path, request.method, authorization)
+    exchange = exchange_of(request)
+    use = gateway_of(request).auth.admit(request.url.path, request.headers.get("authorization"))
+    if use is not None:
+        exchange.take_key(use)
+        if request.method == "POST":  # what is only read costs a key nothing
+            exchange.count()

@@ -1,16 +1,10 @@
 """The one error type that becomes an HTTP answer, in OpenAI's shape."""
 
+import math
 from collections.abc import Mapping
-from http import HTTPStatus
-from typing import Any, cast
+from typing import Any
 
-from fastapi import FastAPI, Request
-from starlette.exceptions import HTTPException
-from starlette.requests import ClientDisconnect
 from starlette.responses import JSONResponse, Response
-
-from wave_serve.exchange import exchange_of
-from wave_serve.presence import ClientGoneError
 
 CLIENT_CLOSED = 499  # logged, never read: nobody is there
 
@@ -83,39 +77,12 @@ def unavailable(message: str, retry_after: int) -> ApiError:
     return ApiError(503, message, code="upstream_unavailable", headers={"retry-after": str(retry_after)})
 
 
-def install_error_handlers(app: FastAPI) -> None:
-    """Every error of `app`, its own and the framework's, is answered in OpenAI's shape."""
-
-    async def api_error(request: Request, error: Exception) -> Response:
-        return _answer(request, cast("ApiError", error))
-
-    async def http_error(request: Request, error: Exception) -> Response:
-        error = cast("HTTPException", error)
-        what = f"{request.method} {request.url.path}"
-        if error.status_code == HTTPStatus.NOT_FOUND:
-            return _answer(request, ApiError(404, f"Invalid URL ({what})", code="unknown_url"))
-        if error.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
-            message = f"Not allowed to {what}"
-            return _answer(request, ApiError(405, message, code="method_not_allowed", headers=error.headers))
-        return _answer(request, ApiError(error.status_code, str(error.detail), headers=error.headers))
-
-    async def unexpected(request: Request, _error: Exception) -> Response:
-        # The server hangs up after it; unwarned, a client would send its next request into the closing connection.
-        close = {"connection": "close"}
-        message = "The gateway failed to handle this request."
-        return _answer(request, ApiError(500, message, code="internal_error", headers=close))
-
-    async def client_gone(request: Request, _error: Exception) -> Response:
-        exchange_of(request).aborted = True
-        return Response(status_code=CLIENT_CLOSED)
-
-    app.add_exception_handler(ApiError, api_error)
-    for gone in (ClientDisconnect, ClientGoneError):
-        app.add_exception_handler(gone, client_gone)
-    app.add_exception_handler(HTTPException, http_error)
-    app.add_exception_handler(Exception, unexpected)
+def too_many(message: str, wait: float, code: str) -> ApiError:
+    """A 429 with the seconds after which another try makes sense."""
+    return ApiError(429, message, code=code, headers=retry_headers(wait))
 
 
-def _answer(request: Request, error: ApiError) -> Response:
-    exchange_of(request).error = error.code or error.type
-    return error.response()
+def retry_headers(seconds: float) -> dict[str, str]:
+    """`retry-after` in whole seconds, at least 1, and `retry-after-ms` beside it for clients that read it."""
+    seconds = round(seconds, 6)  # or an error in the last digit would round up to a whole second
+    return {"retry-after": str(max(1, math.ceil(seconds))), "retry-after-ms": str(max(1, math.ceil(seconds * 1000)))}

@@ -5,13 +5,12 @@ import time
 import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 from starlette.requests import Request
 from starlette.types import Scope
 
-if TYPE_CHECKING:
-    from wave_serve.auth import KeyUse
+from wave_serve.key_use import KeyUse
 
 KEY = "wave_serve.exchange"
 TRACE_CONTEXT = ("traceparent", "tracestate")
@@ -23,7 +22,7 @@ class Exchange:
     """One request and what becomes of it; `headers` go onto its response, whatever that is, `forward` onto the
     upstream's request.
 
-    `key_limit` is the key's own cap on prompt + completion, in tokens; `usage_extension` joins the answer's `usage`.
+    `key_use` is its use of an API key, if it came with one; `usage_extension` joins the answer's `usage`.
 
     Moments are seconds since `started`: `read_s` the body was complete, `sent_s` an upstream was asked, `first_byte_s`
     and `first_token_s` its first byte and, of a stream, its first event came. `queue_s` is a duration within `sent_s`.
@@ -48,10 +47,43 @@ class Exchange:
     truncated_from: int | None = None
     error: str | None = None
     aborted: bool = False
-    key_limit: int | None = None
-    key_name: str | None = None
-    key_use: "KeyUse | None" = None
+    key_use: KeyUse | None = None
     usage_extension: dict[str, Any] | None = None
+
+    @property
+    def key_name(self) -> str | None:
+        """The name of the request's key; None without one."""
+        return None if self.key_use is None else self.key_use.key.name
+
+    @property
+    def key_limit(self) -> int | None:
+        """The key's own cap on prompt + completion, in tokens; None where it has none."""
+        return None if self.key_use is None else self.key_use.key.max_context
+
+    def take_key(self, use: KeyUse) -> None:
+        """The request came with a key, whose rates its answer tells, whatever that is."""
+        self.key_use = use
+        self.headers |= use.headers()
+
+    def count(self) -> None:
+        """Counts the request against its key, if it has one. Raises ApiError 429."""
+        if self.key_use is not None:
+            self.key_use.begin()
+            self.headers |= self.key_use.headers()
+
+    def check_model(self, model: str) -> None:
+        """Raises ApiError 403 where the request's key may not use the model."""
+        if self.key_use is not None:
+            self.key_use.check_model(model)
+
+    def spend(self, tokens: int) -> None:
+        """Holds a generation's tokens against its key's rate. Raises ApiError 429."""
+        if self.key_use is None:
+            return
+        try:
+            self.key_use.spend(tokens)
+        finally:
+            self.headers |= self.key_use.headers()
 
     def overhead(self) -> float | None:
         """Seconds that the gateway itself took before it asked an upstream; None where it asked none."""

@@ -8,9 +8,9 @@ from typing import Any
 from fastapi import FastAPI
 
 from wave_serve.admission import Admission
-from wave_serve.auth import Auth, check_model
+from wave_serve.auth import Auth
 from wave_serve.bodies import Bodies
-from wave_serve.catalogue import Catalogue, ServedModel
+from wave_serve.catalogue import Catalogue, ServedModel, read_model
 from wave_serve.dispatch import Dispatch
 from wave_serve.drain import Drain
 from wave_serve.exchange import Exchange
@@ -19,7 +19,6 @@ from wave_serve.keys_file import ApiKey, load_keys
 from wave_serve.load_metrics import add_load_metrics
 from wave_serve.metrics import Metrics
 from wave_serve.prefix import prefixes_of
-from wave_serve.prompts import read_model
 from wave_serve.router import Demand, Router
 from wave_serve.settings import Settings
 from wave_serve.upstream import Upstream
@@ -84,7 +83,7 @@ class Gateway:
         """The model that a request names, or the only one. Raises ApiError 400, 403 or 404."""
         named = payload.get("model")
         if isinstance(named, str) and named in self.catalogue.models:
-            check_model(exchange, named)
+            exchange.check_model(named)
         model = self.catalogue.find(read_model(payload, [model.name for model in self.visible_models(exchange)]))
         exchange.model = model.name
         return model
@@ -106,6 +105,6 @@ class Gateway:
                 watch.cancel()
             await asyncio.gather(*watches, return_exceptions=True)
             for upstream in self.upstreams:
-                await upstream.close()
+                await upstream.client.close()
             for work in self.heavy:
                 await work.close()

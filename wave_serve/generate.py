@@ -3,8 +3,6 @@
 from fastapi import Request
 from starlette.responses import Response
 
-from wave_serve.asking import ask_any
-from wave_serve.auth import spend_tokens
 from wave_serve.body import read_body
 from wave_serve.exchange import exchange_of
 from wave_serve.fitting import fit
@@ -23,18 +21,18 @@ async def generate(gateway: Gateway, request: Request, path: str, *, chat: bool)
     model = gateway.model_of(payload, exchange)
     if model.limit(exchange.key_limit) is not None:
         exchange.headers |= model.cap(exchange.key_limit).headers()
-    exchange.upstream = model.pick().base_url
+    exchange.upstream = model.least_busy().base_url
     cap = model.cap(exchange.key_limit)
     exchange.headers |= cap.headers()
 
     generation = read_generation(payload, chat=chat)
     exchange.stream = generation.stream
-    fitting = ask_any(
-        model, lambda upstream: fit(model, generation, upstream, cap, exchange), gateway.settings.routing.tries
+    fitting = model.ask(
+        lambda upstream: fit(model, generation, upstream, cap, exchange), gateway.settings.routing.tries
     )
     fitted = await while_connected(request.receive, fitting)
     completions = fitted.receipt.completion_tokens * generation.n * len(fitted.tokens)
-    spend_tokens(exchange, sum(fitted.tokens) + completions)
+    exchange.spend(sum(fitted.tokens) + completions)
     body = await gateway.bodies.edit(body, payload, fitted.changes, without=POLICY_FIELDS)
     return Relay(
         gateway.dispatch(exchange, model, sum(fitted.tokens), payload | fitted.changes),

@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from wave_serve.errors import ApiError
+from wave_serve.errors import ApiError, too_many
 from wave_serve.keys_file import ApiKey
 
 MINUTE = 60.0
@@ -69,6 +69,10 @@ class Limits:
             state.tokens = _resized(state.tokens, key.tokens_per_minute, now)
             self._states[key.name] = state
 
+    def state_of(self, key: ApiKey) -> KeyState:
+        """What a key in use has used."""
+        return self._states[key.name]
+
     def enter(self, key: ApiKey) -> KeyState:
         """Counts one request, which `leave` ends. Raises ApiError 429."""
         state, now = self._states[key.name], self._clock()
@@ -115,21 +119,6 @@ class Limits:
             if bucket is not None:
                 found |= _bucket_headers(unit, bucket, now)
         return found
-
-    def headers_of(self, key: ApiKey) -> dict[str, str]:
-        """`x-ratelimit-*` of a key."""
-        return self.headers(self._states[key.name])
-
-
-def too_many(message: str, wait: float, code: str) -> ApiError:
-    """A 429 with the seconds after which another try makes sense."""
-    return ApiError(429, message, code=code, headers=retry_headers(wait))
-
-
-def retry_headers(seconds: float) -> dict[str, str]:
-    """`retry-after` in whole seconds, at least 1, and `retry-after-ms` beside it for clients that read it."""
-    seconds = round(seconds, 6)  # or an error in the last digit would round up to a whole second
-    return {"retry-after": str(max(1, math.ceil(seconds))), "retry-after-ms": str(max(1, math.ceil(seconds * 1000)))}
 
 
 def duration(seconds: float) -> str:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 from wave_serve.body import json_kind, shown
-from wave_serve.errors import ApiError, invalid
+from wave_serve.errors import invalid
 from wave_serve.request_fields import CHAT, COMPLETION, check_fields
 from wave_serve.settings_context import Overflow
 
@@ -30,26 +30,6 @@ class Generation:
     def param(self) -> str:
         """The field that holds the prompt."""
         return "messages" if self.chat else "prompt"
-
-
-def read_model(payload: Mapping[str, Any], names: list[str]) -> str:
-    """The model's name; it may be left out where only one is served. Raises ApiError 400 or 404."""
-    name = payload.get("model")
-    if name is None and len(names) == 1:
-        return names[0]
-    if name is None:
-        raise invalid(f"you must provide a model; served are: {', '.join(names)}", "model")
-    if not isinstance(name, str):
-        raise invalid(f"model must be a string, got {shown(name)}", "model")
-    if name not in names:
-        raise unknown_model(name, names)
-    return name
-
-
-def unknown_model(name: str, names: list[str]) -> ApiError:
-    """A 404 for a model that is not served."""
-    message = f"The model {shown(name)} does not exist; served are: {', '.join(names)}"
-    return ApiError(404, message, param="model", code="model_not_found")
 
 
 def read_generation(payload: Mapping[str, Any], *, chat: bool) -> Generation:

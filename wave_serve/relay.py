@@ -83,7 +83,7 @@ class Relay(Response):
         await Response(found[0], media_type="application/json")(scope, receive, send)
 
     async def _fetch(self, upstream: Upstream) -> bytes:
-        async with upstream.stream(self._path, self._request_body, self._exchange.forward) as answer:
+        async with upstream.client.stream(self._path, self._request_body, self._exchange.forward) as answer:
             self._first_byte()
             self._begun = answer.status < 400
             body = await answer.read()
@@ -122,7 +122,7 @@ class Relay(Response):
             await asyncio.gather(*beats, return_exceptions=True)
 
     async def _pump(self, upstream: Upstream, writer: EventWriter) -> None:
-        async with upstream.stream(self._path, self._request_body, self._exchange.forward) as answer:
+        async with upstream.client.stream(self._path, self._request_body, self._exchange.forward) as answer:
             if answer.status >= 400:
                 raise from_upstream(answer.status, await answer.read(), answer.headers)
             if not answer.headers.get("content-type", "").startswith("text/event-stream"):

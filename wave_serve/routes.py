@@ -6,8 +6,6 @@ from fastapi import APIRouter, Depends, Request
 from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.responses import JSONResponse, Response
 
-from wave_serve.asking import ask_any
-from wave_serve.auth import check_model
 from wave_serve.body import read_body
 from wave_serve.entry import enter, gateway_of
 from wave_serve.exchange import exchange_of
@@ -48,7 +46,7 @@ async def models(request: Request) -> Response:
 async def one_model(request: Request, model: str) -> Response:
     """One served model with its limits."""
     found = gateway_of(request).catalogue.find(model)
-    check_model(exchange_of(request), found.name)
+    exchange_of(request).check_model(found.name)
     return JSONResponse(found.card(exchange_of(request).key_limit))
 
 
@@ -80,8 +78,8 @@ async def _preflight(gateway: Gateway, request: Request) -> Response:
     model = gateway.model_of(payload, exchange)
     cap = model.cap(exchange.key_limit)
     exchange.headers |= cap.headers()
-    answer = ask_any(
-        model, lambda upstream: preflight(model, payload, upstream, cap, exchange), gateway.settings.routing.tries
+    answer = model.ask(
+        lambda upstream: preflight(model, payload, upstream, cap, exchange), gateway.settings.routing.tries
     )
     return JSONResponse(await while_connected(request.receive, answer))
 
@@ -95,7 +93,7 @@ async def _ask(request: Request, path: str, fields: Mapping[str, Field], *needed
     check_present(payload, *needed)
     if "messages" in needed and payload.get("messages") is not None:
         check_messages(payload)
-    answer = ask_any(model, lambda upstream: upstream.ask_object(path, body), gateway.settings.routing.tries)
+    answer = model.ask(lambda upstream: upstream.client.ask_object(path, body), gateway.settings.routing.tries)
     return Response(await while_connected(request.receive, answer), media_type="application/json")
 
 

@@ -57,7 +57,7 @@ class Scene:
             task.cancel()
         await asyncio.gather(*self.tasks.values(), return_exceptions=True)
         for upstream in self.upstreams:
-            await upstream.close()
+            await upstream.client.close()
         assert self.admission.waiting == (0, 0)
         assert [(one.in_flight, one.outstanding_tokens) for one in self.upstreams] == [(0, 0)] * len(self.upstreams)
 

@@ -14,7 +14,7 @@ from running import Running, running, settings_for
 from typer.testing import CliRunner
 
 from wave_serve import keys_cli
-from wave_serve.auth import KeyUse
+from wave_serve.key_use import KeyUse
 from wave_serve.keys_file import ENVIRONMENT, ApiKey, digest, entry_for, load_keys, new_key, parse_keys
 from wave_serve.limits import Limits
 from wave_serve.settings_file import SettingsError
@@ -225,7 +225,8 @@ def test_no_key_is_logged_or_measured(
 def test_a_request_ends_well_though_its_key_was_removed_meanwhile() -> None:
     key = ApiKey(name="alice", sha256=digest(ALICE), tokens_per_minute=100)
     limits = Limits([key])
-    use = KeyUse(key, limits, counted=True)
+    use = KeyUse(key, limits)
+    use.begin()
     limits.replace([])
     use.spend(40)
     assert use.headers()["x-ratelimit-remaining-tokens"] == "60"

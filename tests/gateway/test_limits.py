@@ -11,9 +11,9 @@ import pytest
 from fake_upstream import DONE, FakeUpstream, delta, stream
 from running import Running, running, settings_for
 
-from wave_serve.errors import ApiError
+from wave_serve.errors import ApiError, retry_headers
 from wave_serve.keys_file import ApiKey, entry_for
-from wave_serve.limits import Bucket, Limits, duration, retry_headers
+from wave_serve.limits import Bucket, Limits, duration
 
 KEY = "sk-wave-limited-0123456789abcdef"
 HEADERS = {"authorization": f"Bearer {KEY}"}
@@ -94,11 +94,11 @@ def test_other_limits_keep_what_is_used() -> None:
     state = limits.enter(key(concurrency=1))
     limits.spend(key(), state, 90)
     limits.replace([key(tokens_per_minute=200, concurrency=1)])
-    assert limits.headers_of(key())["x-ratelimit-remaining-tokens"] == "110"
+    assert limits.headers(limits.state_of(key()))["x-ratelimit-remaining-tokens"] == "110"
     with pytest.raises(ApiError, match="at the same time"):
         limits.enter(key(concurrency=1))
     limits.replace([key(concurrency=1)])
-    assert limits.headers_of(key()) == {}
+    assert limits.headers(limits.state_of(key())) == {}
     limits.leave(state)
     limits.leave(limits.enter(key(concurrency=1)))
 

@@ -2,13 +2,13 @@
 
 import pytest
 
+from wave_serve.catalogue import read_model
 from wave_serve.errors import ApiError
 from wave_serve.prompts import (
     check_messages,
     check_sequences,
     check_token_ids,
     read_generation,
-    read_model,
     read_prompts,
 )
 

@@ -77,7 +77,7 @@ def test_a_killed_engine_is_reported_and_restarted_with_growing_waits(
         await supervisor.stop(2.0)
         watch.cancel()
         await asyncio.gather(run, watch, return_exceptions=True)
-        await upstream.close()
+        await upstream.client.close()
         return started
 
     with caplog.at_level(logging.ERROR):
@@ -115,7 +115,7 @@ def test_an_engine_that_ignores_sigterm_is_killed(tmp_path: Path) -> None:
         run.cancel()
         await asyncio.gather(run, return_exceptions=True)
         await supervisor.stop(0.3)
-        await upstream.close()
+        await upstream.client.close()
         return [int(pid) for pid in (tmp_path / "pids").read_text().split()]
 
     pids = asyncio.run(scenario())
