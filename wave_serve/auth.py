@@ -7,7 +7,7 @@ from wave_serve.errors import ApiError
 from wave_serve.key_use import KeyUse
 from wave_serve.keys_file import ApiKey, digest
 from wave_serve.limits import Limits
-from wave_serve.settings_auth import AuthSettings
+from wave_serve.settings import AuthSettings
 
 OPEN_PATHS = ("/health", "/ready")  # probes come without a key
 DOCS_PATHS = ("/docs", "/openapi.json")

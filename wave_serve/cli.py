@@ -17,7 +17,7 @@ from wave_serve.reload import SettingsSource
 from wave_serve.serve import run_gateway, run_with_engine
 from wave_serve.server import ListenError
 from wave_serve.settings import ModelSettings, Settings
-from wave_serve.settings_file import SettingsError, load_settings
+from wave_serve.settings.file import SettingsError, load_settings
 from wave_serve.supervisor import EngineStartError
 from wave_serve.tokens import TokenizerError
 

@@ -6,10 +6,10 @@ from typing import Annotated
 import typer
 
 from wave_serve.catalogue import ServedModel
-from wave_serve.config_example import render_example
 from wave_serve.keys_file import load_keys
 from wave_serve.settings import Settings
-from wave_serve.settings_file import SettingsError, load_settings
+from wave_serve.settings.example import render_example
+from wave_serve.settings.file import SettingsError, load_settings
 from wave_serve.tokens import LocalTokenizer, TokenizerError
 
 app = typer.Typer(no_args_is_help=True, help="Print an example of the settings file, or check one.")

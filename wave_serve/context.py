@@ -3,8 +3,7 @@
 from dataclasses import dataclass
 
 from wave_serve.errors import ApiError
-from wave_serve.settings import ModelSettings
-from wave_serve.settings_context import Overflow
+from wave_serve.settings import ModelSettings, Overflow
 from wave_serve.zones import Zones
 
 

@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable
 
-from wave_serve.settings_routing import RoutingSettings
+from wave_serve.settings import RoutingSettings
 
 
 class Ejection:

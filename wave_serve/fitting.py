@@ -17,7 +17,7 @@ from wave_serve.prompts import (
     check_token_ids,
     read_prompts,
 )
-from wave_serve.settings_context import Overflow
+from wave_serve.settings import Overflow
 from wave_serve.truncation import Kept, Range, cut, fewest_dropped, keep_tokens, turns_of
 from wave_serve.upstream import Upstream
 

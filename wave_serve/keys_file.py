@@ -15,8 +15,8 @@ from typing import Annotated, Any, Self
 
 from pydantic import Field, PositiveInt, StringConstraints, ValidationInfo, field_validator, model_validator
 
-from wave_serve.settings_file import SettingsError, parse_section, read_text
-from wave_serve.settings_section import Frozen
+from wave_serve.settings import Frozen
+from wave_serve.settings.file import SettingsError, parse_section, read_text
 
 ENVIRONMENT = "WAVE_SERVE_API_KEYS"
 PREFIX = "sk-wave-"

@@ -8,7 +8,7 @@ from typing import Any, TypeAlias
 from wave_serve.body import json_kind, shown
 from wave_serve.errors import invalid
 from wave_serve.request_fields import CHAT, COMPLETION, check_fields
-from wave_serve.settings_context import Overflow
+from wave_serve.settings import Overflow
 
 Prompt: TypeAlias = "str | list[int] | array[int]"
 POLICY_FIELDS = ("overflow",)  # addressed to the gateway alone

@@ -21,7 +21,7 @@ from wave_serve.field_kinds import (
     numbers_by_token,
     string,
 )
-from wave_serve.settings_context import Overflow
+from wave_serve.settings import Overflow
 
 
 @dataclass(frozen=True)

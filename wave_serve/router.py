@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from wave_serve.fading import FadingSum
 from wave_serve.prefix import Prefixes
 from wave_serve.prefix_memory import PrefixMemory
-from wave_serve.settings_routing import RoutingSettings
+from wave_serve.settings import RoutingSettings
 from wave_serve.upstream import Upstream
 
 RECENT_SECONDS = 60.0  # time constant of the tokens counted as an upstream's recent load

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from wave_serve.exchange import Exchange
-from wave_serve.settings_tracing import TracingSettings
+from wave_serve.settings import TracingSettings
 
 if TYPE_CHECKING:
     from opentelemetry.sdk.trace import TracerProvider

@@ -4,7 +4,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from wave_serve.settings_context import Overflow
+from wave_serve.settings import Overflow
 
 Range = tuple[int, int]
 """Index of the first that is kept, and of the first after it that is not."""

@@ -10,8 +10,7 @@ from pydantic_core import from_json
 from wave_serve.ejection import Ejection
 from wave_serve.errors import ApiError
 from wave_serve.logs import event
-from wave_serve.settings import TimeoutSettings
-from wave_serve.settings_routing import RoutingSettings
+from wave_serve.settings import RoutingSettings, TimeoutSettings
 from wave_serve.upstream_answer import FAILURES
 from wave_serve.upstream_client import UpstreamClient
 

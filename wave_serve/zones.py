@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from enum import StrEnum
 
-from wave_serve.settings_context import ZoneAction, ZoneSettings
+from wave_serve.settings import ZoneAction, ZoneSettings
 
 
 class Zone(StrEnum):

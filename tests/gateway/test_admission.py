@@ -16,9 +16,7 @@ from wave_serve.admission import Admission
 from wave_serve.errors import ApiError
 from wave_serve.router import Demand, Router
 from wave_serve.service_rate import ServiceRate
-from wave_serve.settings import TimeoutSettings
-from wave_serve.settings_admission import AdmissionSettings
-from wave_serve.settings_routing import RoutingSettings
+from wave_serve.settings import AdmissionSettings, RoutingSettings, TimeoutSettings
 from wave_serve.upstream import Upstream
 
 BODY = {"model": "fake", "prompt": "hello", "max_tokens": 5}

@@ -17,7 +17,7 @@ from wave_serve import keys_cli
 from wave_serve.key_use import KeyUse
 from wave_serve.keys_file import ENVIRONMENT, ApiKey, digest, entry_for, load_keys, new_key, parse_keys
 from wave_serve.limits import Limits
-from wave_serve.settings_file import SettingsError
+from wave_serve.settings.file import SettingsError
 
 BODY = {"model": "fake", "prompt": "hello", "max_tokens": 5}
 ALICE, BOB, TINY = "sk-wave-canary-alice-0123456789abcdef", "sk-wave-canary-bob", "sk-wave-canary-tiny"

@@ -9,9 +9,9 @@ import yaml
 from pydantic import BaseModel
 
 from wave_serve import cli
-from wave_serve.config_example import render_example
 from wave_serve.settings import ModelSettings, Settings, UpstreamSettings
-from wave_serve.settings_file import parse_settings
+from wave_serve.settings.example import render_example
+from wave_serve.settings.file import parse_settings
 
 EXAMPLE_FILE = Path(__file__).parents[2] / "deploy" / "gateway.example.yaml"
 VALID = "models:\n  m: {train_length: 512}\nupstreams:\n  - base_url: http://h:1\n    models: [m]\n"

@@ -17,7 +17,7 @@ from running import Running, running, settings_for
 
 from wave_serve.keys_file import entry_for
 from wave_serve.logs import JsonLines
-from wave_serve.settings_tracing import TracingSettings
+from wave_serve.settings import TracingSettings
 from wave_serve.tracing import tracing_from
 
 BODY = {"model": "fake", "prompt": "hello", "max_tokens": 5}

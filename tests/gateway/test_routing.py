@@ -16,8 +16,7 @@ from wave_serve.ejection import Ejection
 from wave_serve.prefix import DEEPEST, SHALLOWEST, prefixes_of
 from wave_serve.prefix_memory import PrefixMemory
 from wave_serve.router import RECENT_HEAD_START, Demand, Router
-from wave_serve.settings import TimeoutSettings
-from wave_serve.settings_routing import RoutingSettings
+from wave_serve.settings import RoutingSettings, TimeoutSettings
 from wave_serve.upstream import Upstream
 
 BODY = {"model": "fake", "prompt": "hello", "max_tokens": 5}

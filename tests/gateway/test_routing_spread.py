@@ -10,8 +10,7 @@ import pytest
 
 from wave_serve.prefix import DEEPEST, DEPTHS, Prefixes
 from wave_serve.router import RECENT_LEAST, Demand, Router
-from wave_serve.settings import TimeoutSettings
-from wave_serve.settings_routing import RoutingSettings
+from wave_serve.settings import RoutingSettings, TimeoutSettings
 from wave_serve.upstream import Upstream
 
 TOKEN_BYTES = 4

@@ -6,7 +6,7 @@ import pytest
 from pydantic import ValidationError
 
 from wave_serve.settings import ModelSettings, Settings
-from wave_serve.settings_file import SettingsError, load_settings, parse_settings
+from wave_serve.settings.file import SettingsError, load_settings, parse_settings
 
 VALID = """
 port: 8001

@@ -9,8 +9,7 @@ from running import running, settings_for
 
 from wave_serve.checkpoint import Checkpoint, CheckpointError
 from wave_serve.serve import _model_settings
-from wave_serve.settings import Settings
-from wave_serve.settings_context import ZoneSettings
+from wave_serve.settings import Settings, ZoneSettings
 from wave_serve.validated import validated_length
 from wave_serve.zones import zones_of
 

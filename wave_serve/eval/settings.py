@@ -6,8 +6,7 @@ from typing import Annotated
 
 from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
 
-from wave_serve.settings import BaseUrl
-from wave_serve.settings_section import Frozen
+from wave_serve.settings import BaseUrl, Frozen
 
 
 class Protocol(StrEnum):

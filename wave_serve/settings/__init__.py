@@ -1,0 +1,28 @@
+"""Every option of the gateway, its default and its description: frozen pydantic models, one file for each subject.
+
+Everyone imports the sections from here; `file` reads them from YAML and `example` writes an example of it.
+It imports nothing of the rest of the gateway.
+"""
+
+from wave_serve.settings.model import ModelSettings, Overflow, ZoneAction, ZoneSettings
+from wave_serve.settings.root import Settings
+from wave_serve.settings.section import BaseUrl, Frozen
+from wave_serve.settings.service import AuthSettings, EngineSettings, TracingSettings
+from wave_serve.settings.traffic import AdmissionSettings, RoutingSettings, TimeoutSettings, UpstreamSettings
+
+__all__ = [
+    "AdmissionSettings",
+    "AuthSettings",
+    "BaseUrl",
+    "EngineSettings",
+    "Frozen",
+    "ModelSettings",
+    "Overflow",
+    "RoutingSettings",
+    "Settings",
+    "TimeoutSettings",
+    "TracingSettings",
+    "UpstreamSettings",
+    "ZoneAction",
+    "ZoneSettings",
+]

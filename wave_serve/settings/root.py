@@ -1,0 +1,55 @@
+"""Every option and its default, in frozen models; the command line and the example file derive from these."""
+
+from typing import Annotated, Self
+
+from pydantic import Field, PositiveInt, model_validator
+
+from wave_serve.settings.model import ModelSettings
+from wave_serve.settings.section import Frozen
+from wave_serve.settings.service import AuthSettings, EngineSettings, TracingSettings
+from wave_serve.settings.traffic import AdmissionSettings, RoutingSettings, TimeoutSettings, UpstreamSettings
+
+Port = Annotated[int, Field(ge=1, le=65535)]
+
+
+class Settings(Frozen):
+    """The whole configuration."""
+
+    host: str = Field("127.0.0.1", description="Address to listen on; 0.0.0.0 for all.")
+    port: Port = Field(8000, description="Port to listen on.")
+    max_body_bytes: PositiveInt = Field(32 * 2**20, description="Largest request body.")
+    large_body_bytes: PositiveInt = Field(
+        2**20, description="Larger bodies are read by a process of their own, so that others are answered meanwhile."
+    )
+    models: dict[str, ModelSettings] = Field(
+        default_factory=dict, description="Policy by model name.", examples=["wave-demo"]
+    )
+    upstreams: tuple[UpstreamSettings, ...] = Field((), description="The vLLM servers of `gateway`.")
+    timeouts: TimeoutSettings = TimeoutSettings()
+    auth: AuthSettings = AuthSettings()
+    admission: AdmissionSettings = AdmissionSettings()
+    routing: RoutingSettings = RoutingSettings()
+    tracing: TracingSettings = TracingSettings()
+    engine: EngineSettings = EngineSettings()
+
+    @model_validator(mode="after")
+    def _upstreams_and_models_agree(self) -> Self:
+        if not self.upstreams:
+            return self
+        for index, upstream in enumerate(self.upstreams):
+            for model in upstream.models:
+                if model not in self.models:
+                    raise ValueError(f"upstreams.{index}.models names {model!r}, which is not described under models")
+        served = {model for upstream in self.upstreams for model in upstream.models}
+        for name, model_settings in self.models.items():
+            if name not in served:
+                raise ValueError(f"models.{name} is served by no upstream")
+            for field in ("max_extrapolation", "validated_length", "zones"):
+                if model_settings.train_length is None and _asked(model_settings, field):
+                    raise ValueError(f"models.{name}.{field} needs train_length beside it")
+        return self
+
+
+def _asked(section: Frozen, field: str) -> bool:
+    """Whether a field was given a value other than null."""
+    return field in section.model_fields_set and getattr(section, field) is not None

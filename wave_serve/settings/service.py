@@ -1,0 +1,39 @@
+"""Options of the service itself: who may ask, where spans go, and the engine that `serve` starts."""
+
+from pathlib import Path
+
+from pydantic import Field, PositiveFloat, PositiveInt
+
+from wave_serve.settings.section import BaseUrl, Frozen
+
+
+class AuthSettings(Frozen):
+    """API keys; without any the gateway is open."""
+
+    keys_file: Path | None = Field(
+        None, description="YAML file with the keys' hashes and limits; `wave-serve keys new` writes its entries."
+    )
+    protect_metrics: bool = Field(False, description="Ask for a key at /metrics too.")
+    protect_docs: bool = Field(False, description="Ask for a key at /docs and /openapi.json too.")
+
+
+class TracingSettings(Frozen):
+    """OpenTelemetry spans; every other choice is OpenTelemetry's own environment (OTEL_TRACES_SAMPLER and so on)."""
+
+    endpoint: BaseUrl | None = Field(
+        None,
+        description="OTLP/HTTP collector, without /v1/traces; where unset, OTEL_EXPORTER_OTLP_ENDPOINT decides.",
+    )
+    service_name: str = Field("wave-serve", description="Name of this service; OTEL_SERVICE_NAME overrides it.")
+    flush: float = Field(3.0, gt=0, description="Seconds that the last spans may take to leave at the end.")
+
+
+class EngineSettings(Frozen):
+    """The vLLM server that `serve` starts and watches."""
+
+    kv_cache_gib: PositiveInt = Field(2, description="KV cache of the CPU engine; VLLM_CPU_KVCACHE_SPACE overrides it.")
+    restart_first: PositiveFloat = Field(1.0, description="Seconds before the first restart; doubles each time.")
+    restart_most: PositiveFloat = Field(60.0, description="Longest wait before a restart, seconds.")
+    healthy_after: PositiveFloat = Field(60.0, description="Seconds of readiness after which the wait starts anew.")
+    show_log: bool = Field(False, description="Copy the engine's log to standard error.")
+    args: tuple[str, ...] = Field((), description="Further arguments of `vllm serve`.")
