@@ -5,7 +5,7 @@ from typing import Any
 
 from wave_serve.body import check_content_type, check_object, parse_object, with_fields
 from wave_serve.errors import invalid
-from wave_serve.heavy import HeavyWork
+from wave_serve.worker.process import HeavyWork
 
 
 class Bodies:

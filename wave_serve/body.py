@@ -10,7 +10,7 @@ from fastapi import Request
 from pydantic_core import to_json
 
 from wave_serve.errors import ApiError, invalid
-from wave_serve.heavy_worker import parse_json
+from wave_serve.worker.operations import parse_json
 
 CLOSE = {"connection": "close"}  # what is left of the body would be taken for the next request
 

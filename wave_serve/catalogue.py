@@ -11,10 +11,10 @@ from wave_serve.cache_capacity import cache_tokens
 from wave_serve.context import Cap, bounds
 from wave_serve.counting import TokenCounter
 from wave_serve.errors import ApiError, invalid, unavailable
-from wave_serve.heavy import HeavyWork
 from wave_serve.logs import event
 from wave_serve.settings import ModelSettings, Settings
 from wave_serve.upstream import Upstream
+from wave_serve.worker.process import HeavyWork
 from wave_serve.zones import zones_of
 
 logger = logging.getLogger("wave_serve.catalogue")

@@ -14,7 +14,6 @@ from wave_serve.catalogue import Catalogue, ServedModel, read_model
 from wave_serve.dispatch import Dispatch
 from wave_serve.drain import Drain
 from wave_serve.exchange import Exchange
-from wave_serve.heavy import HeavyWork
 from wave_serve.keys_file import ApiKey, load_keys
 from wave_serve.load_metrics import add_load_metrics
 from wave_serve.metrics import Metrics
@@ -22,6 +21,7 @@ from wave_serve.prefix import prefixes_of
 from wave_serve.router import Demand, Router
 from wave_serve.settings import Settings
 from wave_serve.upstream import Upstream
+from wave_serve.worker.process import HeavyWork
 
 RELOADED = ("auth", "admission", "routing", "models", "max_body_bytes")
 

@@ -11,8 +11,8 @@ from tokenizers import Tokenizer
 
 from wave_serve.byte_pairs import byte_pairs
 from wave_serve.cores import cores
-from wave_serve.heavy import HeavyWork
 from wave_serve.pieces import PieceCounts, cuts_alike
+from wave_serve.worker.process import HeavyWork
 
 T = TypeVar("T")
 LOOKED_UP_AT_ONCE = 2**20  # characters: some milliseconds

@@ -16,9 +16,9 @@ from running import Running, running, settings_for
 
 from wave_serve.bodies import Bodies
 from wave_serve.errors import ApiError
-from wave_serve.heavy import HeavyWork
-from wave_serve.heavy_worker import MOST_VALUES, parse
 from wave_serve.tokens import LocalTokenizer
+from wave_serve.worker.operations import MOST_VALUES, parse
+from wave_serve.worker.process import HeavyWork
 
 JSON = "application/json"
 

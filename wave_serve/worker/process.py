@@ -6,7 +6,7 @@ import sys
 from typing import Any
 
 from wave_serve.errors import ApiError
-from wave_serve.heavy_worker import LENGTH
+from wave_serve.worker.operations import LENGTH
 
 PIPE_BYTES = 2**20  # read at once
 
@@ -73,7 +73,7 @@ class HeavyWork:
     async def _pipes(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         if self._process is None or self._process.returncode is not None:
             self._process = await asyncio.create_subprocess_exec(
-                *(sys.executable, "-m", "wave_serve.heavy_worker"),
+                *(sys.executable, "-m", "wave_serve.worker"),
                 stdin=asyncio.subprocess.PIPE,
                 stdout=asyncio.subprocess.PIPE,
                 limit=PIPE_BYTES,

@@ -1,18 +1,9 @@
-"""A process beside the gateway that does what would hold the gateway's event loop: it parses, edits and tokenises.
+"""What the worker process does for the gateway because it would hold the event loop: it parses, edits and tokenises."""
 
-Run as `python -m wave_serve.heavy_worker`. Standard input holds requests and standard output one answer for each: 8
-bytes of length, then a pickle. A request is (operation, arguments); an answer is (True, result) or (False, message).
-It ends with its input.
-"""
-
-import os
-import pickle
-import signal
 import struct
-import sys
 from array import array
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, BinaryIO
+from typing import Any
 
 from pydantic_core import from_json, to_json
 
@@ -59,20 +50,6 @@ OPERATIONS: dict[str, Callable[..., Any]] = {"parse": parse, "edit": edit, "enco
 _tokenizers: dict[str, Any] = {}
 
 
-def serve(source: BinaryIO, sink: BinaryIO) -> None:
-    """Answers requests until there are no more."""
-    while head := source.read(LENGTH.size):
-        operation, arguments = pickle.loads(source.read(*LENGTH.unpack(head)))  # noqa: S301 - from the gateway itself
-        try:
-            answer = (True, OPERATIONS[operation](*arguments))
-        except ValueError as error:
-            answer = (False, str(error))
-        data = pickle.dumps(answer, protocol=5)
-        sink.write(LENGTH.pack(len(data)))
-        sink.write(data)
-        sink.flush()
-
-
 def _packed(prompt: list[Any]) -> "list[Any] | array[int]":
     """A list of token ids, or of such lists, with arrays in their place; another list as it is."""
     kinds = set(map(type, prompt))
@@ -107,11 +84,3 @@ def _tokenizer(path: str) -> Any:
         _tokenizers[path].no_truncation()
         _tokenizers[path].no_padding()
     return _tokenizers[path]
-
-
-if __name__ == "__main__":
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.SIG_IGN)  # meant for the gateway, which drains and then ends this process's input
-    answers = os.fdopen(os.dup(sys.stdout.fileno()), "wb")
-    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # so that nothing that prints can break an answer
-    serve(sys.stdin.buffer, answers)
