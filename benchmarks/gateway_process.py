@@ -10,7 +10,7 @@ from pathlib import Path
 from gateway_client import KEY
 from servers import free_port, wait_ready
 
-from wave_serve.keys_file import entry_for
+from wave_serve.keys.file import entry_for
 
 TICKS = os.sysconf("SC_CLK_TCK")
 PAGE = os.sysconf("SC_PAGE_SIZE")

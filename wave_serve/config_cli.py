@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from wave_serve.catalogue import ServedModel
-from wave_serve.keys_file import load_keys
+from wave_serve.keys.file import load_keys
 from wave_serve.settings import Settings
 from wave_serve.settings.example import render_example
 from wave_serve.settings.file import SettingsError, load_settings

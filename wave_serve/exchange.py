@@ -10,7 +10,7 @@ from typing import Any, cast
 from starlette.requests import Request
 from starlette.types import Scope
 
-from wave_serve.key_use import KeyUse
+from wave_serve.keys.use import KeyUse
 
 KEY = "wave_serve.exchange"
 TRACE_CONTEXT = ("traceparent", "tracestate")

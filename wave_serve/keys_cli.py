@@ -5,7 +5,7 @@ from typing import Annotated
 import typer
 from pydantic import ValidationError
 
-from wave_serve.keys_file import ApiKey, entry_for, new_key
+from wave_serve.keys.file import ApiKey, entry_for, new_key
 
 app = typer.Typer(no_args_is_help=True, help="Make API keys.")
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from wave_serve.gateway import Gateway
-from wave_serve.keys_file import ApiKey, load_keys
+from wave_serve.keys.file import ApiKey, load_keys
 from wave_serve.logs import event
 from wave_serve.settings import Settings
 from wave_serve.settings.file import SettingsError

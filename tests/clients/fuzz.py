@@ -20,7 +20,7 @@ import tiny_checkpoint
 from fake_upstream import DONE, Connection, FakeUpstream, reply, reply_json, stream
 from running import running, settings_for
 
-from wave_serve.keys_file import PREFIX, entry_for
+from wave_serve.keys.file import PREFIX, entry_for
 
 USAGE = {"prompt_tokens": 2, "completion_tokens": 1, "total_tokens": 3}
 

@@ -10,7 +10,7 @@ from fake_upstream import DONE, Connection, FakeUpstream, delta, hang_up, never,
 from openai import AsyncOpenAI, OpenAI
 from running import Running, running, settings_for
 
-from wave_serve.keys_file import entry_for
+from wave_serve.keys.file import entry_for
 
 ASK = {"model": "fake", "prompt": "hello", "max_tokens": 5}
 KEYS = {name: f"sk-wave-{name}-0123456789abcdef0123456789" for name in ("full", "limited", "narrow")}

@@ -17,7 +17,7 @@ import served
 import yaml
 from fake_upstream import DONE, Connection, FakeUpstream, delta, stream
 
-from wave_serve.keys_file import entry_for
+from wave_serve.keys.file import entry_for
 
 ALICE, BOB = "sk-wave-alice-canary", "sk-wave-bob-canary"
 BODY = {"model": "fake", "prompt": "hello", "max_tokens": 5}

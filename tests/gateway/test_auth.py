@@ -14,9 +14,9 @@ from running import Running, running, settings_for
 from typer.testing import CliRunner
 
 from wave_serve import keys_cli
-from wave_serve.key_use import KeyUse
-from wave_serve.keys_file import ENVIRONMENT, ApiKey, digest, entry_for, load_keys, new_key, parse_keys
-from wave_serve.limits import Limits
+from wave_serve.keys.file import ENVIRONMENT, ApiKey, digest, entry_for, load_keys, new_key, parse_keys
+from wave_serve.keys.limits import Limits
+from wave_serve.keys.use import KeyUse
 from wave_serve.settings.file import SettingsError
 
 BODY = {"model": "fake", "prompt": "hello", "max_tokens": 5}

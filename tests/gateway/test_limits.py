@@ -12,8 +12,8 @@ from fake_upstream import DONE, FakeUpstream, delta, stream
 from running import Running, running, settings_for
 
 from wave_serve.errors import ApiError, retry_headers
-from wave_serve.keys_file import ApiKey, entry_for
-from wave_serve.limits import Bucket, Limits, duration
+from wave_serve.keys.file import ApiKey, entry_for
+from wave_serve.keys.limits import Bucket, Limits, duration
 
 KEY = "sk-wave-limited-0123456789abcdef"
 HEADERS = {"authorization": f"Bearer {KEY}"}

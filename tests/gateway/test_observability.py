@@ -15,7 +15,7 @@ from fake_upstream import DONE, FakeUpstream, delta, hang_up, never, reply, repl
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from running import Running, running, settings_for
 
-from wave_serve.keys_file import entry_for
+from wave_serve.keys.file import entry_for
 from wave_serve.logs import JsonLines
 from wave_serve.settings import TracingSettings
 from wave_serve.tracing import tracing_from

@@ -9,7 +9,7 @@ from fake_upstream import FakeUpstream
 from running import Running, running, settings_for
 
 from wave_serve.docs_routes import OPENAPI_PATH
-from wave_serve.keys_file import entry_for
+from wave_serve.keys.file import entry_for
 from wave_serve.openapi import HEADERS, POSTING, document
 from wave_serve.openapi_errors import CODES
 from wave_serve.request_fields import CHAT, COMPLETION

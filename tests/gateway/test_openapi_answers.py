@@ -28,7 +28,7 @@ from fake_upstream import (
 from running import Running, running, settings_for
 
 from wave_serve.docs_routes import OPENAPI_PATH
-from wave_serve.keys_file import entry_for
+from wave_serve.keys.file import entry_for
 from wave_serve.openapi import HEADERS, document
 from wave_serve.openapi_answers import answers as own_schemas
 from wave_serve.openapi_errors import CODES

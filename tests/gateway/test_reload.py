@@ -12,7 +12,7 @@ import httpx
 from fake_upstream import DONE, Connection, delta, stream
 from gateway_process import ALICE, BOB, BODY, Process, Streamed
 
-from wave_serve.keys_file import digest
+from wave_serve.keys.file import digest
 
 REFUSED = "reload refused; the old settings stay"
 

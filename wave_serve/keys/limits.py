@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from wave_serve.errors import ApiError, too_many
-from wave_serve.keys_file import ApiKey
+from wave_serve.keys.file import ApiKey
 
 MINUTE = 60.0
 ROUNDING = 0.01  # units; what may be missing of one after the time that was told

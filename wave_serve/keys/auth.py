@@ -4,9 +4,9 @@ import hmac
 from collections.abc import Sequence
 
 from wave_serve.errors import ApiError
-from wave_serve.key_use import KeyUse
-from wave_serve.keys_file import ApiKey, digest
-from wave_serve.limits import Limits
+from wave_serve.keys.file import ApiKey, digest
+from wave_serve.keys.limits import Limits
+from wave_serve.keys.use import KeyUse
 from wave_serve.settings import AuthSettings
 
 OPEN_PATHS = ("/health", "/ready")  # probes come without a key

@@ -1,8 +1,8 @@
 """What one request uses of its API key: the key's rates and concurrency, and the models that it may ask for."""
 
 from wave_serve.errors import ApiError
-from wave_serve.keys_file import ApiKey
-from wave_serve.limits import Limits
+from wave_serve.keys.file import ApiKey
+from wave_serve.keys.limits import Limits
 
 
 class KeyUse:
