@@ -12,7 +12,7 @@ from wave_serve.errors import ApiError, retry_headers, unavailable
 from wave_serve.router import Demand, Router
 from wave_serve.service_rate import ServiceRate
 from wave_serve.settings import AdmissionSettings
-from wave_serve.upstream import Upstream
+from wave_serve.upstream.upstream import Upstream
 
 LONGEST_RETRY = 300.0  # seconds; by then the backlog is another one
 

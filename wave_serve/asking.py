@@ -5,7 +5,7 @@ from typing import TypeVar
 
 from wave_serve.dispatch import OUT_OF_ORDER
 from wave_serve.errors import ApiError
-from wave_serve.upstream import Upstream
+from wave_serve.upstream.upstream import Upstream
 
 T = TypeVar("T")
 

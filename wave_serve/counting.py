@@ -13,7 +13,7 @@ from wave_serve.errors import ApiError, invalid
 from wave_serve.logs import event
 from wave_serve.prompts import POLICY_FIELDS, Prompt
 from wave_serve.tokens import PROBES, LocalTokenizer
-from wave_serve.upstream import Upstream
+from wave_serve.upstream.upstream import Upstream
 from wave_serve.upstream_tokens import UpstreamTokens
 from wave_serve.worker.process import HeavyWork
 

@@ -11,7 +11,7 @@ from wave_serve.exchange import Exchange
 from wave_serve.logs import event
 from wave_serve.router import Demand
 from wave_serve.settings import Settings
-from wave_serve.upstream import Upstream
+from wave_serve.upstream.upstream import Upstream
 
 logger = logging.getLogger("wave_serve.dispatch")
 

@@ -19,7 +19,7 @@ from wave_serve.prompts import (
 )
 from wave_serve.settings import Overflow
 from wave_serve.truncation import Kept, Range, cut, fewest_dropped, keep_tokens, turns_of
-from wave_serve.upstream import Upstream
+from wave_serve.upstream.upstream import Upstream
 
 LONGEST_HEADER = 2048  # characters; proxies refuse headers of some 8 KiB
 

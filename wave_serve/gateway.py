@@ -20,7 +20,7 @@ from wave_serve.metrics import Metrics
 from wave_serve.prefix import prefixes_of
 from wave_serve.router import Demand, Router
 from wave_serve.settings import Settings
-from wave_serve.upstream import Upstream
+from wave_serve.upstream.upstream import Upstream
 from wave_serve.worker.process import HeavyWork
 
 RELOADED = ("auth", "admission", "routing", "models", "max_body_bytes")

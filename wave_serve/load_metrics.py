@@ -6,8 +6,8 @@ from functools import partial
 from prometheus_client import CollectorRegistry, Gauge
 
 from wave_serve.admission import Admission
-from wave_serve.ejection import Ejection
-from wave_serve.upstream import Upstream
+from wave_serve.upstream.ejection import Ejection
+from wave_serve.upstream.upstream import Upstream
 
 
 def add_load_metrics(registry: CollectorRegistry, admission: Admission, upstreams: Sequence[Upstream]) -> None:

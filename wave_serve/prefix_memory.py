@@ -3,7 +3,7 @@
 from collections import OrderedDict
 
 from wave_serve.prefix import Prefixes
-from wave_serve.upstream import Upstream
+from wave_serve.upstream.upstream import Upstream
 
 MOST_HOLDERS = 8  # upstreams remembered for one beginning; more are no better
 

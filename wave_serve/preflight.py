@@ -10,7 +10,7 @@ from wave_serve.exchange import Exchange
 from wave_serve.fitting import Measured, Truncated, measure, note_tokens, overflow_of, too_long, truncate
 from wave_serve.prompts import Generation, read_generation
 from wave_serve.settings import Overflow
-from wave_serve.upstream import Upstream
+from wave_serve.upstream.upstream import Upstream
 
 TRUNCATIONS = tuple(one for one in Overflow if one is not Overflow.REJECT)
 

@@ -4,7 +4,7 @@ from typing import Any
 
 from wave_serve.errors import unavailable
 from wave_serve.gateway import Gateway
-from wave_serve.upstream import Upstream
+from wave_serve.upstream.upstream import Upstream
 
 
 def readiness(gateway: Gateway) -> dict[str, Any]:

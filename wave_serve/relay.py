@@ -16,9 +16,9 @@ from wave_serve.metrics import Metrics
 from wave_serve.presence import disconnected
 from wave_serve.settings import TimeoutSettings
 from wave_serve.sse import BrokenStreamError, EventStream
-from wave_serve.upstream import Upstream
-from wave_serve.upstream_answer import FAILURES, UpstreamAnswer
-from wave_serve.upstream_errors import from_upstream
+from wave_serve.upstream.answer import FAILURES, UpstreamAnswer
+from wave_serve.upstream.errors import from_upstream
+from wave_serve.upstream.upstream import Upstream
 from wave_serve.usage import extend_usage
 
 FAREWELL_SECONDS = 1.0  # for a client to take the error that ends its stream, and an upstream to end a complete one

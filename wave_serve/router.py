@@ -9,7 +9,7 @@ from wave_serve.fading import FadingSum
 from wave_serve.prefix import Prefixes
 from wave_serve.prefix_memory import PrefixMemory
 from wave_serve.settings import RoutingSettings
-from wave_serve.upstream import Upstream
+from wave_serve.upstream.upstream import Upstream
 
 RECENT_SECONDS = 60.0  # time constant of the tokens counted as an upstream's recent load
 # By so many requests like the present one an upstream that knows a long match may exceed its share while no upstream

@@ -8,7 +8,7 @@ from typing import Any
 from pydantic_core import from_json
 
 from wave_serve.errors import ApiError
-from wave_serve.upstream_errors import event_error
+from wave_serve.upstream.errors import event_error
 from wave_serve.usage import extend_usage
 
 KEEP_ALIVE = b": keep-alive\n\n"

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from wave_serve.engine_log import EngineLog
 from wave_serve.logs import event
 from wave_serve.settings import EngineSettings
-from wave_serve.upstream import Upstream
+from wave_serve.upstream.upstream import Upstream
 
 logger = logging.getLogger("wave_serve.supervisor")
 PR_SET_PDEATHSIG = 1

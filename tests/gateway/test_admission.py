@@ -17,7 +17,7 @@ from wave_serve.errors import ApiError
 from wave_serve.router import Demand, Router
 from wave_serve.service_rate import ServiceRate
 from wave_serve.settings import AdmissionSettings, RoutingSettings, TimeoutSettings
-from wave_serve.upstream import Upstream
+from wave_serve.upstream.upstream import Upstream
 
 BODY = {"model": "fake", "prompt": "hello", "max_tokens": 5}
 

@@ -5,7 +5,7 @@ import pytest
 from fake_upstream import FakeUpstream, reply
 from running import running, settings_for
 
-from wave_serve.cache_capacity import cache_tokens
+from wave_serve.upstream.cache_capacity import cache_tokens
 
 
 def exposition(**labels: str) -> str:

@@ -14,7 +14,7 @@ from wave_serve.openapi import HEADERS, POSTING, document
 from wave_serve.openapi_errors import CODES
 from wave_serve.request_fields import CHAT, COMPLETION
 from wave_serve.routes import router
-from wave_serve.upstream_errors import PASSED_ON
+from wave_serve.upstream.errors import PASSED_ON
 
 
 def test_every_endpoint_is_described_with_its_method() -> None:

@@ -12,12 +12,12 @@ import pytest
 from fake_upstream import DONE, Connection, FakeUpstream, delta, hang_up, reply, reply_json, stream
 from running import Running, running, settings_for
 
-from wave_serve.ejection import Ejection
 from wave_serve.prefix import DEEPEST, SHALLOWEST, prefixes_of
 from wave_serve.prefix_memory import PrefixMemory
 from wave_serve.router import RECENT_HEAD_START, Demand, Router
 from wave_serve.settings import RoutingSettings, TimeoutSettings
-from wave_serve.upstream import Upstream
+from wave_serve.upstream.ejection import Ejection
+from wave_serve.upstream.upstream import Upstream
 
 BODY = {"model": "fake", "prompt": "hello", "max_tokens": 5}
 OK = reply_json({"object": "text_completion", "choices": [{"index": 0, "text": "ok"}]})

@@ -11,7 +11,7 @@ import pytest
 from wave_serve.prefix import DEEPEST, DEPTHS, Prefixes
 from wave_serve.router import RECENT_LEAST, Demand, Router
 from wave_serve.settings import RoutingSettings, TimeoutSettings
-from wave_serve.upstream import Upstream
+from wave_serve.upstream.upstream import Upstream
 
 TOKEN_BYTES = 4
 QUESTION = 40  # tokens

@@ -12,7 +12,7 @@ import pytest
 from wave_serve.engine import free_port
 from wave_serve.settings import EngineSettings, TimeoutSettings
 from wave_serve.supervisor import EngineStartError, Supervisor
-from wave_serve.upstream import Upstream
+from wave_serve.upstream.upstream import Upstream
 
 # Answers like a server until it is told to die; the child is what a worker process of the engine would be.
 ENGINE = """

@@ -11,8 +11,8 @@ from pydantic_core import from_json
 
 from wave_serve.errors import ApiError, unavailable
 from wave_serve.settings import TimeoutSettings
-from wave_serve.upstream_answer import FAILURES, UpstreamAnswer
-from wave_serve.upstream_errors import from_upstream
+from wave_serve.upstream.answer import FAILURES, UpstreamAnswer
+from wave_serve.upstream.errors import from_upstream
 
 READ_AT_ONCE = 2**20  # bytes: some milliseconds
 SENT_AT_ONCE = 2**20  # bytes; more is handed to the connection in parts

@@ -7,12 +7,12 @@ from collections.abc import Awaitable, Callable
 import aiohttp
 from pydantic_core import from_json
 
-from wave_serve.ejection import Ejection
 from wave_serve.errors import ApiError
 from wave_serve.logs import event
 from wave_serve.settings import RoutingSettings, TimeoutSettings
-from wave_serve.upstream_answer import FAILURES
-from wave_serve.upstream_client import UpstreamClient
+from wave_serve.upstream.answer import FAILURES
+from wave_serve.upstream.client import UpstreamClient
+from wave_serve.upstream.ejection import Ejection
 
 logger = logging.getLogger("wave_serve.upstream")
 LATE_ANSWERS_TOLERATED = 3  # a server that tokenises a huge prompt may answer late without being down
