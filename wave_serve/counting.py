@@ -11,7 +11,7 @@ from pydantic_core import to_json
 from wave_serve.affixes import PROBE, Affixes, affixes_of
 from wave_serve.errors import ApiError, invalid
 from wave_serve.logs import event
-from wave_serve.prompts import POLICY_FIELDS, Prompt
+from wave_serve.request.generation import POLICY_FIELDS, Prompt
 from wave_serve.tokens import PROBES, LocalTokenizer
 from wave_serve.upstream.upstream import Upstream
 from wave_serve.upstream_tokens import UpstreamTokens

@@ -10,7 +10,7 @@ from starlette.responses import Response
 
 from wave_serve.errors import CLIENT_CLOSED, ApiError
 from wave_serve.exchange import exchange_of
-from wave_serve.presence import ClientGoneError
+from wave_serve.request.presence import ClientGoneError
 
 
 def install_error_handlers(app: FastAPI) -> None:

@@ -9,7 +9,7 @@ from wave_serve.catalogue import ServedModel
 from wave_serve.context import Cap, Receipt, context_exceeded, decide, truncation_budget, usage_headers
 from wave_serve.errors import ApiError
 from wave_serve.exchange import Exchange
-from wave_serve.prompts import (
+from wave_serve.request.generation import (
     Generation,
     Prompt,
     check_messages,

@@ -3,13 +3,13 @@
 from fastapi import Request
 from starlette.responses import Response
 
-from wave_serve.body import read_body
 from wave_serve.exchange import exchange_of
 from wave_serve.fitting import fit
 from wave_serve.gateway import Gateway
-from wave_serve.presence import while_connected
-from wave_serve.prompts import POLICY_FIELDS, read_generation
 from wave_serve.relay import Relay
+from wave_serve.request.body import read_body
+from wave_serve.request.generation import POLICY_FIELDS, read_generation
+from wave_serve.request.presence import while_connected
 
 
 async def generate(gateway: Gateway, request: Request, path: str, *, chat: bool) -> Response:

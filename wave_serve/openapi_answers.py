@@ -3,8 +3,8 @@
 from typing import Any
 
 from wave_serve.errors import error_type
-from wave_serve.field_kinds import nullable
 from wave_serve.openapi_shapes import COUNT, FLAG, NUMBER, TEXT, Schema, array_of, own_object, ref, told
+from wave_serve.request.kinds import nullable
 from wave_serve.settings import Overflow, ZoneAction
 from wave_serve.zones import Zone
 

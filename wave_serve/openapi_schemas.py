@@ -2,10 +2,10 @@
 
 from collections.abc import Mapping
 
-from wave_serve.field_kinds import nullable
 from wave_serve.openapi_answers import answers
 from wave_serve.openapi_shapes import COUNT, IDS, TEXT, Schema, array_of, others_object, ref, told
-from wave_serve.request_fields import CHAT, COMPLETION, DETOKENIZE, TOKENIZE, Field
+from wave_serve.request.fields import CHAT, COMPLETION, DETOKENIZE, TOKENIZE, Field
+from wave_serve.request.kinds import nullable
 
 PROMPT: Schema = {
     "description": "A text, several texts, token ids, or several lists of token ids.",

@@ -8,7 +8,7 @@ from wave_serve.context import Cap, Receipt, decide
 from wave_serve.errors import ApiError, invalid
 from wave_serve.exchange import Exchange
 from wave_serve.fitting import Measured, Truncated, measure, note_tokens, overflow_of, too_long, truncate
-from wave_serve.prompts import Generation, read_generation
+from wave_serve.request.generation import Generation, read_generation
 from wave_serve.settings import Overflow
 from wave_serve.upstream.upstream import Upstream
 

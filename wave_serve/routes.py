@@ -6,16 +6,16 @@ from fastapi import APIRouter, Depends, Request
 from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.responses import JSONResponse, Response
 
-from wave_serve.body import read_body
 from wave_serve.entry import enter, gateway_of
 from wave_serve.exchange import exchange_of
 from wave_serve.gateway import Gateway
 from wave_serve.generate import generate
 from wave_serve.preflight import preflight
-from wave_serve.presence import while_connected
-from wave_serve.prompts import check_messages
 from wave_serve.readiness import readiness
-from wave_serve.request_fields import DETOKENIZE, TOKENIZE, Field, check_fields, check_present
+from wave_serve.request.body import read_body
+from wave_serve.request.fields import DETOKENIZE, TOKENIZE, Field, check_fields, check_present
+from wave_serve.request.generation import check_messages
+from wave_serve.request.presence import while_connected
 
 router = APIRouter(dependencies=[Depends(enter)])
 

@@ -4,8 +4,9 @@ import json
 
 import pytest
 
-from wave_serve.body import parse_object, shown, with_fields
 from wave_serve.errors import ApiError
+from wave_serve.request.parsing import parse_object, with_fields
+from wave_serve.request.values import shown
 
 
 @pytest.mark.parametrize(

@@ -14,8 +14,8 @@ import pytest
 from fake_upstream import FakeUpstream, reply_json
 from running import Running, running, settings_for
 
-from wave_serve.bodies import Bodies
 from wave_serve.errors import ApiError
+from wave_serve.request.parsing import Bodies
 from wave_serve.tokens import LocalTokenizer
 from wave_serve.worker.operations import MOST_VALUES, parse
 from wave_serve.worker.process import HeavyWork

@@ -12,7 +12,7 @@ from wave_serve.docs_routes import OPENAPI_PATH
 from wave_serve.keys.file import entry_for
 from wave_serve.openapi import HEADERS, POSTING, document
 from wave_serve.openapi_errors import CODES
-from wave_serve.request_fields import CHAT, COMPLETION
+from wave_serve.request.fields import CHAT, COMPLETION
 from wave_serve.routes import router
 from wave_serve.upstream.errors import PASSED_ON
 

@@ -4,7 +4,7 @@ import pytest
 
 from wave_serve.catalogue import read_model
 from wave_serve.errors import ApiError
-from wave_serve.prompts import (
+from wave_serve.request.generation import (
     check_messages,
     check_sequences,
     check_token_ids,

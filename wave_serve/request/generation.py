@@ -5,9 +5,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
-from wave_serve.body import json_kind, shown
 from wave_serve.errors import invalid
-from wave_serve.request_fields import CHAT, COMPLETION, check_fields
+from wave_serve.request.fields import CHAT, COMPLETION, check_fields
+from wave_serve.request.values import json_kind, shown
 from wave_serve.settings import Overflow
 
 Prompt: TypeAlias = "str | list[int] | array[int]"

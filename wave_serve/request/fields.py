@@ -7,9 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from wave_serve.body import shown
 from wave_serve.errors import invalid
-from wave_serve.field_kinds import (
+from wave_serve.request.kinds import (
     Kind,
     array,
     boolean,
@@ -21,6 +20,7 @@ from wave_serve.field_kinds import (
     numbers_by_token,
     string,
 )
+from wave_serve.request.values import shown
 from wave_serve.settings import Overflow
 
 
