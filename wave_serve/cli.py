@@ -19,7 +19,7 @@ from wave_serve.server import ListenError
 from wave_serve.settings import ModelSettings, Settings
 from wave_serve.settings.file import SettingsError, load_settings
 from wave_serve.supervisor import EngineStartError
-from wave_serve.tokens import TokenizerError
+from wave_serve.tokens.tokenizer import TokenizerError
 
 EXPLAINED = (CheckpointError, CommandUnavailableError, EngineSetupError, EngineStartError, ListenError, SettingsError)
 app = typer.Typer(name="wave-serve", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)

@@ -10,7 +10,7 @@ from wave_serve.keys.file import load_keys
 from wave_serve.settings import Settings
 from wave_serve.settings.example import render_example
 from wave_serve.settings.file import SettingsError, load_settings
-from wave_serve.tokens import LocalTokenizer, TokenizerError
+from wave_serve.tokens.tokenizer import LocalTokenizer, TokenizerError
 
 app = typer.Typer(no_args_is_help=True, help="Print an example of the settings file, or check one.")
 

@@ -11,9 +11,9 @@ import pytest
 from test_pieces import STEPS, build
 from tokenizers import Tokenizer
 
-from wave_serve.byte_pairs import LONGEST, byte_pairs
 from wave_serve.checkpoint import bundled_checkpoint
-from wave_serve.tokens import LocalTokenizer
+from wave_serve.tokens.byte_pairs import LONGEST, byte_pairs
+from wave_serve.tokens.tokenizer import LocalTokenizer
 
 ASCII = "".join(map(chr, range(128)))
 # Where the expressions decide: contractions, white space before each kind, runs, digits beside letters.

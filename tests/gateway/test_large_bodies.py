@@ -16,7 +16,7 @@ from running import Running, running, settings_for
 
 from wave_serve.errors import ApiError
 from wave_serve.request.parsing import Bodies
-from wave_serve.tokens import LocalTokenizer
+from wave_serve.tokens.tokenizer import LocalTokenizer
 from wave_serve.worker.operations import MOST_VALUES, parse
 from wave_serve.worker.process import HeavyWork
 

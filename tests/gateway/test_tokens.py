@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from wave_serve.tokens import LocalTokenizer, TokenizerError, longest_token_bytes
+from wave_serve.tokens.tokenizer import LocalTokenizer, TokenizerError, longest_token_bytes
 
 TEXTS = ["a", "    deep\n\n\tindent", "naïve 日本語 🙂", "<|end|>", "x" * 5000, " " * 777]
 

@@ -5,7 +5,7 @@ from fake_upstream import FakeUpstream, reply
 from running import running, settings_for
 
 from wave_serve.errors import ApiError
-from wave_serve.upstream_tokens import UpstreamTokens
+from wave_serve.tokens.upstream_tokens import UpstreamTokens
 
 
 @pytest.mark.parametrize(

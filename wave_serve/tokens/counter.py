@@ -8,13 +8,13 @@ from weakref import WeakKeyDictionary
 
 from pydantic_core import to_json
 
-from wave_serve.affixes import PROBE, Affixes, affixes_of
 from wave_serve.errors import ApiError, invalid
 from wave_serve.logs import event
 from wave_serve.request.generation import POLICY_FIELDS, Prompt
-from wave_serve.tokens import PROBES, LocalTokenizer
+from wave_serve.tokens.special_tokens import PROBE, Affixes, affixes_of
+from wave_serve.tokens.tokenizer import PROBES, LocalTokenizer
+from wave_serve.tokens.upstream_tokens import UpstreamTokens
 from wave_serve.upstream.upstream import Upstream
-from wave_serve.upstream_tokens import UpstreamTokens
 from wave_serve.worker.process import HeavyWork
 
 logger = logging.getLogger("wave_serve.counting")

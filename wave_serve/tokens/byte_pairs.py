@@ -24,7 +24,7 @@ from typing import Any
 import tiktoken
 from tokenizers import models
 
-from wave_serve.pieces import cuts_alike
+from wave_serve.tokens.pieces import cuts_alike
 
 LONGEST = 2**14  # characters; beyond, tiktoken's expressions may run out of steps on a text of white space only
 
