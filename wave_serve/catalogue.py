@@ -5,11 +5,11 @@ import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from typing import Any, TypeVar
 
-from wave_serve.asking import ask_any, least_busy
 from wave_serve.context import Cap, bounds
 from wave_serve.errors import ApiError, invalid, unavailable
 from wave_serve.logs import event
 from wave_serve.request.values import shown
+from wave_serve.routing.asking import ask_any, least_busy
 from wave_serve.settings import ModelSettings, Settings
 from wave_serve.tokens.counter import TokenCounter
 from wave_serve.upstream.cache_capacity import cache_tokens

@@ -7,18 +7,18 @@ from typing import Any
 
 from fastapi import FastAPI
 
-from wave_serve.admission import Admission
 from wave_serve.catalogue import Catalogue, ServedModel, read_model
-from wave_serve.dispatch import Dispatch
-from wave_serve.drain import Drain
 from wave_serve.exchange import Exchange
 from wave_serve.keys.auth import Auth
 from wave_serve.keys.file import ApiKey, load_keys
 from wave_serve.load_metrics import add_load_metrics
 from wave_serve.metrics import Metrics
-from wave_serve.prefix import prefixes_of
 from wave_serve.request.parsing import Bodies
-from wave_serve.router import Demand, Router
+from wave_serve.routing.admission import Admission
+from wave_serve.routing.dispatch import Dispatch
+from wave_serve.routing.drain import Drain
+from wave_serve.routing.prefixes import prefixes_of
+from wave_serve.routing.router import Demand, Router
 from wave_serve.settings import Settings
 from wave_serve.upstream.upstream import Upstream
 from wave_serve.worker.process import HeavyWork

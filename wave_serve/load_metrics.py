@@ -5,7 +5,7 @@ from functools import partial
 
 from prometheus_client import CollectorRegistry, Gauge
 
-from wave_serve.admission import Admission
+from wave_serve.routing.admission import Admission
 from wave_serve.upstream.ejection import Ejection
 from wave_serve.upstream.upstream import Upstream
 

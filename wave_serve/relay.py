@@ -8,12 +8,12 @@ from pydantic_core import from_json
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from wave_serve.dispatch import Dispatch
 from wave_serve.errors import ApiError
 from wave_serve.event_writer import EventWriter
 from wave_serve.exchange import Exchange
 from wave_serve.metrics import Metrics
 from wave_serve.request.presence import disconnected
+from wave_serve.routing.dispatch import Dispatch
 from wave_serve.settings import TimeoutSettings
 from wave_serve.sse import BrokenStreamError, EventStream
 from wave_serve.upstream.answer import FAILURES, UpstreamAnswer

@@ -12,10 +12,10 @@ import pytest
 from fake_upstream import DONE, Connection, FakeUpstream, delta, stream
 from running import Running, running, sdk, settings_for
 
-from wave_serve.admission import Admission
 from wave_serve.errors import ApiError
-from wave_serve.router import Demand, Router
-from wave_serve.service_rate import ServiceRate
+from wave_serve.routing.admission import Admission
+from wave_serve.routing.rates import ServiceRate
+from wave_serve.routing.router import Demand, Router
 from wave_serve.settings import AdmissionSettings, RoutingSettings, TimeoutSettings
 from wave_serve.upstream.upstream import Upstream
 

@@ -10,9 +10,8 @@ import pytest
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 
 from wave_serve.checkpoint import bundled_checkpoint
-from wave_serve.tokens import pieces
 from wave_serve.tokens.pieces import LLAMA_3, QWEN_2, PieceCounts, cuts_alike, pieces_of
-from wave_serve.tokens.tokenizer import LocalTokenizer
+from wave_serve.tokens.tokenizer import LocalTokenizer, pieces
 
 CORPUS = Path(__file__).read_text() + "naïve 日本語 🙂 1234\r\n\r\n  x\t\n;\n/y 'll\n's \x1c\n\x85\u2028a" * 3
 STEPS = {

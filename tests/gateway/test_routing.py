@@ -12,9 +12,8 @@ import pytest
 from fake_upstream import DONE, Connection, FakeUpstream, delta, hang_up, reply, reply_json, stream
 from running import Running, running, settings_for
 
-from wave_serve.prefix import DEEPEST, SHALLOWEST, prefixes_of
-from wave_serve.prefix_memory import PrefixMemory
-from wave_serve.router import RECENT_HEAD_START, Demand, Router
+from wave_serve.routing.prefixes import DEEPEST, SHALLOWEST, PrefixMemory, prefixes_of
+from wave_serve.routing.router import RECENT_HEAD_START, Demand, Router
 from wave_serve.settings import RoutingSettings, TimeoutSettings
 from wave_serve.upstream.ejection import Ejection
 from wave_serve.upstream.upstream import Upstream

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 import pytest
 
-from wave_serve.prefix import DEEPEST, DEPTHS, Prefixes
-from wave_serve.router import RECENT_LEAST, Demand, Router
+from wave_serve.routing.prefixes import DEEPEST, DEPTHS, Prefixes
+from wave_serve.routing.router import RECENT_LEAST, Demand, Router
 from wave_serve.settings import RoutingSettings, TimeoutSettings
 from wave_serve.upstream.upstream import Upstream
 

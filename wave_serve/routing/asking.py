@@ -3,8 +3,8 @@
 from collections.abc import Awaitable, Callable, Collection, Sequence
 from typing import TypeVar
 
-from wave_serve.dispatch import OUT_OF_ORDER
 from wave_serve.errors import ApiError
+from wave_serve.routing.dispatch import OUT_OF_ORDER
 from wave_serve.upstream.upstream import Upstream
 
 T = TypeVar("T")

@@ -9,8 +9,8 @@ from collections.abc import AsyncIterator, Collection
 from dataclasses import dataclass, field
 
 from wave_serve.errors import ApiError, retry_headers, unavailable
-from wave_serve.router import Demand, Router
-from wave_serve.service_rate import ServiceRate
+from wave_serve.routing.rates import ServiceRate
+from wave_serve.routing.router import Demand, Router
 from wave_serve.settings import AdmissionSettings
 from wave_serve.upstream.upstream import Upstream
 

@@ -4,12 +4,12 @@ import logging
 import time
 from collections.abc import Awaitable, Callable
 
-from wave_serve.admission import Admission
-from wave_serve.drain import Drain
 from wave_serve.errors import ApiError
 from wave_serve.exchange import Exchange
 from wave_serve.logs import event
-from wave_serve.router import Demand
+from wave_serve.routing.admission import Admission
+from wave_serve.routing.drain import Drain
+from wave_serve.routing.router import Demand
 from wave_serve.settings import Settings
 from wave_serve.upstream.upstream import Upstream
 

@@ -5,9 +5,8 @@ from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from wave_serve.fading import FadingSum
-from wave_serve.prefix import Prefixes
-from wave_serve.prefix_memory import PrefixMemory
+from wave_serve.routing.prefixes import Prefixes, PrefixMemory
+from wave_serve.routing.rates import FadingSum
 from wave_serve.settings import RoutingSettings
 from wave_serve.upstream.upstream import Upstream
 
