@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from wave_serve.catalogue import ServedModel
+from wave_serve.context.catalogue import ServedModel
 from wave_serve.keys.file import load_keys
 from wave_serve.settings import Settings
 from wave_serve.settings.example import render_example

@@ -7,7 +7,7 @@ from typing import Any
 
 from fastapi import FastAPI
 
-from wave_serve.catalogue import Catalogue, ServedModel, read_model
+from wave_serve.context.catalogue import Catalogue, ServedModel, read_model
 from wave_serve.exchange import Exchange
 from wave_serve.keys.auth import Auth
 from wave_serve.keys.file import ApiKey, load_keys

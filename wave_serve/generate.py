@@ -3,8 +3,8 @@
 from fastapi import Request
 from starlette.responses import Response
 
+from wave_serve.context.fitting import fit
 from wave_serve.exchange import exchange_of
-from wave_serve.fitting import fit
 from wave_serve.gateway import Gateway
 from wave_serve.relay import Relay
 from wave_serve.request.body import read_body

@@ -3,11 +3,11 @@
 from collections.abc import Mapping
 from typing import Any
 
-from wave_serve.catalogue import ServedModel
-from wave_serve.context import Cap, Receipt, decide
+from wave_serve.context.cap import Cap, Receipt, decide
+from wave_serve.context.catalogue import ServedModel
+from wave_serve.context.fitting import Measured, Truncated, measure, note_tokens, overflow_of, too_long, truncate
 from wave_serve.errors import ApiError, invalid
 from wave_serve.exchange import Exchange
-from wave_serve.fitting import Measured, Truncated, measure, note_tokens, overflow_of, too_long, truncate
 from wave_serve.request.generation import Generation, read_generation
 from wave_serve.settings import Overflow
 from wave_serve.upstream.upstream import Upstream

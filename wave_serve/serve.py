@@ -10,7 +10,8 @@ from pathlib import Path
 
 from wave_serve.app import build_app
 from wave_serve.checkpoint import Checkpoint, CheckpointError, bundled_checkpoint, inspect_checkpoint
-from wave_serve.context import bounds
+from wave_serve.context.cap import bounds
+from wave_serve.context.zones import zones_of
 from wave_serve.engine import EngineSetupError, engine_command, engine_environment, free_port
 from wave_serve.gateway import Gateway
 from wave_serve.logs import event
@@ -20,7 +21,6 @@ from wave_serve.server import Server, listen, make_server
 from wave_serve.settings import ModelSettings, Settings, UpstreamSettings
 from wave_serve.supervisor import REAP_SECONDS, Supervisor
 from wave_serve.validated import validated_length
-from wave_serve.zones import zones_of
 
 logger = logging.getLogger("wave_serve.serve")
 STDIN = 0

@@ -2,11 +2,11 @@
 
 import pytest
 
-from wave_serve.catalogue import ServedModel
-from wave_serve.context import Cap, bounds, decide, truncation_budget
+from wave_serve.context.cap import Cap, bounds, decide, truncation_budget
+from wave_serve.context.catalogue import ServedModel
+from wave_serve.context.zones import zones_of
 from wave_serve.errors import ApiError
 from wave_serve.settings import ModelSettings, Overflow
-from wave_serve.zones import zones_of
 
 HEAD = Overflow.TRUNCATE_HEAD
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from wave_serve.catalogue import read_model
+from wave_serve.context.catalogue import read_model
 from wave_serve.errors import ApiError
 from wave_serve.request.generation import (
     check_messages,

@@ -9,9 +9,9 @@ import pytest
 from fake_upstream import FakeUpstream, reply_json, stream
 from running import Running, running, settings_for
 
+from wave_serve.context.truncation import cut, fewest_dropped, keep_tokens, turns_of
 from wave_serve.settings import Overflow
 from wave_serve.tokens.special_tokens import affixes_of
-from wave_serve.truncation import cut, fewest_dropped, keep_tokens, turns_of
 
 HEAD, MIDDLE, TAIL = Overflow.TRUNCATE_HEAD, Overflow.TRUNCATE_MIDDLE, Overflow.TRUNCATE_TAIL
 USAGE = {"prompt_tokens": 3, "completion_tokens": 1}

@@ -8,10 +8,10 @@ from fake_upstream import FakeUpstream
 from running import running, settings_for
 
 from wave_serve.checkpoint import Checkpoint, CheckpointError
+from wave_serve.context.zones import zones_of
 from wave_serve.serve import _model_settings
 from wave_serve.settings import Settings, ZoneSettings
 from wave_serve.validated import validated_length
-from wave_serve.zones import zones_of
 
 # Nats per token by length: better up to 2,048, within 2 % at 4,096, not at 8,192.
 LOSSES = {256: 2.9, 512: 2.8, 1024: 2.7, 2048: 2.5, 4096: 2.54, 8192: 2.56, 16384: 2.4}

@@ -5,8 +5,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from wave_serve.catalogue import ServedModel
-from wave_serve.context import Cap, Receipt, context_exceeded, decide, truncation_budget, usage_headers
+from wave_serve.context.cap import Cap, Receipt, context_exceeded, decide, truncation_budget, usage_headers
+from wave_serve.context.catalogue import ServedModel
+from wave_serve.context.truncation import Kept, Range, cut, fewest_dropped, keep_tokens, turns_of
 from wave_serve.errors import ApiError
 from wave_serve.exchange import Exchange
 from wave_serve.request.generation import (
@@ -18,7 +19,6 @@ from wave_serve.request.generation import (
     read_prompts,
 )
 from wave_serve.settings import Overflow
-from wave_serve.truncation import Kept, Range, cut, fewest_dropped, keep_tokens, turns_of
 from wave_serve.upstream.upstream import Upstream
 
 LONGEST_HEADER = 2048  # characters; proxies refuse headers of some 8 KiB

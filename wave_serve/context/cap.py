@@ -2,9 +2,9 @@
 
 from dataclasses import dataclass
 
+from wave_serve.context.zones import Zones
 from wave_serve.errors import ApiError
 from wave_serve.settings import ModelSettings, Overflow
-from wave_serve.zones import Zones
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,8 @@ import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from typing import Any, TypeVar
 
-from wave_serve.context import Cap, bounds
+from wave_serve.context.cap import Cap, bounds
+from wave_serve.context.zones import zones_of
 from wave_serve.errors import ApiError, invalid, unavailable
 from wave_serve.logs import event
 from wave_serve.request.values import shown
@@ -15,7 +16,6 @@ from wave_serve.tokens.counter import TokenCounter
 from wave_serve.upstream.cache_capacity import cache_tokens
 from wave_serve.upstream.upstream import Upstream
 from wave_serve.worker.process import HeavyWork
-from wave_serve.zones import zones_of
 
 logger = logging.getLogger("wave_serve.catalogue")
 T = TypeVar("T")
