@@ -11,8 +11,7 @@ from wave_serve.context.catalogue import Catalogue, ServedModel, read_model
 from wave_serve.exchange import Exchange
 from wave_serve.keys.auth import Auth
 from wave_serve.keys.file import ApiKey, load_keys
-from wave_serve.load_metrics import add_load_metrics
-from wave_serve.metrics import Metrics
+from wave_serve.observe.metrics import Metrics, add_load_metrics
 from wave_serve.request.parsing import Bodies
 from wave_serve.routing.admission import Admission
 from wave_serve.routing.dispatch import Dispatch

@@ -11,7 +11,7 @@ from starlette.types import Receive, Scope, Send
 from wave_serve.errors import ApiError
 from wave_serve.event_writer import EventWriter
 from wave_serve.exchange import Exchange
-from wave_serve.metrics import Metrics
+from wave_serve.observe.metrics import Metrics
 from wave_serve.request.presence import disconnected
 from wave_serve.routing.dispatch import Dispatch
 from wave_serve.settings import TimeoutSettings

@@ -17,8 +17,8 @@ from running import Running, running, settings_for
 
 from wave_serve.keys.file import entry_for
 from wave_serve.logs import JsonLines
+from wave_serve.observe.tracing import tracing_from
 from wave_serve.settings import TracingSettings
-from wave_serve.tracing import tracing_from
 
 BODY = {"model": "fake", "prompt": "hello", "max_tokens": 5}
 SERVER, CLIENT, INTERNAL = 2, 3, 1  # OTLP's numbers of span kinds

@@ -8,8 +8,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from wave_serve.errors import CLIENT_CLOSED
 from wave_serve.exchange import Exchange, begin
 from wave_serve.logs import event
-from wave_serve.metrics import Metrics
-from wave_serve.tracing import RequestSpan, Tracing
+from wave_serve.observe.metrics import Metrics
+from wave_serve.observe.tracing import RequestSpan, Tracing
 
 logger = logging.getLogger("wave_serve.access")
 PROBES = ("/health", "/ready", "/metrics")  # asked every few seconds, so logged only where debugging
