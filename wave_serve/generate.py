@@ -6,7 +6,7 @@ from starlette.responses import Response
 from wave_serve.context.fitting import fit
 from wave_serve.exchange import exchange_of
 from wave_serve.gateway import Gateway
-from wave_serve.relay import Relay
+from wave_serve.relay.relay import Relay
 from wave_serve.request.body import read_body
 from wave_serve.request.generation import POLICY_FIELDS, read_generation
 from wave_serve.request.presence import while_connected

@@ -15,7 +15,7 @@ from wave_serve.context.zones import zones_of
 from wave_serve.engine import EngineSetupError, engine_command, engine_environment, free_port
 from wave_serve.gateway import Gateway
 from wave_serve.logs import event
-from wave_serve.relay import FAREWELL_SECONDS
+from wave_serve.relay.relay import FAREWELL_SECONDS
 from wave_serve.reload import Reload, SettingsSource
 from wave_serve.server import Server, listen, make_server
 from wave_serve.settings import ModelSettings, Settings, UpstreamSettings

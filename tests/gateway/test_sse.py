@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from wave_serve.sse import BrokenStreamError, EventStream, error_event
+from wave_serve.relay.events import BrokenStreamError, EventStream, error_event
 
 EVENTS = b': comment\n\ndata: {"a": "\\n\\n"}\n\ndata: {"b": 2}\r\n\r\nid: 7\ndata: {"c": 3}\n\ndata: [DONE]\n\n'
 

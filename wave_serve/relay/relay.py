@@ -9,17 +9,16 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from wave_serve.errors import ApiError
-from wave_serve.event_writer import EventWriter
 from wave_serve.exchange import Exchange
 from wave_serve.observe.metrics import Metrics
+from wave_serve.relay.event_writer import EventWriter
+from wave_serve.relay.events import BrokenStreamError, EventStream, extend_usage
 from wave_serve.request.presence import disconnected
 from wave_serve.routing.dispatch import Dispatch
 from wave_serve.settings import TimeoutSettings
-from wave_serve.sse import BrokenStreamError, EventStream
 from wave_serve.upstream.answer import FAILURES, UpstreamAnswer
 from wave_serve.upstream.errors import from_upstream
 from wave_serve.upstream.upstream import Upstream
-from wave_serve.usage import extend_usage
 
 FAREWELL_SECONDS = 1.0  # for a client to take the error that ends its stream, and an upstream to end a complete one
 

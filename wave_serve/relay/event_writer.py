@@ -5,7 +5,7 @@ import asyncio
 from starlette.types import Message, Send
 
 from wave_serve.errors import ApiError
-from wave_serve.sse import KEEP_ALIVE, error_event
+from wave_serve.relay.events import KEEP_ALIVE, error_event
 
 
 class EventWriter:

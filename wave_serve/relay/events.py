@@ -5,11 +5,10 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from pydantic_core import from_json
+from pydantic_core import from_json, to_json
 
 from wave_serve.errors import ApiError
 from wave_serve.upstream.errors import event_error
-from wave_serve.usage import extend_usage
 
 KEEP_ALIVE = b": keep-alive\n\n"
 DONE = b"[DONE]"
@@ -90,3 +89,10 @@ def error_event(error: ApiError) -> bytes:
 
 def _malformed(what: str) -> ApiError:
     return ApiError(502, f"The upstream sent {what}.", code="upstream_malformed")
+
+
+def extend_usage(answer: Any, extension: Mapping[str, Any] | None) -> bytes | None:
+    """`answer` as JSON with `extension` inside its `usage`; None where there is nothing to add, or no usage."""
+    if not extension or not isinstance(answer, dict) or not isinstance(answer.get("usage"), dict):
+        return None
+    return to_json({**answer, "usage": {**answer["usage"], **extension}})
