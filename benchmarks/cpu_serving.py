@@ -27,8 +27,8 @@ from pathlib import Path
 import httpx
 from servers import free_port, machine, wait_ready
 
-from wave_serve.checkpoint import inspect_checkpoint
-from wave_serve.engine import engine_command, engine_environment
+from wave_serve.engine.checkpoint import inspect_checkpoint
+from wave_serve.engine.command import engine_command, engine_environment
 from wave_serve.settings import EngineSettings
 
 ROOT = Path(__file__).parent.parent

@@ -29,7 +29,7 @@ from gateway_soak import soak
 from servers import machine
 from tokenizers import Tokenizer
 
-from wave_serve.checkpoint import bundled_checkpoint
+from wave_serve.engine.checkpoint import bundled_checkpoint
 
 RESULTS = Path(__file__).parent / "results"
 BUSY = 0.0  # seconds that the mock takes while the proxies' cost is measured

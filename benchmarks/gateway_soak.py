@@ -13,7 +13,7 @@ from gateway_client import Request, closed_loop
 from gateway_process import Process
 from tokenizers import Tokenizer
 
-from wave_serve.checkpoint import bundled_checkpoint
+from wave_serve.engine.checkpoint import bundled_checkpoint
 
 CONCURRENCY = 4
 BATCH = 40

@@ -30,8 +30,8 @@ import yaml
 from prometheus_client.parser import text_string_to_metric_families
 from servers import START_SECONDS, free_port, machine, wait_ready
 
-from wave_serve.checkpoint import bundled_checkpoint
-from wave_serve.engine import ONE_PROCESS
+from wave_serve.engine.checkpoint import bundled_checkpoint
+from wave_serve.engine.command import ONE_PROCESS
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "benchmarks/results/routing.json"

@@ -9,7 +9,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from wave_serve.checkpoint import bundled_checkpoint
+from wave_serve.engine.checkpoint import bundled_checkpoint
 from wave_serve.eval.plot import draw
 
 RESULTS = Path(__file__).parent / "results/demo"

@@ -7,10 +7,11 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from wave_serve.checkpoint import CheckpointError
 from wave_serve.commands import CommandUnavailableError, added_commands, load_command
 from wave_serve.config_cli import app as config_commands
-from wave_serve.engine import EngineSetupError
+from wave_serve.engine.checkpoint import CheckpointError
+from wave_serve.engine.command import EngineSetupError
+from wave_serve.engine.supervisor import EngineStartError
 from wave_serve.keys_cli import app as keys
 from wave_serve.logs import configure_logging
 from wave_serve.reload import SettingsSource
@@ -18,7 +19,6 @@ from wave_serve.serve import run_gateway, run_with_engine
 from wave_serve.server import ListenError
 from wave_serve.settings import ModelSettings, Settings
 from wave_serve.settings.file import SettingsError, load_settings
-from wave_serve.supervisor import EngineStartError
 from wave_serve.tokens.tokenizer import TokenizerError
 
 EXPLAINED = (CheckpointError, CommandUnavailableError, EngineSetupError, EngineStartError, ListenError, SettingsError)

@@ -9,18 +9,18 @@ from collections.abc import Callable
 from pathlib import Path
 
 from wave_serve.app import build_app
-from wave_serve.checkpoint import Checkpoint, CheckpointError, bundled_checkpoint, inspect_checkpoint
 from wave_serve.context.cap import bounds
 from wave_serve.context.zones import zones_of
-from wave_serve.engine import EngineSetupError, engine_command, engine_environment, free_port
+from wave_serve.engine.checkpoint import bundled_checkpoint, inspect_checkpoint
+from wave_serve.engine.command import EngineSetupError, engine_command, engine_environment, free_port
+from wave_serve.engine.policy import model_settings
+from wave_serve.engine.supervisor import REAP_SECONDS, Supervisor
 from wave_serve.gateway import Gateway
 from wave_serve.logs import event
 from wave_serve.relay.relay import FAREWELL_SECONDS
 from wave_serve.reload import Reload, SettingsSource
 from wave_serve.server import Server, listen, make_server
-from wave_serve.settings import ModelSettings, Settings, UpstreamSettings
-from wave_serve.supervisor import REAP_SECONDS, Supervisor
-from wave_serve.validated import validated_length
+from wave_serve.settings import Settings, UpstreamSettings
 
 logger = logging.getLogger("wave_serve.serve")
 STDIN = 0
@@ -55,7 +55,7 @@ def run_with_engine(
         raise EngineSetupError("upstreams belong to `wave-serve gateway`; `serve` starts an engine of its own")
     checkpoint = inspect_checkpoint(checkpoint_path or bundled_checkpoint())
     served = name or checkpoint.name
-    model = _model_settings(settings, checkpoint, served, max_context)
+    model = model_settings(settings, checkpoint, served, max_context)
     zones = zones_of(model.train_length, model.validated_length, model.zones)
     limit = min(bounds(model, zones, checkpoint.max_position_embeddings, None).values())
     port = free_port()
@@ -64,7 +64,7 @@ def run_with_engine(
     upstream = UpstreamSettings(base_url=f"http://127.0.0.1:{port}", models=(served,))
 
     def complete(given: Settings) -> Settings:
-        model = _model_settings(given, checkpoint, served, max_context)
+        model = model_settings(given, checkpoint, served, max_context)
         return given.model_copy(update={"models": {served: model}, "upstreams": (upstream,)})
 
     settings = complete(settings)
@@ -78,30 +78,6 @@ def address(settings: Settings) -> str:
     """The URL under which the gateway can be reached from this machine."""
     host = "127.0.0.1" if settings.host in ("0.0.0.0", "::") else settings.host  # noqa: S104 - a comparison
     return f"http://{host}:{settings.port}"
-
-
-def _model_settings(settings: Settings, checkpoint: Checkpoint, name: str, max_context: int | None) -> ModelSettings:
-    """The model's policy: what is given, completed from its checkpoint."""
-    for other in settings.models:
-        if other != name:
-            raise EngineSetupError(f"models describes {other!r}, but the served model is {name!r}")
-    known = {
-        "train_length": checkpoint.train_length,
-        "vocab_size": checkpoint.vocab_size,
-        "tokenizer": checkpoint.tokenizer,
-    }
-    given = settings.models[name].model_dump(exclude_unset=True) if name in settings.models else {}
-    asked = {} if max_context is None else {"max_tokens": max_context}
-    model = ModelSettings.model_validate(known | given | asked)
-    if model.validated_length is None and model.train_length is not None:
-        measured = validated_length(checkpoint, model.train_length, model.validated_tolerance)
-        model = model.model_copy(update={"validated_length": measured})
-    if model.max_tokens is not None and model.max_tokens > checkpoint.max_position_embeddings:
-        raise CheckpointError(
-            f"a context of {model.max_tokens} tokens is more than the checkpoint's "
-            f"max_position_embeddings of {checkpoint.max_position_embeddings}"
-        )
-    return model
 
 
 async def _run(

@@ -9,7 +9,7 @@ import pytest
 import served
 from openai import OpenAI
 
-from wave_serve.checkpoint import bundled_checkpoint
+from wave_serve.engine.checkpoint import bundled_checkpoint
 
 
 @pytest.fixture(scope="session")

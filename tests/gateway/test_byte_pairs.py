@@ -11,7 +11,7 @@ import pytest
 from test_pieces import STEPS, build
 from tokenizers import Tokenizer
 
-from wave_serve.checkpoint import bundled_checkpoint
+from wave_serve.engine.checkpoint import bundled_checkpoint
 from wave_serve.tokens.byte_pairs import LONGEST, byte_pairs
 from wave_serve.tokens.tokenizer import LocalTokenizer
 

@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from wave_serve import cli, engine
-from wave_serve.checkpoint import bundled_checkpoint, inspect_checkpoint
+from wave_serve import cli
+from wave_serve.engine import command as engine
+from wave_serve.engine.checkpoint import bundled_checkpoint, inspect_checkpoint
 
 GOOD = {
     "model_type": "llama",

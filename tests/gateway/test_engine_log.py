@@ -2,7 +2,7 @@
 
 import pytest
 
-from wave_serve.engine_log import EngineLog
+from wave_serve.engine.log import EngineLog
 
 PREFIX = "(EngineCore pid=41) ERROR 11-21 09:00:00 [core.py:1010] "
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 
-from wave_serve.checkpoint import bundled_checkpoint
+from wave_serve.engine.checkpoint import bundled_checkpoint
 from wave_serve.tokens.pieces import LLAMA_3, QWEN_2, PieceCounts, cuts_alike, pieces_of
 from wave_serve.tokens.tokenizer import LocalTokenizer, pieces
 

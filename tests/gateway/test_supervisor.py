@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from wave_serve.engine import free_port
+from wave_serve.engine.command import free_port
+from wave_serve.engine.supervisor import EngineStartError, Supervisor
 from wave_serve.settings import EngineSettings, TimeoutSettings
-from wave_serve.supervisor import EngineStartError, Supervisor
 from wave_serve.upstream.upstream import Upstream
 
 # Answers like a server until it is told to die; the child is what a worker process of the engine would be.

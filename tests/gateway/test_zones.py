@@ -7,11 +7,11 @@ import pytest
 from fake_upstream import FakeUpstream
 from running import running, settings_for
 
-from wave_serve.checkpoint import Checkpoint, CheckpointError
 from wave_serve.context.zones import zones_of
-from wave_serve.serve import _model_settings
+from wave_serve.engine.checkpoint import Checkpoint, CheckpointError
+from wave_serve.engine.evaluation import validated_length
+from wave_serve.engine.policy import model_settings
 from wave_serve.settings import Settings, ZoneSettings
-from wave_serve.validated import validated_length
 
 # Nats per token by length: better up to 2,048, within 2 % at 4,096, not at 8,192.
 LOSSES = {256: 2.9, 512: 2.8, 1024: 2.7, 2048: 2.5, 4096: 2.54, 8192: 2.56, 16384: 2.4}
@@ -116,7 +116,7 @@ def test_of_several_models_the_checkpoints_own_counts(tmp_path: Path) -> None:
 )
 def test_serve_takes_it_from_the_checkpoint_unless_told(tmp_path: Path, given: dict, expected: int | None) -> None:
     settings = Settings.model_validate({"models": {"mine": given}})
-    assert _model_settings(settings, checkpoint_with(tmp_path, LOSSES), "mine", None).validated_length == expected
+    assert model_settings(settings, checkpoint_with(tmp_path, LOSSES), "mine", None).validated_length == expected
 
 
 def test_without_an_evaluation_nothing_is_validated(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ import signal
 import sys
 from collections.abc import Callable, Mapping, Sequence
 
-from wave_serve.engine_log import EngineLog
+from wave_serve.engine.log import EngineLog
 from wave_serve.logs import event
 from wave_serve.settings import EngineSettings
 from wave_serve.upstream.upstream import Upstream

@@ -7,8 +7,8 @@ import socket
 import sys
 from collections.abc import Mapping, Sequence
 
-from wave_serve.checkpoint import Checkpoint
 from wave_serve.cores import cores
+from wave_serve.engine.checkpoint import Checkpoint
 from wave_serve.settings import EngineSettings
 
 # Arguments that `serve` sets itself, and what to use instead.
