@@ -11,7 +11,7 @@ import httpx
 from fake_upstream import FakeUpstream
 from openai import OpenAI
 
-from wave_serve.app import build_app
+from wave_serve.api.app import build_app
 from wave_serve.gateway import Gateway
 from wave_serve.server import listen, make_server
 from wave_serve.settings import Settings

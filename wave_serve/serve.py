@@ -8,7 +8,7 @@ import socket
 from collections.abc import Callable
 from pathlib import Path
 
-from wave_serve.app import build_app
+from wave_serve.api.app import build_app
 from wave_serve.context.cap import bounds
 from wave_serve.context.zones import zones_of
 from wave_serve.engine.checkpoint import bundled_checkpoint, inspect_checkpoint

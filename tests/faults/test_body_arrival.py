@@ -16,7 +16,7 @@ from fake_upstream import DONE, FakeUpstream, delta, stream
 from running import Running, running, settings_for
 from starlette.types import Message
 
-from wave_serve.app import build_app
+from wave_serve.api.app import build_app
 from wave_serve.gateway import Gateway
 
 BODY = json.dumps({"model": "fake", "prompt": "hello", "max_tokens": 5}).encode()

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from wave_serve import cli
-from wave_serve.engine import command as engine
 from wave_serve.engine.checkpoint import bundled_checkpoint, inspect_checkpoint
+from wave_serve.engine.command import command as engine
 
 GOOD = {
     "model_type": "llama",

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from wave_serve.engine import command as engine
 from wave_serve.engine.checkpoint import inspect_checkpoint
+from wave_serve.engine.command import command as engine
 from wave_serve.engine.command import engine_command, engine_environment
 from wave_serve.settings import EngineSettings
 

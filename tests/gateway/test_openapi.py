@@ -8,12 +8,12 @@ import pytest
 from fake_upstream import FakeUpstream
 from running import Running, running, settings_for
 
-from wave_serve.docs_routes import OPENAPI_PATH
+from wave_serve.api.docs import OPENAPI_PATH
+from wave_serve.api.openapi.document import HEADERS, POSTING, document
+from wave_serve.api.openapi.errors import CODES
+from wave_serve.api.routes import router
 from wave_serve.keys.file import entry_for
-from wave_serve.openapi import HEADERS, POSTING, document
-from wave_serve.openapi_errors import CODES
 from wave_serve.request.fields import CHAT, COMPLETION
-from wave_serve.routes import router
 from wave_serve.upstream.errors import PASSED_ON
 
 

@@ -27,11 +27,11 @@ from fake_upstream import (
 )
 from running import Running, running, settings_for
 
-from wave_serve.docs_routes import OPENAPI_PATH
+from wave_serve.api.docs import OPENAPI_PATH
+from wave_serve.api.openapi.answers import answers as own_schemas
+from wave_serve.api.openapi.document import HEADERS, document
+from wave_serve.api.openapi.errors import CODES
 from wave_serve.keys.file import entry_for
-from wave_serve.openapi import HEADERS, document
-from wave_serve.openapi_answers import answers as own_schemas
-from wave_serve.openapi_errors import CODES
 
 COMPLETIONS, CHAT, CONTEXT = "/v1/completions", "/v1/chat/completions", "/v1/context"
 JSON = {"content-type": "application/json"}

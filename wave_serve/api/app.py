@@ -3,12 +3,12 @@
 from fastapi import FastAPI
 from starlette.types import ASGIApp
 
-from wave_serve import docs_routes
-from wave_serve.error_handlers import install_error_handlers
+from wave_serve.api import docs as docs_routes
+from wave_serve.api.error_handlers import install_error_handlers
+from wave_serve.api.routes import router
 from wave_serve.gateway import Gateway
 from wave_serve.observe.access_log import AccessLog
 from wave_serve.observe.tracing import tracing_from
-from wave_serve.routes import router
 
 
 def build_app(gateway: Gateway) -> ASGIApp:

@@ -6,12 +6,12 @@ from fastapi import APIRouter, Depends, Request
 from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.responses import JSONResponse, Response
 
-from wave_serve.entry import enter, gateway_of
+from wave_serve.api.entry import enter, gateway_of
+from wave_serve.api.generate import generate
+from wave_serve.api.preflight import preflight
+from wave_serve.api.readiness import readiness
 from wave_serve.exchange import exchange_of
 from wave_serve.gateway import Gateway
-from wave_serve.generate import generate
-from wave_serve.preflight import preflight
-from wave_serve.readiness import readiness
 from wave_serve.request.body import read_body
 from wave_serve.request.fields import DETOKENIZE, TOKENIZE, Field, check_fields, check_present
 from wave_serve.request.generation import check_messages

@@ -5,9 +5,9 @@ from dataclasses import dataclass, field, replace
 from importlib.metadata import version
 from typing import Any
 
-from wave_serve.openapi_errors import STATUSES, error_schema
-from wave_serve.openapi_schemas import schemas
-from wave_serve.openapi_shapes import TEXT, Schema, ref
+from wave_serve.api.openapi.errors import STATUSES, error_schema
+from wave_serve.api.openapi.schemas import schemas
+from wave_serve.api.openapi.shapes import TEXT, Schema, ref
 
 READING = (401, 500)
 POSTING = (400, 401, 403, 404, 408, 413, 415, 429, 500, 501, 502, 503, 504)

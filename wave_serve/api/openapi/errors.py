@@ -1,6 +1,6 @@
 """Every error that a documented endpoint may answer with: what each status means, and the codes that it may have."""
 
-from wave_serve.openapi_shapes import Schema, ref
+from wave_serve.api.openapi.shapes import Schema, ref
 
 STATUSES = {
     400: "The request is wrong; `param` names the field. Also: it can never fit (`context_length_exceeded`).",

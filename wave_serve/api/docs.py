@@ -4,8 +4,8 @@ from fastapi import APIRouter, Depends, Request
 from fastapi.openapi.docs import get_swagger_ui_html
 from starlette.responses import JSONResponse, Response
 
-from wave_serve.entry import enter, gateway_of
-from wave_serve.openapi import document
+from wave_serve.api.entry import enter, gateway_of
+from wave_serve.api.openapi.document import document
 
 OPENAPI_PATH = "/openapi.json"
 router = APIRouter(dependencies=[Depends(enter)], include_in_schema=False)

@@ -2,8 +2,8 @@
 
 from collections.abc import Mapping
 
-from wave_serve.openapi_answers import answers
-from wave_serve.openapi_shapes import COUNT, IDS, TEXT, Schema, array_of, others_object, ref, told
+from wave_serve.api.openapi.answers import answers
+from wave_serve.api.openapi.shapes import COUNT, IDS, TEXT, Schema, array_of, others_object, ref, told
 from wave_serve.request.fields import CHAT, COMPLETION, DETOKENIZE, TOKENIZE, Field
 from wave_serve.request.kinds import nullable
 

@@ -2,9 +2,9 @@
 
 from typing import Any
 
+from wave_serve.api.openapi.shapes import COUNT, FLAG, NUMBER, TEXT, Schema, array_of, own_object, ref, told
 from wave_serve.context.zones import Zone
 from wave_serve.errors import error_type
-from wave_serve.openapi_shapes import COUNT, FLAG, NUMBER, TEXT, Schema, array_of, own_object, ref, told
 from wave_serve.request.kinds import nullable
 from wave_serve.settings import Overflow, ZoneAction
 
