@@ -13,7 +13,7 @@ from openai import OpenAI
 
 from wave_serve.api.app import build_app
 from wave_serve.gateway import Gateway
-from wave_serve.server import listen, make_server
+from wave_serve.run.server import listen, make_server
 from wave_serve.settings import Settings
 
 

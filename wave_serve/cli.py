@@ -14,9 +14,9 @@ from wave_serve.engine.command import EngineSetupError
 from wave_serve.engine.supervisor import EngineStartError
 from wave_serve.keys_cli import app as keys
 from wave_serve.logs import configure_logging
-from wave_serve.reload import SettingsSource
-from wave_serve.serve import run_gateway, run_with_engine
-from wave_serve.server import ListenError
+from wave_serve.run.reload import SettingsSource
+from wave_serve.run.serve import run_gateway, run_with_engine
+from wave_serve.run.server import ListenError
 from wave_serve.settings import ModelSettings, Settings
 from wave_serve.settings.file import SettingsError, load_settings
 from wave_serve.tokens.tokenizer import TokenizerError

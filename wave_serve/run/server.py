@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import uvicorn
 from starlette.types import ASGIApp
 
-from wave_serve.connection import connection_class
+from wave_serve.run.connection import connection_class
 
 
 class ListenError(OSError):

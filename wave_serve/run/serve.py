@@ -18,8 +18,8 @@ from wave_serve.engine.supervisor import REAP_SECONDS, Supervisor
 from wave_serve.gateway import Gateway
 from wave_serve.logs import event
 from wave_serve.relay.relay import FAREWELL_SECONDS
-from wave_serve.reload import Reload, SettingsSource
-from wave_serve.server import Server, listen, make_server
+from wave_serve.run.reload import Reload, SettingsSource
+from wave_serve.run.server import Server, listen, make_server
 from wave_serve.settings import Settings, UpstreamSettings
 
 logger = logging.getLogger("wave_serve.serve")
