@@ -8,7 +8,7 @@ import pytest
 from eval_command import Eval, Ran
 from fake_endpoint import FakeEndpoint
 
-from wave_serve import cli
+from wave_serve.cli import main as cli
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ from fake_upstream import DONE, FakeUpstream, delta, stream
 from running import Running, running, settings_for
 from typer.testing import CliRunner
 
-from wave_serve import keys_cli
+from wave_serve.cli import keys as keys_cli
 from wave_serve.keys.file import ENVIRONMENT, ApiKey, digest, entry_for, load_keys, new_key, parse_keys
 from wave_serve.keys.limits import Limits
 from wave_serve.keys.use import KeyUse

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from wave_serve import cli
+from wave_serve.cli import main as cli
 from wave_serve.engine.checkpoint import bundled_checkpoint, inspect_checkpoint
 from wave_serve.engine.command import command as engine
 

@@ -8,7 +8,7 @@ import pytest
 import yaml
 from pydantic import BaseModel
 
-from wave_serve import cli
+from wave_serve.cli import main as cli
 from wave_serve.settings import ModelSettings, Settings, UpstreamSettings
 from wave_serve.settings.example import render_example
 from wave_serve.settings.file import parse_settings

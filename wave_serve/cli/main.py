@@ -7,12 +7,12 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from wave_serve.commands import CommandUnavailableError, added_commands, load_command
-from wave_serve.config_cli import app as config_commands
+from wave_serve.cli.added import CommandUnavailableError, added_commands, load_command
+from wave_serve.cli.config import app as config_commands
+from wave_serve.cli.keys import app as keys
 from wave_serve.engine.checkpoint import CheckpointError
 from wave_serve.engine.command import EngineSetupError
 from wave_serve.engine.supervisor import EngineStartError
-from wave_serve.keys_cli import app as keys
 from wave_serve.logs import configure_logging
 from wave_serve.run.reload import SettingsSource
 from wave_serve.run.serve import run_gateway, run_with_engine
