@@ -18,10 +18,10 @@ from vllm.model_executor.models.llama import LlamaAttention, LlamaDecoderLayer, 
 from vllm.platforms import current_platform
 from vllm.v1.attention.backend import AttentionType
 
-from model_registry.alibi import alibi_slopes
-from model_registry.logit_scaling import log_n_factor
+from model_registry.positions.alibi import alibi_slopes
+from model_registry.positions.logit_scaling import log_n_factor
+from model_registry.positions.wavelet import position_table
 from model_registry.vllm_backend import UnsupportedByWaveletAttentionError, WaveletAttentionBackend
-from model_registry.wavelet import position_table
 
 
 @lru_cache(maxsize=1)

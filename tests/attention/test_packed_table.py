@@ -5,7 +5,7 @@ import torch
 
 from model_registry.attention.packed_table import MARGIN, RANK_SPAN, packed_table
 from model_registry.attention.table_factors import factor_table
-from model_registry.wavelet import position_table
+from model_registry.positions.wavelet import position_table
 
 TABLES = {
     "ricker": position_table("ricker", [*range(8)], [*range(8)]),

@@ -5,7 +5,7 @@ import torch
 from paged_case import paged_case
 
 from model_registry.attention import wavelet_attention
-from model_registry.wavelet import position_table
+from model_registry.positions.wavelet import position_table
 
 TABLES = {
     "ricker": position_table("ricker", [*range(8)], [*range(8)]),

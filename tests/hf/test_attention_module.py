@@ -8,7 +8,7 @@ import pytest
 import torch
 from small_models import build, each_position, tokens
 
-from model_registry.wavelet import position_table
+from model_registry.positions.wavelet import position_table
 
 LENGTH, TRAIN_LENGTH = 23, 16
 

@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from model_registry.alibi import alibi_slopes
 from model_registry.dense_attention import dense_attention, rows_by_key, skewed_scores
-from model_registry.logit_scaling import log_n_factor
-from model_registry.wavelet import position_table
+from model_registry.positions.alibi import alibi_slopes
+from model_registry.positions.logit_scaling import log_n_factor
+from model_registry.positions.wavelet import position_table
 
 GOLDEN = json.loads((Path(__file__).parents[1] / "data/golden/attention.json").read_text())
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from model_registry.wavelet import NEGLIGIBLE, WaveletError, position_table, wavelet_names
+from model_registry.positions.wavelet import NEGLIGIBLE, WaveletError, position_table, wavelet_names
 
 GOLDEN = json.loads((Path(__file__).parent.parent / "data/golden/tables.json").read_text())
 # Float32 rounding of an entry of at most 1, and what the cut off rows may hold.
