@@ -17,7 +17,14 @@ def test_importing_the_plugin_package_is_cheap() -> None:
     assert not loaded & {"vllm", "torch", "transformers", "numpy"}
 
 
-@pytest.mark.parametrize("module", ["model_registry.positions.wavelet", "model_registry.attention"])
+@pytest.mark.parametrize(
+    "module",
+    [
+        "model_registry.wavelet",
+        "model_registry.positions.wavelet",
+        "model_registry.attention",
+    ],
+)
 def test_the_math_loads_without_vllm_and_http(module: str) -> None:
     loaded = modules_after(f"import {module}")
     assert module in loaded
