@@ -37,10 +37,10 @@ from typing import TYPE_CHECKING
 import torch
 import triton
 
+from model_registry.attention.arguments import AttentionArgumentError
 from model_registry.attention.triton_configuration import MOST_PARTS, Configuration, configuration, padded
 from model_registry.attention.triton_decode import decode_kernel, merge_kernel
 from model_registry.attention.triton_prefill import prefill_kernel
-from model_registry.attention.validation import AttentionArgumentError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

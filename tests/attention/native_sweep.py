@@ -12,7 +12,7 @@ import torch
 from paged_case import paged_case
 
 from model_registry.attention import wavelet_attention
-from model_registry.attention.native_library import load_library
+from model_registry.attention.native.library import load_library
 
 # Multiples of a rounding error, for outputs of order 1 over up to a few thousand keys.
 TOLERANCE = {torch.float64: 1e-13, torch.float32: 2e-5, torch.float16: 4e-3, torch.bfloat16: 3e-2}

@@ -9,7 +9,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from model_registry.attention.native_library import FLAGS, SOURCES, file_name, find_compiler, variants_of_this_cpu
+from model_registry.attention.native.library import FLAGS, SOURCES, file_name, find_compiler, variants_of_this_cpu
 
 SWEEP = Path(__file__).with_name("native_sweep.py")
 SANITIZE = ("-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-fno-omit-frame-pointer", "-g", "-O1")

@@ -11,7 +11,7 @@ import torch
 from paged_case import paged_case
 
 from model_registry.attention import wavelet_attention
-from model_registry.attention.native_library import (
+from model_registry.attention.native.library import (
     NativeLibraryUnavailableError,
     build,
     find_compiler,
@@ -121,7 +121,7 @@ def test_the_bits_do_not_depend_on_the_number_of_threads(dtype):
 def test_the_library_runs_on_the_openmp_runtime_that_torch_loaded():
     program = """
 import pathlib, torch
-from model_registry.attention.native_library import load_library
+from model_registry.attention.native.library import load_library
 def runtimes():
     lines = pathlib.Path("/proc/self/maps").read_text().splitlines()
     return {line.split()[-1] for line in lines if "gomp" in line or "iomp" in line}

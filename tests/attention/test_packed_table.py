@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from model_registry.attention.packed_table import MARGIN, RANK_SPAN, packed_table
-from model_registry.attention.table_factors import factor_table
+from model_registry.attention.native.packed_table import MARGIN, RANK_SPAN, packed_table
+from model_registry.attention.native.table_factors import factor_table
 from model_registry.positions.wavelet import position_table
 
 TABLES = {

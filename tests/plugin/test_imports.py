@@ -32,7 +32,7 @@ def test_the_math_loads_without_vllm_and_http(module: str) -> None:
 
 
 def test_attention_needs_torch_alone() -> None:
-    loaded = modules_after("import model_registry.attention, model_registry.attention.cpu")
+    loaded = modules_after("import model_registry.attention, model_registry.attention.native.op")
     assert "torch" in loaded
     assert "transformers" not in loaded
 

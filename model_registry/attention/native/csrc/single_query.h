@@ -1,7 +1,7 @@
 // One query: too few rows to pay for a packed tile, so keys and values go from their rows to the products in registers.
 #pragma once
 
-#include "rows.h"
+#include "softmax.h"
 
 template <std::size_t... I>
 INLINE void interleave(Vector<uint16_t> a, Vector<uint16_t> b, Vector<uint32_t>* to, std::index_sequence<I...>) {

@@ -1,4 +1,4 @@
-"""The attention op on CPU: the native kernel of ``native/``, on the cache where it lies."""
+"""The attention op on CPU: the native kernel of ``csrc/``, on the cache where it lies."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from functools import cache
 
 import torch
 
-from model_registry.attention.native_library import NativeLibraryUnavailableError, load_library
-from model_registry.attention.packed_table import packed_table
-from model_registry.attention.validation import check_values
+from model_registry.attention.arguments import check_values
+from model_registry.attention.native.library import NativeLibraryUnavailableError, load_library
+from model_registry.attention.native.packed_table import packed_table
 
 _ELEMENT_TYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2, torch.float64: 3}
 
 _ARGUMENTS = struct.Struct("@10P 16q 12q d")
-"""``Arguments`` of ``native/attention.cpp``: pointers, strides, sizes, the scale."""
+"""``Arguments`` of ``csrc/attention.cpp``: pointers, strides, sizes, the scale."""
 
 
 def unavailable() -> str | None:

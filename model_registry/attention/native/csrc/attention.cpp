@@ -9,7 +9,7 @@
 #include <utility>
 #include <vector>
 
-#include "single.h"
+#include "single_query.h"
 
 namespace {
 

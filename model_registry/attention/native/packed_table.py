@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 from torch.utils.weak import WeakTensorKeyDictionary
 
-from model_registry.attention.table_factors import ROWS_AT_ONCE, factor_table
+from model_registry.attention.native.table_factors import ROWS_AT_ONCE, factor_table
 
 RANK_SPAN = 16
 """Distances that share an entry of ``ranks``; ``kRankSpan`` of the kernel."""
