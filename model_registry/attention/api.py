@@ -29,7 +29,7 @@ class Registration(NamedTuple):
 _REGISTRY = {
     "reference": Registration("model_registry.attention.reference"),
     "cpu": Registration("model_registry.attention.native.op", ("cpu",), checks_values=True),
-    "torch": Registration("model_registry.attention.torch_flash", ("cpu",)),
+    "torch": Registration("model_registry.attention.torch_flash.op", ("cpu",)),
     # On the CPU for Triton's interpreter only: elsewhere it refuses.
     "triton": Registration("model_registry.attention.triton", ("cuda", "xpu", "cpu")),
 }

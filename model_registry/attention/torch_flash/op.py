@@ -1,7 +1,7 @@
 """The attention op on CPU: PyTorch's flash kernel over gathered keys, with the position term as its mask.
 
 Everything is computed in float32 (float64 for float64 inputs), so parts are not rounded before they are joined.
-Sequences with one query go together, see ``torch_flash_decode``; the others one by one, see ``torch_flash_prefill``.
+Sequences with one query go together, see ``decode``; the others one by one, see ``prefill``.
 Memory: a segment of keys and values and one bias, whatever the context. It needs no compiler, and serves where the
 native kernel cannot be built.
 """
@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import torch
 
-from model_registry.attention.torch_flash_decode import decode
-from model_registry.attention.torch_flash_prefill import prefill
+from model_registry.attention.torch_flash.decode import decode
+from model_registry.attention.torch_flash.prefill import prefill
 
 
 @torch.no_grad()

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from model_registry.attention.partial_softmax import PartialSoftmax
-from model_registry.attention.torch_flash_kernel import BlockReader, flash
+from model_registry.attention.torch_flash.kernel import BlockReader, flash
+from model_registry.attention.torch_flash.partial_softmax import PartialSoftmax
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -12,8 +12,8 @@ from typing import NamedTuple
 
 import torch
 
-from model_registry.attention.partial_softmax import PartialSoftmax
-from model_registry.attention.torch_flash_kernel import BlockReader, flash
+from model_registry.attention.torch_flash.kernel import BlockReader, flash
+from model_registry.attention.torch_flash.partial_softmax import PartialSoftmax
 
 KEY_SEGMENT = 4096
 """Keys gathered from the cache at a time, rounded to whole blocks."""
