@@ -22,7 +22,7 @@ import triton
 from attention_case import allowed_error
 
 from model_registry.attention import wavelet_attention
-from model_registry.attention.triton import paged_attention
+from model_registry.attention.triton.op import paged_attention
 from model_registry.positions.wavelet import position_table, wavelet_names
 
 NAN = float("nan")

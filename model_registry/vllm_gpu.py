@@ -10,7 +10,7 @@ from vllm import envs
 from vllm.config import get_current_vllm_config_or_none
 from vllm.platforms import current_platform
 
-from model_registry.attention.triton import HEAD_SIZES, paged_attention
+from model_registry.attention.triton.op import HEAD_SIZES, paged_attention
 from model_registry.vllm_backend import (
     UnsupportedByWaveletAttentionError,
     WaveletAttentionImpl,

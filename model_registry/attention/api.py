@@ -31,7 +31,7 @@ _REGISTRY = {
     "cpu": Registration("model_registry.attention.native.op", ("cpu",), checks_values=True),
     "torch": Registration("model_registry.attention.torch_flash.op", ("cpu",)),
     # On the CPU for Triton's interpreter only: elsewhere it refuses.
-    "triton": Registration("model_registry.attention.triton", ("cuda", "xpu", "cpu")),
+    "triton": Registration("model_registry.attention.triton.op", ("cuda", "xpu", "cpu")),
 }
 """By name; ``impl="auto"`` takes the first that names the device type and is available there, see
 ``default_implementation``. Modules are imported on first use."""

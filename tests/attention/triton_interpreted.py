@@ -12,8 +12,8 @@ from paged_case import NAN, paged_case
 from test_precision import torch_dense
 
 from model_registry.attention import wavelet_attention
-from model_registry.attention.triton import count_parts, paged_attention
-from model_registry.attention.triton_configuration import configuration
+from model_registry.attention.triton.configuration import configuration
+from model_registry.attention.triton.op import count_parts, paged_attention
 from model_registry.positions.wavelet import position_table
 
 RAGGED = ([90, 33, 1, 17, 0, 70], [50, 1, 1, 17, 0, 3])

@@ -1,4 +1,4 @@
-"""The attention op in Triton, for GPUs of any maker: decode in ``triton_decode``, prompts in ``triton_prefill``.
+"""The attention op in Triton, for GPUs of any maker: decode in ``decode``, prompts in ``prefill``.
 
 Both go over the keys in tiles with an online softmax. Tiles whose keys are all ``R`` or more away never touch the
 table: their loop is that of plain attention. In the other tiles the position term ``q_m . p(m - n)`` is a second
@@ -38,9 +38,9 @@ import torch
 import triton
 
 from model_registry.attention.arguments import AttentionArgumentError
-from model_registry.attention.triton_configuration import MOST_PARTS, Configuration, configuration, padded
-from model_registry.attention.triton_decode import decode_kernel, merge_kernel
-from model_registry.attention.triton_prefill import prefill_kernel
+from model_registry.attention.triton.configuration import MOST_PARTS, Configuration, configuration, padded
+from model_registry.attention.triton.decode import decode_kernel, merge_kernel
+from model_registry.attention.triton.prefill import prefill_kernel
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

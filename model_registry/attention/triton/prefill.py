@@ -5,7 +5,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from model_registry.attention.triton_tiles import (
+from model_registry.attention.triton.tiles import (
     cache_rows,
     load_rows,
     position_scores,
