@@ -7,8 +7,9 @@ from types import SimpleNamespace
 import torch
 from vllm.v1.attention.backend import CommonAttentionMetadata
 
-from model_registry.vllm_backend import WaveletAttentionBackend, WaveletAttentionImpl
-from model_registry.vllm_gpu import WaveletGpuAttentionImpl
+from model_registry.vllm_plugin.backend import WaveletAttentionBackend
+from model_registry.vllm_plugin.cpu import WaveletAttentionImpl
+from model_registry.vllm_plugin.gpu import WaveletGpuAttentionImpl
 
 H, H_KV, D, BLOCK = 4, 2, 32, 16
 generator = torch.Generator().manual_seed(3)

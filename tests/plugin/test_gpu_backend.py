@@ -10,13 +10,11 @@ import pytest
 import torch
 from vllm.v1.attention.backend import AttentionCGSupport
 
-from model_registry import vllm_backend, vllm_gpu
-from model_registry.vllm_backend import (
-    UnsupportedByWaveletAttentionError,
-    WaveletAttentionBackend,
-    WaveletAttentionImpl,
-)
-from model_registry.vllm_gpu import WaveletGpuAttentionImpl
+from model_registry.vllm_plugin import backend, cpu, gpu
+from model_registry.vllm_plugin.backend import WaveletAttentionBackend
+from model_registry.vllm_plugin.cpu import WaveletAttentionImpl
+from model_registry.vllm_plugin.errors import UnsupportedByWaveletAttentionError
+from model_registry.vllm_plugin.gpu import WaveletGpuAttentionImpl
 
 TABLE = torch.ones(3, 32)
 
@@ -49,8 +47,8 @@ class Platform:
 
 
 def on(platform: Platform, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(vllm_backend, "current_platform", platform)
-    monkeypatch.setattr(vllm_gpu, "current_platform", platform)
+    for module in (backend, cpu, gpu):
+        monkeypatch.setattr(module, "current_platform", platform)
 
 
 @pytest.mark.parametrize(
@@ -94,7 +92,7 @@ def test_scales_of_single_heads_are_refused(monkeypatch) -> None:
     on(Platform(), monkeypatch)
     scheme = {"type": "float", "num_bits": 8, "strategy": "attn_head"}
     config = SimpleNamespace(quant_config=SimpleNamespace(kv_cache_scheme=scheme))
-    monkeypatch.setattr(vllm_gpu, "get_current_vllm_config_or_none", lambda: config)
+    monkeypatch.setattr(gpu, "get_current_vllm_config_or_none", lambda: config)
     with pytest.raises(UnsupportedByWaveletAttentionError, match="one scale for its keys") as caught:
         WaveletGpuAttentionImpl(2, 32, 1.0, kv_cache_dtype="fp8", table=TABLE)
     assert caught.value.value == scheme

@@ -12,12 +12,9 @@ from vllm.v1.attention.backends.registry import AttentionBackendEnum
 
 import model_registry
 from model_registry.configuration_wavelet import WaveletLlamaConfig
-from model_registry.vllm_backend import (
-    BACKEND_NAME,
-    UnsupportedByWaveletAttentionError,
-    WaveletAttentionBackend,
-    WaveletAttentionImpl,
-)
+from model_registry.vllm_plugin.backend import BACKEND_NAME, WaveletAttentionBackend
+from model_registry.vllm_plugin.cpu import WaveletAttentionImpl
+from model_registry.vllm_plugin.errors import UnsupportedByWaveletAttentionError
 
 TABLE = torch.ones(3, 32)
 

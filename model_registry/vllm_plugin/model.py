@@ -21,7 +21,8 @@ from vllm.v1.attention.backend import AttentionType
 from model_registry.positions.alibi import alibi_slopes
 from model_registry.positions.logit_scaling import log_n_factor
 from model_registry.positions.wavelet import position_table
-from model_registry.vllm_backend import UnsupportedByWaveletAttentionError, WaveletAttentionBackend
+from model_registry.vllm_plugin.backend import WaveletAttentionBackend
+from model_registry.vllm_plugin.errors import UnsupportedByWaveletAttentionError
 
 
 @lru_cache(maxsize=1)

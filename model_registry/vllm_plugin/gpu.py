@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import lru_cache
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from vllm import envs
@@ -11,11 +11,11 @@ from vllm.config import get_current_vllm_config_or_none
 from vllm.platforms import current_platform
 
 from model_registry.attention.triton.op import HEAD_SIZES, paged_attention
-from model_registry.vllm_backend import (
-    UnsupportedByWaveletAttentionError,
-    WaveletAttentionImpl,
-    WaveletAttentionMetadata,
-)
+from model_registry.vllm_plugin.cpu import WaveletAttentionImpl
+from model_registry.vllm_plugin.errors import UnsupportedByWaveletAttentionError
+
+if TYPE_CHECKING:
+    from model_registry.vllm_plugin.metadata import WaveletAttentionMetadata
 
 LEAST_CAPABILITY = {"bfloat16": 80, "fp8": 89, "fp8_e4m3": 89}
 """By type of the cache: the least compute capability, ten times the version, with conversions to and from it."""
