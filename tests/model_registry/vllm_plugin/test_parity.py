@@ -1,4 +1,4 @@
-"""Real vLLM against the dense float32 Hugging Face model; `parity.py` says what one case is."""
+"""Real vLLM against the dense float32 Hugging Face model; `helpers/engine_parity.py` says what one case is."""
 
 import json
 import math
@@ -9,10 +9,11 @@ from itertools import product
 from pathlib import Path
 
 import pytest
+from helpers.python import ROOT
 
 pytestmark = pytest.mark.engine
 
-SCRIPT = Path(__file__).with_name("parity.py")
+SCRIPT = ROOT / "tests/helpers/engine_parity.py"
 WAVELETS = ("ricker", "gaussian", "morlet", "haar")
 HEADS = {"plain": (4, 4), "grouped": (4, 2), "multi-query": (4, 1)}
 SCALE_EXPONENTS = {32: range(8), 64: range(16), 128: range(2, 10)}  # 64: R is far longer than any prompt

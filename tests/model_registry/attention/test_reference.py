@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from paged_case import paged_case
+from helpers.paged_case import paged_case
 
 from model_registry.attention import wavelet_attention
 from model_registry.positions.wavelet import position_table
 
-GOLDEN = json.loads((Path(__file__).parents[1] / "data" / "golden" / "attention.json").read_text())
+GOLDEN = json.loads((Path(__file__).parents[2] / "data" / "golden" / "attention.json").read_text())
 GOLDEN_TOLERANCE = 2e-6  # the vectors are rounded to six decimals, and the table to float32
 
 

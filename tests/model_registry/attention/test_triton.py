@@ -1,26 +1,13 @@
 """The Triton implementation where there is no GPU: its kernels interpreted, compiled for one, and what it refuses."""
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
-from paged_case import paged_case
+from helpers.paged_case import paged_case
+from helpers.python import run
 
 from model_registry.attention import AttentionArgumentError, wavelet_attention
-
-ROOT = Path(__file__).parents[2]
-
-
-def run(*command, **environment):
-    variables = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)} | environment
-    finished = subprocess.run(
-        [sys.executable, *command], env=variables, cwd=ROOT, capture_output=True, text=True, check=False, timeout=900
-    )
-    assert finished.returncode == 0, finished.stdout[-6000:] + finished.stderr[-3000:]
-    return finished.stdout
 
 
 def test_the_interpreted_kernels_are_the_equation():

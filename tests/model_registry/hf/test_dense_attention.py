@@ -14,7 +14,7 @@ from model_registry.positions.alibi import alibi_slopes
 from model_registry.positions.logit_scaling import log_n_factor
 from model_registry.positions.wavelet import position_table
 
-GOLDEN = json.loads((Path(__file__).parents[1] / "data/golden/attention.json").read_text())
+GOLDEN = json.loads((Path(__file__).parents[2] / "data/golden/attention.json").read_text())
 
 
 def causal(queries: int, keys: int) -> torch.Tensor:

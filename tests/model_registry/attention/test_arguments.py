@@ -5,7 +5,7 @@ import sys
 
 import pytest
 import torch
-from paged_case import paged_case
+from helpers.paged_case import paged_case
 
 from model_registry.attention import AttentionArgumentError, wavelet_attention
 

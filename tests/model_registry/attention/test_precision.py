@@ -2,7 +2,8 @@
 
 import pytest
 import torch
-from paged_case import paged_case
+from helpers.paged_case import paged_case
+from helpers.torch_dense import torch_dense
 
 from model_registry.attention import wavelet_attention
 from model_registry.positions.wavelet import position_table
@@ -12,21 +13,6 @@ TABLES = {
     "haar": position_table("haar", [*range(8)], [*range(8)]),
     "long": position_table("gaussian", [*range(16)], [*range(4)], max_distance=40000),
 }
-
-
-def torch_dense(case, s):
-    """PyTorch's attention with the exact position term and the causal mask as a float32 mask."""
-    q, k, v = case.sequence(s)
-    n_q, H, L = q.shape[0], q.shape[1], k.shape[0]
-    t = torch.arange(L - n_q, L)[:, None] - torch.arange(L)
-    R = case.table.shape[0]
-    table = torch.nn.functional.pad(case.table.double(), (0, 0, 0, 1))
-    bias = torch.einsum("mhd,td->hmt", q.double(), table).gather(2, t.clamp(0, R).expand(H, n_q, L)) * case.scale
-    mask = bias.masked_fill(t < 0, -torch.inf).float()
-    out = torch.nn.functional.scaled_dot_product_attention(
-        *(x.transpose(0, 1)[None] for x in (q, k, v)), attn_mask=mask[None], scale=case.scale, enable_gqa=True
-    )
-    return out[0].transpose(0, 1)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])

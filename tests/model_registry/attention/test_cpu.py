@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from paged_case import NAN, paged_case
+from helpers.paged_case import NAN, paged_case
 
 from model_registry.attention import wavelet_attention
 

@@ -6,7 +6,7 @@ import sys
 
 import pytest
 import typer
-from tiny_run import tiny_train, write_corpus
+from helpers.tiny_run import tiny_train, write_corpus
 
 from model_registry.training.errors import TrainingError
 from model_registry.training.recipe import Recipe, with_overrides

@@ -4,11 +4,11 @@ import os
 import shutil
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 import torch
-from paged_case import paged_case
+from helpers.paged_case import paged_case
+from helpers.python import IMPORTABLE, ROOT
 
 from model_registry.attention import wavelet_attention
 from model_registry.attention.native.library import (
@@ -19,11 +19,11 @@ from model_registry.attention.native.library import (
     variants_of_this_cpu,
 )
 
-SWEEP = Path(__file__).with_name("native_sweep.py")
+SWEEP = ROOT / "tests/helpers/native_sweep.py"
 PROGRAM = """
 import sys, torch
 sys.path.insert(0, {tests!r})
-from paged_case import paged_case
+from helpers.paged_case import paged_case
 from model_registry.attention import default_implementation, wavelet_attention
 case = paged_case([300, 40], [20, 1], dtype=torch.float32)
 expected = wavelet_attention(*case.arguments(), impl="reference")
@@ -38,10 +38,9 @@ except Exception as error:
 
 
 def run(program, **environment):
-    root = str(SWEEP.parents[2])
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": root} | environment
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": IMPORTABLE} | environment
     return subprocess.run(
-        [sys.executable, "-c", program.format(tests=str(SWEEP.parent))],
+        [sys.executable, "-c", program],
         env=environment,
         capture_output=True,
         text=True,
@@ -95,7 +94,7 @@ def test_each_variant_agrees_with_the_reference_on_ragged_shapes(variant):
     environment = os.environ | {
         "WAVE_ATTENTION_VARIANT": variant.name,
         "OMP_NUM_THREADS": "1",
-        "PYTHONPATH": str(SWEEP.parents[2]),
+        "PYTHONPATH": IMPORTABLE,
     }
     finished = subprocess.run(
         [sys.executable, SWEEP, "27"], env=environment, capture_output=True, text=True, check=False, timeout=300

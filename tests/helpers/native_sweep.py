@@ -9,8 +9,8 @@ import random
 import sys
 
 import torch
-from paged_case import paged_case
 
+from helpers.paged_case import paged_case
 from model_registry.attention import wavelet_attention
 from model_registry.attention.native.library import load_library
 

@@ -9,7 +9,7 @@ import sys
 
 import pytest
 import torch
-from tiny_run import losses, tiny_train, write_corpus
+from helpers.tiny_run import losses, tiny_train, write_corpus
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from model_registry.training.run_directory import RunDirectory

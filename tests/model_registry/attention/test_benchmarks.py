@@ -5,7 +5,7 @@ import os
 import subprocess
 import sys
 
-from test_triton import ROOT, run
+from helpers.python import ROOT, run
 
 
 def test_the_benchmark_checks_parity_before_it_times(tmp_path):

@@ -6,7 +6,7 @@ import math
 
 import pytest
 import torch
-from small_models import build, each_position, tokens
+from helpers.small_models import build, each_position, tokens
 
 from model_registry.positions.wavelet import position_table
 

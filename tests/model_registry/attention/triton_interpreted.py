@@ -8,8 +8,8 @@ from dataclasses import replace
 
 import pytest
 import torch
-from paged_case import NAN, paged_case
-from test_precision import torch_dense
+from helpers.paged_case import NAN, paged_case
+from helpers.torch_dense import torch_dense
 
 from model_registry.attention import wavelet_attention
 from model_registry.attention.triton.configuration import configuration

@@ -7,7 +7,7 @@ import re
 import numpy
 import pytest
 import torch
-from tiny_run import losses, tiny_train, write_corpus
+from helpers.tiny_run import losses, tiny_train, write_corpus
 
 from model_registry.training import retrieval_text
 from model_registry.training.batches import pack

@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from helpers.python import IMPORTABLE
 
 SCRIPT = Path(__file__).with_name("peak_memory.py")
 
@@ -21,8 +22,7 @@ def test_a_512_token_chunk_at_32k_context_stays_small(R, megabytes, impl):
 
     The growth is 15 to 70 MB: how many freed pages the allocator keeps varies from run to run.
     """
-    root = SCRIPT.parents[2]
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(root)}
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": IMPORTABLE}
     run = subprocess.run(
         [sys.executable, SCRIPT, str(R), impl], env=environment, capture_output=True, text=True, check=True, timeout=300
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from tiny_run import write_corpus
+from helpers.tiny_run import write_corpus
 from transformers import AutoTokenizer
 
 from model_registry.training.batches import cut_rows, held_out_batch, pack, training_batch

@@ -9,6 +9,7 @@ import sys
 import tempfile
 from pathlib import Path
 
+from helpers.python import IMPORTABLE
 from model_registry.attention.native.library import FLAGS, SOURCES, file_name, find_compiler, variants_of_this_cpu
 
 SWEEP = Path(__file__).with_name("native_sweep.py")
@@ -31,6 +32,6 @@ with tempfile.TemporaryDirectory() as scratch:
             "LD_PRELOAD": runtime.strip(),
             "ASAN_OPTIONS": "detect_leaks=0",  # of the interpreter
             "OMP_NUM_THREADS": "2",
-            "PYTHONPATH": str(SWEEP.parents[2]),
+            "PYTHONPATH": IMPORTABLE,
         }
         subprocess.run([sys.executable, SWEEP, count], env=environment, check=True)

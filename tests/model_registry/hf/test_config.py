@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
-from small_models import WAVELET, config_entries, each_position
+from helpers.small_models import WAVELET, config_entries, each_position
 from transformers import AutoConfig
 
 from model_registry.configuration_wavelet import WaveletConfigError, WaveletLlamaConfig

@@ -2,7 +2,7 @@
 
 Run in a process of its own, because the engine's process-wide settings must not leak into other tests:
 
-    python tests/engine/parity.py CASES.json RESULTS.json [--tensor-parallel N]
+    python tests/helpers/engine_parity.py CASES.json RESULTS.json [--tensor-parallel N]
 
 Each case is a random 3-layer checkpoint. Three prompts of 1,777, 63 and 901 tokens go through chunked prefill (512) in
 one batch, then the longest is continued from the prefix cache with 24 decoded tokens.

@@ -9,7 +9,7 @@ import torch
 
 from model_registry.positions.wavelet import NEGLIGIBLE, WaveletError, position_table, wavelet_names
 
-GOLDEN = json.loads((Path(__file__).parent.parent / "data/golden/tables.json").read_text())
+GOLDEN = json.loads((Path(__file__).parents[2] / "data/golden/tables.json").read_text())
 # Float32 rounding of an entry of at most 1, and what the cut off rows may hold.
 TOLERANCE = max(torch.finfo(torch.float32).eps / 2, NEGLIGIBLE)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from small_models import WAVELET, build, each_position, tokens
+from helpers.small_models import WAVELET, build, each_position, tokens
 from torch.testing import assert_close
 from transformers import AutoModelForCausalLM, StaticCache
 
