@@ -27,7 +27,7 @@ RUN python -m venv --without-pip /opt/venv \
 COPY requirements/cpu.txt /requirements.txt
 # Without a GPU vLLM uses neither Triton nor Intel's OpenMP (it preloads torch's libgomp): 1.1 GB.
 RUN pip install --no-deps --require-hashes -r /requirements.txt \
-    && pip uninstall --yes intel-cmplr-lib-ur intel-openmp triton mypy pytest ruff types-PyYAML
+    && pip uninstall --yes intel-cmplr-lib-ur intel-openmp triton import-linter mypy pytest ruff types-PyYAML
 
 
 # Ours, with the attention kernel built for every instruction set: no compiler is needed where the image runs.

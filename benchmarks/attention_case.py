@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 import torch
 import triton
 
-from model_registry.wavelet import position_table
+from model_registry.positions.wavelet import position_table
 
 EXPONENTS = {32: range(8), 64: range(8), 128: range(8)}
 SAMPLED_ROWS = 12

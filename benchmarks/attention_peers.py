@@ -14,7 +14,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.attention.bias import causal_lower_right
 from torch.nn.attention.flex_attention import create_block_mask, flex_attention
 
-from model_registry.attention.triton import paged_attention
+from model_registry.attention.triton.op import paged_attention
 
 if TYPE_CHECKING:
     from attention_case import Case

@@ -2,7 +2,7 @@
 
     python benchmarks/compile_report.py [--output benchmarks/results/triton_sm90_resources.json]
 
-For every head size and element type, with the tiles of ``triton_configuration``: registers a thread, spills to local
+For every head size and element type, with the tiles of ``configuration``: registers a thread, spills to local
 memory, and shared memory of a program, as the assembler of the installed Triton says, and whether it serialises the
 products on tensor cores (its message C7510 and those after it). Exits 1 if anything spills or is serialised. The
 arguments are typed as an engine gives them: bfloat16, contiguous dimensions, strides that are multiples of 16.
@@ -24,9 +24,9 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from model_registry.attention.triton_configuration import MOST_PARTS, Tile, for_target, padded
-from model_registry.attention.triton_decode import decode_kernel, merge_kernel
-from model_registry.attention.triton_prefill import prefill_kernel
+from model_registry.attention.triton.configuration import MOST_PARTS, Tile, for_target, padded
+from model_registry.attention.triton.decode import decode_kernel, merge_kernel
+from model_registry.attention.triton.prefill import prefill_kernel
 
 ARCH = 90
 HEAD_SIZES = (32, 64, 80, 96, 112, 128, 192, 256)

@@ -27,9 +27,9 @@ from vllm import _custom_ops as ops
 from vllm.v1.attention.backends.cpu_attn import _get_attn_isa
 
 from model_registry.attention import wavelet_attention
-from model_registry.attention.native_library import load_library
+from model_registry.attention.native.library import load_library
 from model_registry.attention.reference import dense_attention
-from model_registry.wavelet import position_table
+from model_registry.positions.wavelet import position_table
 
 if TYPE_CHECKING:
     from collections.abc import Callable

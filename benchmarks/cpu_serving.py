@@ -6,7 +6,7 @@ Three vLLM servers run at the same time, started as `wave-serve serve` does, and
 time: the wavelet model through the plugin's backend; the same weights with rotary positions (type ``rope``, no
 ``log_n``) through vLLM's own CPU attention, whose text means nothing, but whose cost does; and the wavelet model with
 its worker in a process of its own, which is vLLM's default on CPU. Parity of the served wavelet model is
-`tests/engine/test_parity.py`'s.
+`tests/model_registry/vllm_plugin/test_parity.py`'s.
 """
 
 from __future__ import annotations

@@ -22,8 +22,8 @@ import triton
 from attention_case import allowed_error
 
 from model_registry.attention import wavelet_attention
-from model_registry.attention.triton import paged_attention
-from model_registry.wavelet import position_table, wavelet_names
+from model_registry.attention.triton.op import paged_attention
+from model_registry.positions.wavelet import position_table, wavelet_names
 
 NAN = float("nan")
 TYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp8 cache": torch.bfloat16}

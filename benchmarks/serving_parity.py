@@ -1,4 +1,4 @@
-"""Real vLLM on this machine against the dense reference: a few cases of ``tests/engine/parity.py``, with its bounds.
+"""Real vLLM on this machine against the dense reference: cases and bounds of ``tests/helpers/engine_parity.py``.
 
 python benchmarks/serving_parity.py [--rehearse] [--output FILE]
 
@@ -16,7 +16,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-SCRIPT = Path(__file__).parents[1] / "tests" / "engine" / "parity.py"
+SCRIPT = Path(__file__).parents[1] / "tests" / "helpers" / "engine_parity.py"
 FLOAT32_BOUND = 1e-3
 GRAPHS = {
     "enforce_eager": False,

@@ -43,10 +43,10 @@ def register() -> None:
 
     AutoConfig.register(WaveletLlamaConfig.model_type, WaveletLlamaConfig, exist_ok=True)
     if ARCHITECTURE not in ModelRegistry.get_supported_archs():
-        ModelRegistry.register_model(ARCHITECTURE, f"model_registry.vllm_model:{ARCHITECTURE}")
+        ModelRegistry.register_model(ARCHITECTURE, f"model_registry.vllm_plugin.model:{ARCHITECTURE}")
     # A name of its own rather than the one CUSTOM slot, which another plugin may have taken.
     if "WAVELET" not in AttentionBackendEnum.__members__:
-        AttentionBackendEnum.register("WAVELET", "model_registry.vllm_backend.WaveletAttentionBackend")
+        AttentionBackendEnum.register("WAVELET", "model_registry.vllm_plugin.backend.WaveletAttentionBackend")
 
 
 def _allow_amx_tiles() -> None:

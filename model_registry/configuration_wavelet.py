@@ -6,8 +6,8 @@ from typing import Any, ClassVar
 
 from transformers import AutoConfig, LlamaConfig
 
-from model_registry.logit_scaling import LOGIT_SCALINGS
-from model_registry.wavelet import WaveletError, validate_wavelet
+from model_registry.positions.logit_scaling import LOGIT_SCALINGS
+from model_registry.positions.wavelet import WaveletError, validate_wavelet
 
 POSITION_TYPES = ("wavelet", "rope", "alibi", "nope")
 """Values of ``position_encoding.type``."""
@@ -25,9 +25,10 @@ class WaveletLlamaConfig(LlamaConfig):
     ``position_encoding`` is ``{"type": "rope" | "alibi" | "nope"}`` or
     ``{"type": "wavelet", "wavelet": name, "scale_exponents": [..], "shifts": [..]}`` with
     ``len(scale_exponents) * len(shifts) == head_dim``. ``train_length`` is the sequence length in tokens that the
-    weights were trained at. ``logit_scaling`` is ``none`` or ``log_n`` (see ``model_registry.logit_scaling``); with
-    ``log_n``, ``logit_scaling_length`` is the length in tokens up to which the factor is 1, from 2 to ``train_length``,
-    which it is where it is null. A shorter one changes the model within its training length, so train with it.
+    weights were trained at. ``logit_scaling`` is ``none`` or ``log_n``, see
+    ``model_registry.positions.logit_scaling``; with ``log_n``, ``logit_scaling_length`` is the length in tokens up to
+    which the factor is 1, from 2 to ``train_length``, which it is where it is null. A shorter one changes the model
+    within its training length, so train with it.
     Llama's ``rope_parameters``, scaling included, apply when the type is ``rope`` and must be unscaled otherwise.
 
     Raises:

@@ -25,11 +25,11 @@ from transformers.models.llama.modeling_llama import (
     apply_rotary_pos_emb,
 )
 
-from model_registry.alibi import alibi_slopes
 from model_registry.configuration_wavelet import WaveletLlamaConfig
 from model_registry.dense_attention import dense_attention, rows_by_key
-from model_registry.logit_scaling import log_n_factor
-from model_registry.wavelet import position_table
+from model_registry.positions.alibi import alibi_slopes
+from model_registry.positions.logit_scaling import log_n_factor
+from model_registry.positions.wavelet import position_table
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from typing import NamedTuple, Protocol, cast
 
 import torch
 
-from model_registry.attention.validation import AttentionArgumentError, check_layout, check_values
+from model_registry.attention.arguments import AttentionArgumentError, check_layout, check_values
 
 
 class Registration(NamedTuple):
@@ -28,10 +28,10 @@ class Registration(NamedTuple):
 
 _REGISTRY = {
     "reference": Registration("model_registry.attention.reference"),
-    "cpu": Registration("model_registry.attention.cpu", ("cpu",), checks_values=True),
-    "torch": Registration("model_registry.attention.torch_flash", ("cpu",)),
+    "cpu": Registration("model_registry.attention.native.op", ("cpu",), checks_values=True),
+    "torch": Registration("model_registry.attention.torch_flash.op", ("cpu",)),
     # On the CPU for Triton's interpreter only: elsewhere it refuses.
-    "triton": Registration("model_registry.attention.triton", ("cuda", "xpu", "cpu")),
+    "triton": Registration("model_registry.attention.triton.op", ("cuda", "xpu", "cpu")),
 }
 """By name; ``impl="auto"`` takes the first that names the device type and is available there, see
 ``default_implementation``. Modules are imported on first use."""

@@ -10,7 +10,7 @@ import platform
 import sys
 from pathlib import Path
 
-from model_registry.attention.native_library import PREBUILT, VARIANTS, build, find_compiler
+from model_registry.attention.native.library import PREBUILT, VARIANTS, build, find_compiler
 
 
 def main() -> None:

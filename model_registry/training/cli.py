@@ -34,12 +34,12 @@ def train(
     try:
         from transformers.utils.logging import disable_progress_bar
 
+        from model_registry.positions.wavelet import WaveletError
         from model_registry.training.corpus import read_corpus, standard_library
         from model_registry.training.errors import TrainingError
         from model_registry.training.loop import Budget, run_training
         from model_registry.training.recipe import Recipe, with_overrides
         from model_registry.training.run_directory import RunDirectory
-        from model_registry.wavelet import WaveletError
     except ModuleNotFoundError as error:
         typer.echo(f"train: {error.name} is not installed: pip install 'wave-serve[train]'", err=True)
         raise typer.Exit(2) from error

@@ -9,8 +9,6 @@ import torch
 if TYPE_CHECKING:
     from model_registry.training.recipe import Recipe
 
-OPTIMIZERS = ("adamw", "muon")
-
 
 class Optimizer:
     """PyTorch's optimizers as one, with one learning rate: Muon's updates are scaled to the root mean square of

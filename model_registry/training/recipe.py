@@ -7,7 +7,9 @@ from typing import Any
 
 from model_registry.configuration_wavelet import WaveletLlamaConfig
 from model_registry.training.errors import TrainingError
-from model_registry.training.optimizer import OPTIMIZERS
+
+OPTIMIZERS = ("adamw", "muon")
+"""Values of ``Recipe.optimizer``, see ``optimizer.Optimizer``."""
 
 
 @dataclass(frozen=True)

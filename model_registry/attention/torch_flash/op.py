@@ -1,0 +1,49 @@
+"""The attention op on CPU: PyTorch's flash kernel over gathered keys, with the position term as its mask.
+
+Everything is computed in float32 (float64 for float64 inputs), so parts are not rounded before they are joined.
+Sequences with one query go together, see ``decode``; the others one by one, see ``prefill``.
+Memory: a segment of keys and values and one bias, whatever the context. It needs no compiler, and serves where the
+native kernel cannot be built.
+"""
+
+from __future__ import annotations
+
+import torch
+
+from model_registry.attention.torch_flash.decode import decode
+from model_registry.attention.torch_flash.prefill import prefill
+
+
+@torch.no_grad()
+def attention(
+    q: torch.Tensor,
+    k_cache: torch.Tensor,
+    v_cache: torch.Tensor,
+    block_table: torch.Tensor,
+    query_start_loc: torch.Tensor,
+    seq_lens: torch.Tensor,
+    table: torch.Tensor,
+    scale: float,
+    out: torch.Tensor,
+) -> None:
+    """``wavelet_attention`` for CPU tensors; the arguments are its own."""
+    compute = torch.float64 if q.dtype is torch.float64 else torch.float32
+    starts, lengths = query_start_loc.tolist(), seq_lens.tolist()
+    # Reversed, so that a bias row runs along the keys; rows beyond the longest sequence are never read.
+    rows = table[: max(lengths, default=0)].to(compute).flip(0)
+    decoding = []
+    for s, length in enumerate(lengths):
+        queries = slice(starts[s], starts[s + 1])
+        n_q = queries.stop - queries.start
+        if length == 0:
+            out[queries] = 0
+        elif n_q == 1:
+            decoding.append(s)
+        elif n_q > 1:
+            scaled = q[queries].to(compute) * scale
+            out[queries] = prefill(scaled, k_cache, v_cache, block_table[s], length, rows).to(out.dtype)
+    if decoding:
+        tokens = query_start_loc[decoding]
+        scaled = q[tokens].to(compute) * scale
+        counts = [lengths[s] for s in decoding]
+        out[tokens] = decode(scaled, k_cache, v_cache, block_table[decoding], counts, rows).to(out.dtype)

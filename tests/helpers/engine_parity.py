@@ -1,0 +1,187 @@
+"""Worst log-probability error of real vLLM against the dense float32 Hugging Face model, over many random checkpoints.
+
+Run in a process of its own, because the engine's process-wide settings must not leak into other tests:
+
+    python tests/helpers/engine_parity.py CASES.json RESULTS.json [--tensor-parallel N]
+
+Each case is a random 3-layer checkpoint. Three prompts of 1,777, 63 and 901 tokens go through chunked prefill (512) in
+one batch, then the longest is continued from the prefix cache with 24 decoded tokens.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import gc
+import json
+import os
+import tempfile
+from pathlib import Path
+
+LENGTHS = (1777, 63, 901)
+CHUNK = 512
+DECODED = 24
+VOCABULARY = 61
+TRAIN_LENGTH = 128
+BLOCK = 32
+
+
+def checkpoint_config(case: dict) -> dict:
+    """Config of the case's checkpoint; `case` has heads, kv_heads, head_dim, position_encoding, logit_scaling.
+
+    Besides, it may have logit_scaling_length, dtype, and engine: further arguments of vLLM's engine.
+    """
+    return {
+        "vocab_size": VOCABULARY,
+        "hidden_size": 64,
+        "intermediate_size": 96,
+        "num_hidden_layers": 3,
+        "num_attention_heads": case["heads"],
+        "num_key_value_heads": case["kv_heads"],
+        "head_dim": case["head_dim"],
+        "max_position_embeddings": 4096,
+        "position_encoding": case["position_encoding"],
+        "train_length": TRAIN_LENGTH,
+        "logit_scaling": case["logit_scaling"],
+        "logit_scaling_length": case.get("logit_scaling_length"),
+        # Large enough that attention is far from uniform, so that a wrong position term shows.
+        "initializer_range": 0.15,
+        "tie_word_embeddings": True,
+        "bos_token_id": None,
+        "eos_token_id": None,
+    }
+
+
+def random_prompts() -> list[list[int]]:
+    """The three prompts, the same for every case."""
+    import torch
+
+    generator = torch.Generator().manual_seed(7)
+    return [torch.randint(VOCABULARY, (n,), generator=generator).tolist() for n in LENGTHS]
+
+
+def reference_log_probs(model: object, tokens: list[int]) -> object:
+    """Dense float32 log-probabilities ``[len(tokens), vocabulary]``."""
+    import torch
+
+    with torch.inference_mode():
+        return model(torch.tensor([tokens])).logits[0].float().log_softmax(-1)
+
+
+def dense(rows: list) -> object:
+    """The engine's log-probabilities of every token, one dict a position, as ``[positions, vocabulary]``."""
+    import torch
+
+    table = torch.full((len(rows), VOCABULARY), torch.nan)
+    for position, row in enumerate(rows):
+        for token, entry in row.items():
+            table[position, token] = entry.logprob
+    assert not table.isnan().any(), "the engine left out a token"
+    return table
+
+
+def worst_error(case: dict, tensor_parallel: int, folder: Path) -> dict:
+    """Run one case; returns its worst errors and how much the reference depends on positions."""
+    import torch
+    from vllm import LLM, SamplingParams
+    from vllm.distributed import cleanup_dist_env_and_memory
+
+    from model_registry.configuration_wavelet import WaveletLlamaConfig
+    from model_registry.modeling_wavelet import WaveletLlamaForCausalLM
+
+    torch.manual_seed(11)
+    model = WaveletLlamaForCausalLM(WaveletLlamaConfig(**checkpoint_config(case))).float().eval()
+    model.save_pretrained(folder)
+
+    engine = LLM(
+        model=str(folder),
+        skip_tokenizer_init=True,
+        dtype=case.get("dtype", "float32"),
+        **{"enforce_eager": True} | case.get("engine", {}),
+        max_model_len=2048,
+        max_num_batched_tokens=CHUNK,
+        enable_chunked_prefill=True,
+        enable_prefix_caching=True,
+        block_size=BLOCK,
+        max_logprobs=VOCABULARY,
+        tensor_parallel_size=tensor_parallel,
+        kv_cache_memory_bytes=256 << 20,
+        disable_log_stats=True,
+        seed=0,
+    )
+    prompts = random_prompts()
+    scored = engine.generate(
+        [{"prompt_token_ids": p} for p in prompts],
+        SamplingParams(temperature=0, max_tokens=1, prompt_logprobs=VOCABULARY, logprobs=VOCABULARY, detokenize=False),
+        use_tqdm=False,
+    )
+    rows = [[*result.prompt_logprobs[1:], result.outputs[0].logprobs[0]] for result in scored]
+    prefill = torch.cat([dense(r) for r in rows]) - torch.cat([reference_log_probs(model, p) for p in prompts])
+
+    continued = prompts[0] + prompts[1][:17]
+    [result] = engine.generate(
+        [{"prompt_token_ids": continued}],
+        SamplingParams(temperature=0, max_tokens=DECODED, logprobs=VOCABULARY, detokenize=False, ignore_eos=True),
+        use_tqdm=False,
+    )
+    decoded = list(result.outputs[0].token_ids)
+    assert len(decoded) == DECODED
+    expected = reference_log_probs(model, continued + decoded)[len(continued) - 1 : -1]
+    decode = dense(result.outputs[0].logprobs) - expected
+
+    del engine
+    cleanup_dist_env_and_memory()
+    gc.collect()
+    without = reference_log_probs(_without_positions(model), prompts[0])
+    return {
+        "case": case,
+        "prefill": float(prefill.abs().max()),
+        "decode": float(decode.abs().max()),
+        "prefill_rms": float(prefill.square().mean().sqrt()),
+        "torch_bf16_rms": _bf16_rms(model, prompts),
+        "cached_tokens": result.num_cached_tokens,
+        "position_effect": float((reference_log_probs(model, prompts[0]) - without).abs().max()),
+    }
+
+
+def _bf16_rms(model: object, prompts: list[list[int]]) -> float:
+    """What PyTorch's own dense attention loses when the whole model runs in bfloat16."""
+    import torch
+
+    expected = torch.cat([reference_log_probs(model, prompt) for prompt in prompts])
+    half = copy.deepcopy(model).bfloat16()
+    error = torch.cat([reference_log_probs(half, prompt) for prompt in prompts]) - expected
+    return float(error.square().mean().sqrt())
+
+
+def _without_positions(model: object) -> object:
+    """The same weights with no position encoding and no logit scaling: what a broken position term would compute."""
+    from model_registry.configuration_wavelet import WaveletLlamaConfig
+    from model_registry.modeling_wavelet import WaveletLlamaForCausalLM
+
+    nothing = {"position_encoding": {"type": "nope"}, "logit_scaling": "none", "logit_scaling_length": None}
+    config = WaveletLlamaConfig(**model.config.to_dict() | nothing)
+    plain = WaveletLlamaForCausalLM(config).float().eval()
+    plain.load_state_dict(model.state_dict())
+    return plain
+
+
+def main() -> None:
+    """Read the cases, run them one after the other, write a result for each."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("cases", type=Path)
+    parser.add_argument("results", type=Path)
+    parser.add_argument("--tensor-parallel", type=int, default=1)
+    options = parser.parse_args()
+    if options.tensor_parallel == 1:
+        os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"  # many engines, one import
+
+    results = []
+    for case in json.loads(options.cases.read_text()):
+        with tempfile.TemporaryDirectory() as folder:
+            results.append(worst_error(case, options.tensor_parallel, Path(folder)))
+        options.results.write_text(json.dumps(results, indent=1))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,40 @@
+"""Compares the native kernel with the reference over ragged shapes, in every element type. A script: the kernel's
+variant is chosen once per process.
+
+usage: native_sweep.py COUNT
+"""
+
+import itertools
+import random
+import sys
+
+import torch
+
+from helpers.paged_case import paged_case
+from model_registry.attention import wavelet_attention
+from model_registry.attention.native.library import load_library
+
+# Multiples of a rounding error, for outputs of order 1 over up to a few thousand keys.
+TOLERANCE = {torch.float64: 1e-13, torch.float32: 2e-5, torch.float16: 4e-3, torch.bfloat16: 3e-2}
+HEADS = [(1, 1), (4, 4), (4, 2), (6, 2), (8, 2), (5, 1), (6, 1), (7, 1), (16, 1)]
+HEAD_SIZES = [1, 4, 24, 32, 63, 64, 80, 128, 256]
+BLOCKS = [1, 16, 48, 128]
+REACHES = [1, 15, 17, 128, 760, 5000]
+
+shapes = random.Random(0)
+largest = 0.0
+pairs = shapes.sample([*itertools.product(HEADS, HEAD_SIZES)], int(sys.argv[1]))
+for i, ((H, H_kv), d) in enumerate(pairs):
+    lengths = [shapes.choice([1, 2, 127, 129, 640, 2300]) for _ in range(3)] + [0]
+    queries = [shapes.choice([1, min(5, length), min(70, length)]) for length in lengths[:3]] + [shapes.choice([0, 2])]
+    block_size, R = shapes.choice(BLOCKS), shapes.choice(REACHES)
+    for dtype, tolerance in TOLERANCE.items():
+        case = paged_case(lengths, queries, H=H, H_kv=H_kv, d=d, block_size=block_size, R=R, dtype=dtype, seed=i)
+        out = torch.full_like(case.q, float("nan"))
+        wavelet_attention(*case.arguments(), out=out, impl="cpu")
+        exact = wavelet_attention(*case.to(torch.float64).arguments(), impl="reference")
+        error = float((out - exact).abs().max())
+        if not error <= tolerance:
+            sys.exit(f"{dtype} H={H} H_kv={H_kv} d={d} block={block_size} R={R} {lengths} {queries}: error {error}")
+        largest = max(largest, error / tolerance)
+sys.stdout.write(f"{load_library()[1].name}: {len(pairs)} shapes, largest error {largest:.2f} of the tolerance\n")

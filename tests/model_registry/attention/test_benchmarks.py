@@ -1,0 +1,74 @@
+"""The GPU benchmarks run end to end where there is no GPU: under Triton's interpreter, on tiny shapes."""
+
+import json
+import os
+import subprocess
+import sys
+
+from helpers.python import ROOT, run
+
+
+def test_the_benchmark_checks_parity_before_it_times(tmp_path):
+    output = tmp_path / "results.json"
+    run("-W", "ignore", "benchmarks/attention.py", "--smoke", "--output", str(output), TRITON_INTERPRET="1")
+    result = json.loads(output.read_text())
+    assert result["interpreted"]
+    assert [case["shape"]["queries"] for case in result["cases"]] == [1, 40]
+    for case in result["cases"]:
+        assert {"wavelet", "term off", "flex", "sdpa flash"} <= {
+            name for name, peer in case["peers"].items() if peer.get("parity") and peer["ms"] > 0
+        }
+        assert all(peer.get("unavailable") or "error" in peer for peer in case["peers"].values())
+    plot = tmp_path / "plot.svg"
+    run("benchmarks/plot_attention.py", str(output), str(plot))
+    assert plot.stat().st_size > 0
+
+
+def test_a_peer_that_fails_parity_is_not_timed(tmp_path):
+    """A peer without positions passed off as one with them."""
+    program = (
+        "import sys; sys.path.insert(0, 'benchmarks'); sys.argv += ['--smoke', '--output', '/dev/null']\n"
+        "import attention, attention_peers as peers\n"
+        "wrong = {'wavelet': peers.PEERS['wavelet'], 'wrong': (peers.term_off, True)}\n"
+        "peers.PEERS.clear(); peers.PEERS.update(wrong)\n"
+        "attention.main()"
+    )
+    report = run("-W", "ignore", "-c", program, TRITON_INTERPRET="1")
+    assert report.count("FAILS PARITY, not timed") == 2
+
+
+def test_random_shapes_are_in_bounds():
+    report = run("-W", "ignore", "benchmarks/parity.py", "--shapes", "2", "--longest", "90", TRITON_INTERPRET="1")
+    assert report.count("2 of 2 in bounds") == 3
+
+
+def test_shapes_are_shared_out_to_processes():
+    command = ["-W", "ignore", "benchmarks/parity.py", "--shapes", "1", "--longest", "40", "--workers", "2"]
+    assert run(*command, TRITON_INTERPRET="1").count("1 of 1 in bounds") == 3
+
+
+def test_the_script_for_gpus_says_what_it_lacks(tmp_path):
+    finished = subprocess.run(
+        ["bash", "benchmarks/run_gpu.sh", sys.executable],
+        cwd=ROOT,
+        env=os.environ | {"RESULTS": str(tmp_path), "CUDA_VISIBLE_DEVICES": ""},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert finished.returncode == 2
+    assert "torch sees no GPU" in finished.stderr
+    assert not [*tmp_path.iterdir()]
+
+
+def test_the_smoke_run_refuses_to_start_without_the_interpreter():
+    finished = subprocess.run(
+        [sys.executable, "benchmarks/attention.py", "--smoke"],
+        cwd=ROOT,
+        env={"PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert finished.returncode == 2
+    assert "TRITON_INTERPRET=1" in finished.stderr

@@ -1,0 +1,132 @@
+"""The native kernel's library: every variant is right, any number of threads, and without a compiler it is said."""
+
+import os
+import shutil
+import subprocess
+import sys
+
+import pytest
+import torch
+from helpers.paged_case import paged_case
+from helpers.python import IMPORTABLE, ROOT
+
+from model_registry.attention import wavelet_attention
+from model_registry.attention.native.library import (
+    NativeLibraryUnavailableError,
+    build,
+    find_compiler,
+    load_library,
+    variants_of_this_cpu,
+)
+
+SWEEP = ROOT / "tests/helpers/native_sweep.py"
+PROGRAM = """
+import sys, torch
+sys.path.insert(0, {tests!r})
+from helpers.paged_case import paged_case
+from model_registry.attention import default_implementation, wavelet_attention
+case = paged_case([300, 40], [20, 1], dtype=torch.float32)
+expected = wavelet_attention(*case.arguments(), impl="reference")
+for _ in range(2):
+    assert (wavelet_attention(*case.arguments()) - expected).abs().max() < 1e-5
+print(default_implementation("cpu"))
+try:
+    wavelet_attention(*case.arguments(), impl="cpu")
+except Exception as error:
+    print(type(error).__name__, error)
+"""
+
+
+def run(program, **environment):
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": IMPORTABLE} | environment
+    return subprocess.run(
+        [sys.executable, "-c", program],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=120,
+    )
+
+
+def test_without_a_compiler_pytorch_serves_and_one_line_says_so(tmp_path):
+    finished = run(PROGRAM, PATH="", CXX="", XDG_CACHE_HOME=str(tmp_path))
+    assert finished.stdout.splitlines()[0] == "torch"
+    assert finished.stdout.splitlines()[1].startswith("NativeLibraryUnavailableError")
+    assert "no C++ compiler (g++, c++) is on the PATH" in finished.stdout
+    lines = [line for line in finished.stderr.splitlines() if "Attention runs on" in line]
+    assert len(lines) == 1
+    assert "impl='torch'; impl='cpu' is not available: it is not prebuilt" in lines[0]
+
+
+def test_a_library_built_before_needs_no_compiler(tmp_path):
+    directory = tmp_path / "wave-serve"
+    directory.mkdir()
+    shutil.copy(load_library()[0]._name, directory)
+    finished = run(PROGRAM, PATH="", CXX="", XDG_CACHE_HOME=str(tmp_path))
+    assert finished.stdout.split() == ["cpu"]
+    assert "is not available" not in finished.stderr
+
+
+def test_a_compiler_that_fails_is_named_with_its_words(tmp_path):
+    broken = tmp_path / "broken-c++"
+    broken.write_text("#!/bin/sh\necho no such standard >&2\nexit 1\n")
+    broken.chmod(0o755)
+    finished = run(PROGRAM, CXX=str(broken), XDG_CACHE_HOME=str(tmp_path / "cache"))
+    assert finished.stdout.splitlines()[0] == "torch"
+    assert "failed:" in finished.stderr
+    assert "no such standard" in finished.stderr
+
+
+def test_a_cache_that_cannot_be_written_is_named(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(NativeLibraryUnavailableError, match="cannot be written"):
+        build(variants_of_this_cpu()[0], tmp_path / "file" / "cache", find_compiler())
+
+
+def test_a_variant_that_this_cpu_does_not_run_is_refused():
+    finished = run(PROGRAM, WAVE_ATTENTION_VARIANT="sve")
+    assert "WAVE_ATTENTION_VARIANT=sve, but this CPU runs" in finished.stderr
+
+
+@pytest.mark.parametrize("variant", variants_of_this_cpu(), ids=lambda variant: variant.name)
+def test_each_variant_agrees_with_the_reference_on_ragged_shapes(variant):
+    environment = os.environ | {
+        "WAVE_ATTENTION_VARIANT": variant.name,
+        "OMP_NUM_THREADS": "1",
+        "PYTHONPATH": IMPORTABLE,
+    }
+    finished = subprocess.run(
+        [sys.executable, SWEEP, "27"], env=environment, capture_output=True, text=True, check=False, timeout=300
+    )
+    assert finished.returncode == 0, finished.stdout + finished.stderr
+    assert f"{variant.name}: " in finished.stdout
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_bits_do_not_depend_on_the_number_of_threads(dtype):
+    case = paged_case([1777, 63, 9000, 5000], [300, 63, 1, 9], H=8, d=64, block_size=128, R=900, dtype=dtype)
+    before = torch.get_num_threads()
+    try:
+        outputs = []
+        for threads in (1, 2, 3, 4):
+            torch.set_num_threads(threads)
+            outputs.append(wavelet_attention(*case.arguments(), impl="cpu"))
+    finally:
+        torch.set_num_threads(before)
+    assert all(torch.equal(outputs[0], out) for out in outputs[1:])
+
+
+def test_the_library_runs_on_the_openmp_runtime_that_torch_loaded():
+    program = """
+import pathlib, torch
+from model_registry.attention.native.library import load_library
+def runtimes():
+    lines = pathlib.Path("/proc/self/maps").read_text().splitlines()
+    return {line.split()[-1] for line in lines if "gomp" in line or "iomp" in line}
+before = runtimes()
+load_library()
+print(len(before), runtimes() == before)
+"""
+    finished = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert finished.stdout.split() == ["1", "True"]

@@ -1,0 +1,72 @@
+"""The GPU implementation of the vLLM backend against the CPU's, under Triton's interpreter; a script, see
+`test_gpu_backend.py`. The cache is written by the CPU implementation: vLLM's kernel for it needs a GPU."""
+
+import sys
+from types import SimpleNamespace
+
+import torch
+from vllm.v1.attention.backend import CommonAttentionMetadata
+
+from model_registry.vllm_plugin.backend import WaveletAttentionBackend
+from model_registry.vllm_plugin.cpu import WaveletAttentionImpl
+from model_registry.vllm_plugin.gpu import WaveletGpuAttentionImpl
+
+H, H_KV, D, BLOCK = 4, 2, 32, 16
+generator = torch.Generator().manual_seed(3)
+
+
+def normal(*shape):
+    return torch.randn(*shape, generator=generator)
+
+
+def metadata(queries, lengths):
+    starts = torch.tensor([0, *queries]).cumsum(0).to(torch.int32)
+    blocks = torch.arange(len(lengths) * 4, dtype=torch.int32).view(len(lengths), 4)
+    common = CommonAttentionMetadata(
+        query_start_loc=starts,
+        query_start_loc_cpu=starts,
+        seq_lens=torch.tensor(lengths, dtype=torch.int32),
+        num_reqs=len(lengths),
+        num_actual_tokens=sum(queries),
+        max_query_len=max(queries),
+        max_seq_len=max(lengths),
+        block_table_tensor=blocks,
+        slot_mapping=torch.empty(0),
+    )
+    builder = WaveletAttentionBackend.get_builder_cls()(None, [], None, torch.device("cpu"))
+    return builder.build(0, common), builder.build_for_cudagraph_capture(common)
+
+
+table = normal(40, D)
+cpu, gpu = (kind(H, D, D**-0.5, H_KV, table=table) for kind in (WaveletAttentionImpl, WaveletGpuAttentionImpl))
+layer = SimpleNamespace(_k_scale=torch.tensor(0.5), _v_scale=torch.tensor(1.5))
+for queries, lengths in (([20, 1, 7], [50, 33, 7]), ([1, 1], [60, 17])):
+    now, _ = metadata(queries, lengths)
+    now.seq_lens = torch.tensor(lengths, dtype=torch.int32)
+    kv_cache = torch.zeros(4 * len(lengths), H_KV, BLOCK, 2 * D)
+    for s, length in enumerate(lengths):
+        slots = torch.arange(length) + s * 4 * BLOCK
+        cpu.do_kv_cache_update(layer, normal(length, H_KV, D), normal(length, H_KV, D), kv_cache, slots)
+    query = normal(sum(queries) + 2, H, D)  # two rows of padding, as in a CUDA graph
+    outputs = [
+        impl.forward(layer, query, None, None, kv_cache, now, torch.full_like(query, 7.0)) for impl in (cpu, gpu)
+    ]
+    assert (outputs[0] - outputs[1]).abs().max() < 1e-5
+    assert (outputs[1][-2:] == 7).all()
+
+    torch.set_default_dtype(torch.bfloat16)
+    float8 = WaveletGpuAttentionImpl(H, D, D**-0.5, H_KV, None, None, "fp8", table=table)
+    torch.set_default_dtype(torch.float32)
+    assert float8.table.dtype is torch.bfloat16
+    stored = kv_cache.to(torch.float8_e4m3fn)
+    out = float8.forward(layer, query.bfloat16(), None, None, stored.view(torch.uint8), now, query.bfloat16())
+    true = stored.float() * torch.cat([torch.full((D,), 0.5), torch.full((D,), 1.5)])
+    expected = cpu.forward(layer, query.bfloat16().float(), None, None, true, now, query.bfloat16().float())
+    # bfloat16 rounds weights and outputs, and the interpreter truncates: some eps of the largest value.
+    assert (out - expected).abs().max() < 4 * torch.finfo(torch.bfloat16).eps * true.abs().max()
+
+captured, other = metadata([1, 1], [60, 17])
+assert (captured.max_query_len, captured.max_seq_len) == (1, 60)
+assert (other.seq_lens == 1).all()
+assert gpu.forward(layer, query, None, None, kv_cache, None, torch.full_like(query, 7.0)).eq(0).all()
+sys.stdout.write("in bounds")

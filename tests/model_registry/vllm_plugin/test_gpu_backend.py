@@ -1,0 +1,143 @@
+"""The vLLM backend on GPUs: what it refuses at start, and its implementation under Triton's interpreter."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+from vllm.v1.attention.backend import AttentionCGSupport
+
+from model_registry.vllm_plugin import backend, cpu, gpu
+from model_registry.vllm_plugin.backend import WaveletAttentionBackend
+from model_registry.vllm_plugin.cpu import WaveletAttentionImpl
+from model_registry.vllm_plugin.errors import UnsupportedByWaveletAttentionError
+from model_registry.vllm_plugin.gpu import WaveletGpuAttentionImpl
+
+TABLE = torch.ones(3, 32)
+
+
+class Platform:
+    """Stands in for a platform that is not here."""
+
+    device_type = "cuda"
+
+    def __init__(self, kind: str = "cuda", capability: int = 90, float8: torch.dtype = torch.float8_e4m3fn) -> None:
+        self.kind, self.capability, self.float8 = kind, capability, float8
+
+    def is_cpu(self) -> bool:
+        return self.kind == "cpu"
+
+    def is_cuda(self) -> bool:
+        return self.kind == "cuda"
+
+    def is_cuda_alike(self) -> bool:
+        return self.kind in ("cuda", "rocm")
+
+    def is_xpu(self) -> bool:
+        return self.kind == "xpu"
+
+    def has_device_capability(self, capability: int) -> bool:
+        return self.capability >= capability
+
+    def fp8_dtype(self) -> torch.dtype:
+        return self.float8
+
+
+def on(platform: Platform, monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in (backend, cpu, gpu):
+        monkeypatch.setattr(module, "current_platform", platform)
+
+
+@pytest.mark.parametrize(
+    ("kind", "implementation"),
+    [
+        ("cpu", WaveletAttentionImpl),
+        ("cuda", WaveletGpuAttentionImpl),
+        ("rocm", WaveletGpuAttentionImpl),
+        ("xpu", WaveletGpuAttentionImpl),
+    ],
+)
+def test_the_platform_decides_the_implementation(kind, implementation, monkeypatch) -> None:
+    on(Platform(kind), monkeypatch)
+    assert WaveletAttentionBackend.get_impl_cls() is implementation
+
+
+def test_a_platform_without_kernels_is_refused(monkeypatch) -> None:
+    on(Platform("tpu"), monkeypatch)
+    with pytest.raises(UnsupportedByWaveletAttentionError, match="device"):
+        WaveletAttentionBackend.get_impl_cls()
+
+
+@pytest.mark.parametrize(
+    ("platform", "kv_cache_dtype", "reason"),
+    [
+        (Platform(capability=80), "fp8", "compute capability 8.9"),
+        (Platform(capability=75), "bfloat16", "compute capability 8.0"),
+        (Platform("rocm", float8=torch.float8_e4m3fnuz), "fp8_e4m3", "float8_e4m3fnuz"),
+        (Platform(), "fp8_e5m2", "use one of auto, float16, bfloat16, fp8, fp8_e4m3"),
+        (Platform(), "int8_per_token_head", "use one of"),
+    ],
+)
+def test_caches_that_the_kernels_cannot_read_are_refused(platform, kv_cache_dtype, reason, monkeypatch) -> None:
+    on(platform, monkeypatch)
+    with pytest.raises(UnsupportedByWaveletAttentionError, match=reason) as caught:
+        WaveletGpuAttentionImpl(2, 32, 1.0, kv_cache_dtype=kv_cache_dtype, table=TABLE)
+    assert (caught.value.feature, caught.value.value) == ("kv_cache_dtype", kv_cache_dtype)
+
+
+def test_scales_of_single_heads_are_refused(monkeypatch) -> None:
+    on(Platform(), monkeypatch)
+    scheme = {"type": "float", "num_bits": 8, "strategy": "attn_head"}
+    config = SimpleNamespace(quant_config=SimpleNamespace(kv_cache_scheme=scheme))
+    monkeypatch.setattr(gpu, "get_current_vllm_config_or_none", lambda: config)
+    with pytest.raises(UnsupportedByWaveletAttentionError, match="one scale for its keys") as caught:
+        WaveletGpuAttentionImpl(2, 32, 1.0, kv_cache_dtype="fp8", table=TABLE)
+    assert caught.value.value == scheme
+    scheme["strategy"] = "tensor"
+    WaveletGpuAttentionImpl(2, 32, 1.0, kv_cache_dtype="fp8", table=TABLE)
+
+
+def test_batch_invariance_is_refused(monkeypatch) -> None:
+    on(Platform(), monkeypatch)
+    monkeypatch.setenv("VLLM_BATCH_INVARIANT", "1")
+    with pytest.raises(UnsupportedByWaveletAttentionError, match="how many parts"):
+        WaveletGpuAttentionImpl(2, 32, 1.0, table=TABLE)
+
+
+def test_heads_that_the_kernels_cannot_hold_are_refused(monkeypatch) -> None:
+    on(Platform(), monkeypatch)
+    with pytest.raises(UnsupportedByWaveletAttentionError, match="head_size") as caught:
+        WaveletGpuAttentionImpl(2, 320, 1.0, table=torch.ones(3, 320))
+    assert caught.value.value == 320
+
+
+def test_what_the_cpu_refuses_is_refused_on_gpus_too(monkeypatch) -> None:
+    on(Platform(), monkeypatch)
+    with pytest.raises(UnsupportedByWaveletAttentionError, match="sliding_window"):
+        WaveletGpuAttentionImpl(2, 32, 1.0, sliding_window=64, table=TABLE)
+
+
+def test_layers_share_one_converted_table(monkeypatch) -> None:
+    on(Platform(), monkeypatch)
+    monkeypatch.setattr(torch, "get_default_dtype", lambda: torch.bfloat16)
+    first, second = (WaveletGpuAttentionImpl(2, 32, 1.0, table=TABLE) for _ in range(2))
+    assert first.table.dtype is torch.bfloat16
+    assert first.table is second.table
+
+
+def test_graphs_are_recorded_for_batches_of_equal_query_counts_only() -> None:
+    builder = WaveletAttentionBackend.get_builder_cls()
+    assert builder.get_cudagraph_support(None, None) is AttentionCGSupport.UNIFORM_BATCH
+
+
+def test_the_gpu_implementation_computes_what_the_cpu_one_does() -> None:
+    script = Path(__file__).with_name("gpu_interpreted.py")
+    environment = os.environ | {"TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"}
+    finished = subprocess.run(
+        [sys.executable, script], env=environment, capture_output=True, text=True, check=False, timeout=600
+    )
+    assert finished.returncode == 0, finished.stdout[-2000:] + finished.stderr[-4000:]
+    assert finished.stdout.endswith("in bounds")

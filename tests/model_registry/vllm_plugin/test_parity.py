@@ -1,0 +1,110 @@
+"""Real vLLM against the dense float32 Hugging Face model; `helpers/engine_parity.py` says what one case is."""
+
+import json
+import math
+import os
+import subprocess
+import sys
+from itertools import product
+from pathlib import Path
+
+import pytest
+from helpers.python import ROOT
+
+pytestmark = pytest.mark.engine
+
+SCRIPT = ROOT / "tests/helpers/engine_parity.py"
+WAVELETS = ("ricker", "gaussian", "morlet", "haar")
+HEADS = {"plain": (4, 4), "grouped": (4, 2), "multi-query": (4, 1)}
+SCALE_EXPONENTS = {32: range(8), 64: range(16), 128: range(2, 10)}  # 64: R is far longer than any prompt
+SCALINGS = {"none": {}, "log_n": {}, "log_n from 32": {"logit_scaling": "log_n", "logit_scaling_length": 32}}
+FLOAT32_BOUND = 1e-3
+
+
+def wavelet_case(wavelet: str, heads: str, head_dim: int, scaling: str, dtype: str = "float32") -> dict:
+    exponents = list(SCALE_EXPONENTS[head_dim])
+    return {
+        "name": f"{wavelet}-{heads}-d{head_dim}-{scaling}-{dtype}",
+        "heads": HEADS[heads][0],
+        "kv_heads": HEADS[heads][1],
+        "head_dim": head_dim,
+        "logit_scaling": scaling,
+        **SCALINGS[scaling],
+        "dtype": dtype,
+        "position_encoding": {
+            "type": "wavelet",
+            "wavelet": wavelet,
+            "scale_exponents": exponents,
+            "shifts": list(range(head_dim // len(exponents))),
+        },
+    }
+
+
+def plain_case(position: str, scaling: str) -> dict:
+    case = wavelet_case("ricker", "grouped", 32, scaling)
+    return {**case, "name": f"{position}-{scaling}", "position_encoding": {"type": position}}
+
+
+FULL_MATRIX = [wavelet_case(*choice) for choice in product(WAVELETS, HEADS, SCALE_EXPONENTS, SCALINGS)]
+# Every wavelet meets every head layout, every head size and every scaling, and so do these one another.
+COVERING = [
+    wavelet_case(wavelet, heads, tuple(SCALE_EXPONENTS)[(row + column) % 3], tuple(SCALINGS)[(row + 2 * column) % 3])
+    for row, wavelet in enumerate(WAVELETS)
+    for column, heads in enumerate(HEADS)
+]
+OTHER_POSITIONS = [plain_case("rope", "log_n"), plain_case("alibi", "none"), plain_case("nope", "log_n")]
+BFLOAT16 = [wavelet_case("ricker", "grouped", 64, "log_n", "bfloat16")]
+TENSOR_PARALLEL = [wavelet_case("ricker", "grouped", 32, "log_n")]
+
+
+def run_parity(cases: list[dict], folder: Path, tensor_parallel: int = 1) -> dict[str, dict]:
+    """Results by case name, from an engine process of its own."""
+    (folder / "cases.json").write_text(json.dumps(cases))
+    environment = {**os.environ, "VLLM_CPU_OMP_THREADS_BIND": "0|1" if tensor_parallel == 2 else "auto"}
+    command = [sys.executable, SCRIPT, folder / "cases.json", folder / "results.json"]
+    finished = subprocess.run(
+        [*command, "--tensor-parallel", str(tensor_parallel)],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert finished.returncode == 0, finished.stdout[-2000:] + finished.stderr[-4000:]
+    return {result["case"]["name"]: result for result in json.loads((folder / "results.json").read_text())}
+
+
+def assert_float32_parity(result: dict) -> None:
+    assert result["position_effect"] > 100 * FLOAT32_BOUND, "a wrong position term would not show in this case"
+    assert result["cached_tokens"] > 1700, "the continuation did not come from the prefix cache"
+    assert result["prefill"] <= FLOAT32_BOUND
+    assert result["decode"] <= FLOAT32_BOUND
+
+
+@pytest.fixture(scope="module")
+def single(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> dict[str, dict]:
+    wavelets = FULL_MATRIX if request.config.getoption("--full-matrix") else COVERING
+    return run_parity([*wavelets, *OTHER_POSITIONS, *BFLOAT16], tmp_path_factory.mktemp("parity"))
+
+
+def test_wavelet_log_probabilities_match_the_dense_reference(single: dict[str, dict]) -> None:
+    results = [single[name] for name in single if name.endswith("float32")]
+    assert len(results) >= len(COVERING)
+    for result in results:
+        assert_float32_parity(result)
+
+
+@pytest.mark.parametrize("case", OTHER_POSITIONS, ids=lambda case: case["name"])
+def test_other_position_types_match_the_dense_reference(single: dict[str, dict], case: dict) -> None:
+    assert_float32_parity(single[case["name"]])
+
+
+def test_bfloat16_loses_at_most_twice_what_pytorchs_dense_attention_loses(single: dict[str, dict]) -> None:
+    result = single[BFLOAT16[0]["name"]]
+    assert math.isfinite(result["prefill"])
+    assert 0 < result["prefill_rms"] <= 2 * result["torch_bf16_rms"]
+
+
+@pytest.mark.skipif((os.cpu_count() or 1) < 2, reason="tensor parallel size 2 binds each rank to a core")
+def test_two_tensor_parallel_ranks_match_the_dense_reference(tmp_path: Path) -> None:
+    [result] = run_parity(TENSOR_PARALLEL, tmp_path, tensor_parallel=2).values()
+    assert_float32_parity(result)
