@@ -24,8 +24,8 @@ from typing import Any
 import gateway_process
 from gateway_bodies import LONG_TOKENS, SHORT_TOKENS, maker, spread
 from gateway_client import Connection, Load, closed_loop, get, post
-from gateway_process import Process
 from gateway_soak import soak
+from helpers.gateway_process import Process
 from servers import machine
 from tokenizers import Tokenizer
 

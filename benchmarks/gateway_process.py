@@ -99,7 +99,7 @@ def wave_serve(upstream: Process, tokenizer: Path, scratch: Path) -> Process:
     }
     keys.write_text(f"keys:\n{entry_for(KEY, 'bench', {})}\n")
     config.write_text(json.dumps(settings))  # JSON is YAML
-    program = "from wave_serve.cli import main; main()"
+    program = "from wave_serve.cli.main import main; main()"
     command = [sys.executable, "-c", program, "gateway", "--config", str(config), "--port", str(port)]
     one = Process("wave-serve", command, port, scratch / "wave-serve.log", {})
     one.wait("/ready")

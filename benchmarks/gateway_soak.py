@@ -10,7 +10,7 @@ from typing import Any
 import gateway_process
 from gateway_bodies import LONG_TOKENS, invalid, maker
 from gateway_client import Request, closed_loop
-from gateway_process import Process
+from helpers.gateway_process import Process
 from tokenizers import Tokenizer
 
 from wave_serve.engine.checkpoint import bundled_checkpoint

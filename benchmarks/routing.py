@@ -72,7 +72,7 @@ def start_gateway(engines: list[str], folder: Path) -> tuple[subprocess.Popen[by
     }
     config = folder / "gateway.yaml"
     config.write_text(yaml.safe_dump(settings))
-    program = "from wave_serve.cli import main; main()"
+    program = "from wave_serve.cli.main import main; main()"
     with (folder / "gateway.log").open("wb") as out:
         process = subprocess.Popen(
             [sys.executable, "-c", program, "gateway", "--config", str(config)], stdout=out, stderr=out

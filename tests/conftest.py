@@ -4,9 +4,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import served
-import tiny_checkpoint
-from fake_upstream import FakeUpstream
+from helpers import served, tiny_checkpoint
+from helpers.fake_upstream import FakeUpstream
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -15,10 +15,9 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-import served
-import tiny_checkpoint
-from fake_upstream import DONE, Connection, FakeUpstream, reply, reply_json, stream
-from running import running, settings_for
+from helpers import served, tiny_checkpoint
+from helpers.fake_upstream import DONE, Connection, FakeUpstream, reply, reply_json, stream
+from helpers.running import running, settings_for
 
 from wave_serve.keys.file import PREFIX, entry_for
 

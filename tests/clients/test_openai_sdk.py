@@ -6,9 +6,9 @@ from collections.abc import Callable, Iterator
 
 import openai
 import pytest
-from fake_upstream import DONE, Connection, FakeUpstream, delta, hang_up, never, reply_json, stream
+from helpers.fake_upstream import DONE, Connection, FakeUpstream, delta, hang_up, never, reply_json, stream
+from helpers.running import Running, running, settings_for
 from openai import AsyncOpenAI, OpenAI
-from running import Running, running, settings_for
 
 from wave_serve.keys.file import entry_for
 

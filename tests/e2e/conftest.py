@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import served
+from helpers import served
 from openai import OpenAI
 
 from wave_serve.engine.checkpoint import bundled_checkpoint

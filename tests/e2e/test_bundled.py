@@ -5,8 +5,8 @@ import concurrent.futures
 import openai
 import pytest
 import torch
+from helpers.served import Served
 from openai import OpenAI
-from served import Served
 
 import model_registry.modeling_wavelet  # noqa: F401 - registers the classes with Transformers
 

@@ -1,0 +1,109 @@
+"""The OpenAPI document names every endpoint, field, header and error, and is what is checked."""
+
+import re
+from pathlib import Path
+
+import httpx
+import pytest
+from helpers.fake_upstream import FakeUpstream
+from helpers.python import ROOT
+from helpers.running import Running, running, settings_for
+
+from wave_serve.api.docs import OPENAPI_PATH
+from wave_serve.api.openapi.document import HEADERS, POSTING, document
+from wave_serve.api.openapi.errors import CODES
+from wave_serve.api.routes import router
+from wave_serve.keys.file import entry_for
+from wave_serve.request.fields import CHAT, COMPLETION
+from wave_serve.upstream.errors import PASSED_ON
+
+
+def test_every_endpoint_is_described_with_its_method() -> None:
+    served = {(route.path.replace(":path", ""), *map(str.lower, route.methods)) for route in router.routes}
+    described = {(path, *methods) for path, methods in document(lambda _path: False)["paths"].items()}
+    assert described == served
+
+
+def test_every_status_that_an_upstream_may_cause_is_described() -> None:
+    assert set(PASSED_ON) <= set(POSTING)
+    responses = document(lambda _path: True)["paths"]["/v1/completions"]["post"]["responses"]
+    assert set(responses) == {"200", *map(str, POSTING)}
+
+
+def test_a_key_is_asked_for_where_there_are_keys(upstream: FakeUpstream, tmp_path: Path) -> None:
+    keys = tmp_path / "keys.yaml"
+    keys.write_text(f"keys:\n{entry_for('sk-wave-0123456789abcdef0123456789abcdef', 'alice', {})}\n")
+    for auth, asks in (({}, False), ({"keys_file": str(keys)}, True)):
+        with running(settings_for(upstream, auth=auth)) as one:
+            found = httpx.get(one.url + OPENAPI_PATH).json()["paths"]
+        assert ("security" in found["/v1/completions"]["post"]) == asks
+        assert "security" not in found["/health"]["get"]
+
+
+@pytest.mark.parametrize("path", ["/v1/completions", "/v1/chat/completions", "/v1/context", "/tokenize", "/nowhere"])
+def test_every_header_of_an_answer_is_described(gateway: Running, path: str) -> None:
+    answer = gateway.post({"prompt": "x" * 200, "overflow": "truncate_head", "max_tokens": 950}, path)
+    plain = {"content-type", "content-length", "date", "connection"}
+    assert set(answer.headers) - plain <= set(HEADERS)
+
+
+WRONG = {
+    "temperature": ("hot", "temperature must be a number"),
+    "top_p": (0, "top_p must be above 0, got 0"),
+    "top_k": (1.5, "top_k must be an integer, got 1.5"),
+    "n": (0, "n must be at least 1, got 0"),
+    "seed": (2**63, "seed must be at most"),
+    "logit_bias": ({"a": 1}, "logit_bias must be an object from token ids to numbers"),
+    "stop": ([1], "stop must be a string or a list of strings"),
+    "stop_token_ids": ([True], "stop_token_ids must be a list of token ids"),
+    "stream_options": ({"include_usage": 1}, "stream_options has a member include_usage that must be true or false"),
+    "echo": ("true", 'echo must be true or false, got "true"'),
+    "overflow": ("cut", "overflow must be one of reject"),
+    "cache_salt": ("", "cache_salt must be a string of at least 1 characters"),
+}
+
+
+@pytest.mark.parametrize("field", WRONG)
+def test_a_field_of_another_kind_is_a_400_that_names_it(gateway: Running, field: str) -> None:
+    value, said = WRONG[field]
+    answer = gateway.post({"prompt": "x", field: value})
+    assert answer.status_code == 400
+    assert answer.json()["error"]["message"].startswith(said)
+    assert answer.json()["error"]["param"] == field
+
+
+def test_null_is_as_good_as_absent(gateway: Running) -> None:
+    assert gateway.post(dict.fromkeys(COMPLETION) | {"prompt": "x"}).status_code == 200
+    messages = [{"role": "user", "content": "x"}]
+    assert gateway.post(dict.fromkeys(CHAT) | {"messages": messages}, "/v1/context").status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "said"),
+    [
+        ("/tokenize", {}, "prompt or messages is required"),
+        ("/tokenize", {"prompt": 5}, "prompt must be a string, got 5"),
+        ("/detokenize", {"tokens": [1, "a"]}, "tokens must be a list of token ids"),
+        ("/detokenize", {}, "tokens is required"),
+    ],
+)
+def test_tokens_and_text_are_checked_too(gateway: Running, path: str, body: dict, said: str) -> None:
+    answer = gateway.post(body, path)
+    assert answer.status_code == 400
+    assert said in answer.json()["error"]["message"]
+
+
+def test_every_code_of_an_error_is_in_the_document_and_in_the_page_on_clients() -> None:
+    named = (ROOT / "docs" / "clients.md").read_text()
+    pattern = re.compile(r"""(?:code=|, )"([a-z]+_[a-z_]+)"\)?""")
+    raised = {
+        code
+        for module in (ROOT / "wave_serve").rglob("*.py")
+        for line in module.read_text().splitlines()
+        if "code=" in line or "too_many(" in line or "_busy(" in line
+        for code in pattern.findall(line)
+    }
+    assert {"context_length_exceeded", "queue_full", "upstream_died"} <= raised
+    assert [code for code in sorted(raised) if f"`{code}`" not in named] == []
+    unrouted = {"unknown_url", "method_not_allowed"}  # of what is no endpoint of the document
+    assert raised - unrouted <= {code for codes in CODES.values() for code in codes}

@@ -1,0 +1,185 @@
+"""What passes through the gateway, with an upstream that does as told."""
+
+import json
+import logging
+
+import httpx
+import openai
+import pytest
+from helpers.fake_upstream import DONE, FakeUpstream, delta, reply_json, stream
+from helpers.running import Running, running, sdk, settings_for
+
+BODY = {"model": "fake", "prompt": "hello", "max_tokens": 5}
+
+
+def test_the_body_is_passed_on_as_it_came(gateway: Running, upstream: FakeUpstream) -> None:
+    body = b'{ "prompt":"h\\u00e9", "max_tokens" : 5,\n "unknown": {"kept": [1.50]} }'
+    headers = {"content-type": "application/json", "x-request-id": "mine-1", "traceparent": "00-ab-cd-01"}
+    answer = httpx.post(f"{gateway.url}/v1/completions", content=body, headers=headers)
+    sent = upstream.requests[-1]
+    assert sent.body == body
+    assert sent.headers["x-request-id"] == "mine-1"
+    assert sent.headers["traceparent"] == "00-ab-cd-01"
+    assert answer.headers["x-request-id"] == "mine-1"
+    assert answer.json()["choices"][0]["text"] == "ok"
+
+
+def test_an_absent_max_tokens_is_what_is_left_up_to_the_default(gateway: Running, upstream: FakeUpstream) -> None:
+    gateway.post({"model": "fake", "prompt": "x" * 899})
+    assert json.loads(upstream.requests[-1].body)["max_tokens"] == 100
+    gateway.post({"model": "fake", "prompt": "x", "max_tokens": None})
+    assert json.loads(upstream.requests[-1].body)["max_tokens"] == 256
+
+
+def test_an_absent_max_tokens_of_a_chat_is_filled_in_too(gateway: Running, upstream: FakeUpstream) -> None:
+    upstream.answers["/v1/chat/completions"] = reply_json({"choices": []})
+    gateway.post({"model": "fake", "messages": [{"role": "user", "content": "x"}]}, "/v1/chat/completions")
+    assert json.loads(upstream.requests[-1].body)["max_completion_tokens"] == 256
+
+
+def test_chat_without_a_template_is_a_clear_400(gateway: Running, upstream: FakeUpstream) -> None:
+    said = "As of transformers v4.44, default chat template is no longer allowed, so you must provide a chat template."
+    upstream.answers["/tokenize"] = reply_json({"error": {"message": said, "code": 400}}, "400 Bad Request")
+    with pytest.raises(openai.BadRequestError) as caught:
+        sdk(gateway).chat.completions.create(model="fake", messages=[{"role": "user", "content": "x"}])
+    assert caught.value.code == "no_chat_template"
+    assert "use /v1/completions" in caught.value.message
+
+
+def test_a_too_large_max_tokens_is_clamped_only_where_the_settings_say_so(upstream: FakeUpstream) -> None:
+    with running(settings_for(upstream, model={"clamp_max_tokens": True})) as one:
+        answer = one.post({"model": "fake", "prompt": "x" * 99, "max_tokens": 5000})
+    assert json.loads(upstream.requests[-1].body)["max_tokens"] == 900
+    assert answer.headers["x-wave-clamped-max-tokens"] == "900"
+
+
+def test_of_several_prompts_the_longest_decides(gateway: Running, upstream: FakeUpstream) -> None:
+    ids = [[1] * 30, [1] * 990, [1] * 7]
+    assert gateway.post({"model": "fake", "prompt": ids, "max_tokens": 10}).status_code == 200
+    refused = gateway.post({"model": "fake", "prompt": ids, "max_tokens": 11})
+    assert refused.json()["error"]["n_prompt_tokens"] == 990
+    texts = ["x", "x" * 1200]
+    assert gateway.post({"model": "fake", "prompt": texts}).json()["error"]["n_prompt_tokens"] == 1201
+
+
+def test_a_refused_request_reaches_no_upstream(gateway: Running, upstream: FakeUpstream) -> None:
+    for prompt in ("x" * 2000, [1] * 2000):
+        assert gateway.post({"model": "fake", "prompt": prompt}).status_code == 400
+    assert "/v1/completions" not in [request.path for request in upstream.requests]
+
+
+def test_a_stream_arrives_byte_for_byte(gateway: Running, upstream: FakeUpstream) -> None:
+    sent = [delta("a"), b": note\n\n", delta("b"), DONE]
+    upstream.answers["/v1/completions"] = stream(*sent)
+    answer = gateway.post(BODY | {"stream": True})
+    assert answer.content == b"".join(sent)
+    assert answer.headers["content-type"] == "text/event-stream; charset=utf-8"
+    assert answer.headers["x-wave-context-tokens"] == "6"
+
+
+def test_comments_keep_a_stream_alive_before_and_between_the_upstreams_bytes(upstream: FakeUpstream) -> None:
+    async def slow_start(connection) -> None:
+        await __import__("asyncio").sleep(0.5)
+        await stream(delta("a"), 0.5, delta("b"), DONE)(connection)
+
+    upstream.answers["/v1/completions"] = slow_start
+    with running(settings_for(upstream, timeouts={"keep_alive": 0.1})) as one:
+        content = one.post(BODY | {"stream": True}).content
+        before, between = content.split(delta("a"))
+        assert before.count(b": keep-alive\n\n") >= 2
+        assert between.count(b": keep-alive\n\n") >= 2
+        assert content.replace(b": keep-alive\n\n", b"") == delta("a") + delta("b") + DONE
+        texts = [chunk.choices[0].text for chunk in sdk(one).completions.create(**BODY, stream=True)]
+        assert texts == ["a", "b"]
+
+
+def test_a_failure_of_our_own_is_a_500_in_openais_shape(gateway: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gateway.gateway.catalogue, "find", lambda _name: 1 / 0)
+    answer = gateway.post(BODY)
+    assert answer.status_code == 500
+    assert answer.json()["error"]["type"] == "server_error"
+    assert "ZeroDivision" not in answer.text
+    assert answer.headers["x-request-id"]
+    assert answer.headers["connection"] == "close"
+
+
+@pytest.mark.parametrize("given", ["", "has space", "x" * 129, "tab\tbed"])
+def test_an_unusable_request_id_is_replaced(gateway: Running, given: str) -> None:
+    answer = httpx.get(f"{gateway.url}/health", headers={"x-request-id": given})
+    assert answer.headers["x-request-id"] not in ("", given)
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status", "code"),
+    [
+        ("GET", "/nothing", 404, "unknown_url"),
+        ("POST", "/v1/embeddings", 404, "unknown_url"),
+        ("GET", "/v1/models/", 404, "model_not_found"),
+        ("GET", "/v1/models/org/other", 404, "model_not_found"),
+        ("GET", "/v1/completions", 405, "method_not_allowed"),
+        ("DELETE", "/health", 405, "method_not_allowed"),
+    ],
+)
+def test_other_paths_and_methods_are_answered_in_openais_shape(
+    gateway: Running, method: str, path: str, status: int, code: str
+) -> None:
+    answer = httpx.request(method, gateway.url + path)
+    assert answer.status_code == status
+    assert answer.json()["error"]["code"] == code
+    assert set(answer.json()["error"]) == {"message", "type", "param", "code"}
+    assert answer.headers["x-request-id"]
+
+
+@pytest.mark.parametrize("chunked", [False, True])
+def test_a_body_over_the_limit_is_a_413(upstream: FakeUpstream, chunked: bool) -> None:
+    with running(settings_for(upstream, max_body_bytes=1000)) as one:
+        parts = (b"x" * 10**5 for _ in range(100))  # far more than fits into the sockets' buffers
+        content = parts if chunked else b"x" * 10**7
+        answer = httpx.post(f"{one.url}/v1/completions", content=content, headers={"content-type": "application/json"})
+    assert answer.status_code == 413
+    assert answer.json()["error"]["code"] == "request_too_large"
+
+
+def test_models_show_the_least_limit(upstream: FakeUpstream) -> None:
+    with running(settings_for(upstream, model={"max_extrapolation": 2})) as one:
+        assert httpx.get(f"{one.url}/v1/models").json()["data"][0]["max_model_len"] == 200
+        assert httpx.get(f"{one.url}/v1/models/fake").json()["train_length"] == 100
+
+
+def test_nothing_of_prompt_or_answer_is_logged_or_measured(
+    gateway: Running, upstream: FakeUpstream, caplog: pytest.LogCaptureFixture
+) -> None:
+    upstream.answers["/v1/completions"] = stream(delta("canary-answer"), DONE)
+    with caplog.at_level(logging.DEBUG, "wave_serve"):
+        gateway.post({"model": "fake", "prompt": "canary-prompt", "max_tokens": 3, "stream": True})
+        gateway.post({"model": "canary-model", "prompt": "canary-prompt"})
+        gateway.post({"model": "fake", "prompt": ["canary-prompt", 5]})
+    (line,) = [
+        record.fields
+        for record in caplog.records
+        if record.fields.get("path") == "/v1/completions" and record.fields["status"] == 200
+    ]
+    assert line["prompt_tokens"] == len("canary-prompt") + 1
+    assert line["completion_limit"] == 3
+    everything = str([vars(record) for record in caplog.records]) + httpx.get(f"{gateway.url}/metrics").text
+    assert "canary" not in everything
+
+
+def test_metrics_count_what_happened(gateway: Running) -> None:
+    gateway.post(BODY)
+    gateway.post({"model": "fake", "prompt": "x" * 2000})
+    text = httpx.get(f"{gateway.url}/metrics").text
+    assert 'wave_requests_total{endpoint="/v1/completions",status="200"} 1.0' in text
+    assert 'wave_rejected_total{code="context_length_exceeded"} 1.0' in text
+    assert 'wave_prompt_tokens_sum{model="fake"} 6.0' in text
+    assert 'wave_in_flight_requests{model="fake"} 0.0' in text
+    assert f'wave_upstream_ready{{base_url="{gateway.gateway.upstreams[0].base_url}"}} 1.0' in text
+
+
+def test_prompts_are_counted_upstream_where_the_tokenizers_differ(
+    upstream: FakeUpstream, checkpoint, caplog: pytest.LogCaptureFixture
+) -> None:
+    with running(settings_for(upstream, model={"tokenizer": checkpoint / "tokenizer.json"})) as one:
+        answer = one.post(BODY)
+    assert answer.headers["x-wave-context-tokens"] == "6"
+    assert "tokenizer differs; counting upstream" in [record.message for record in caplog.records]
