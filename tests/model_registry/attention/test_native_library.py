@@ -21,8 +21,7 @@ from model_registry.attention.native.library import (
 
 SWEEP = ROOT / "tests/helpers/native_sweep.py"
 PROGRAM = """
-import sys, torch
-sys.path.insert(0, {tests!r})
+import torch
 from helpers.paged_case import paged_case
 from model_registry.attention import default_implementation, wavelet_attention
 case = paged_case([300, 40], [20, 1], dtype=torch.float32)
