@@ -17,7 +17,7 @@ from torch.nn.attention.flex_attention import create_block_mask, flex_attention
 from model_registry.attention.triton.op import paged_attention
 
 if TYPE_CHECKING:
-    from attention_case import Case
+    from benchmarks.attention.case import Case
 
 Call = Callable[[], torch.Tensor]
 

@@ -1,10 +1,10 @@
 """Parity of the Triton kernels on random ragged shapes: bfloat16, float16, and a float8 cache, against float64.
 
-    python benchmarks/parity.py [--shapes 200] [--seed 0] [--workers N] [--output FILE]
+    python -m benchmarks.attention.parity [--shapes 200] [--seed 0] [--workers N] [--output FILE]
 
 Each shape draws lengths, query counts, heads, head size, block size, table and scales; what the kernels are compiled
 for, head size, block size and group, is drawn once for ``SHARED`` shapes. Unused cache slots and the output before the
-call are NaN. The bound is the one of the benchmark: see ``attention_case.allowed_error``. Exits 1
+call are NaN. The bound is the one of the benchmark: see ``case.allowed_error``. Exits 1
 with the seed of each shape that fails.
 """
 
@@ -19,8 +19,8 @@ from pathlib import Path
 
 import torch
 import triton
-from attention_case import allowed_error
 
+from benchmarks.attention.case import allowed_error
 from model_registry.attention import wavelet_attention
 from model_registry.attention.triton.op import paged_attention
 from model_registry.positions.wavelet import position_table, wavelet_names
