@@ -10,6 +10,7 @@ from vllm import envs
 from vllm.config import get_current_vllm_config_or_none
 from vllm.platforms import current_platform
 
+from model_registry.attention.batch import PagedBatch
 from model_registry.attention.triton.op import HEAD_SIZES, paged_attention
 from model_registry.vllm_plugin.cpu import WaveletAttentionImpl
 from model_registry.vllm_plugin.errors import UnsupportedByWaveletAttentionError
@@ -103,7 +104,7 @@ class WaveletGpuAttentionImpl(WaveletAttentionImpl):
             return output.fill_(0)
         tokens = attn_metadata.num_actual_tokens
         k_cache, v_cache = self._caches(kv_cache)
-        paged_attention(
+        batch = PagedBatch(
             query[:tokens],
             k_cache,
             v_cache,
@@ -112,6 +113,9 @@ class WaveletGpuAttentionImpl(WaveletAttentionImpl):
             attn_metadata.seq_lens,
             self.table,
             self.scale,
+        )
+        paged_attention(
+            batch,
             output[:tokens],
             max_query_len=attn_metadata.max_query_len,
             max_seq_len=attn_metadata.max_seq_len,

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import struct
 from functools import cache
+from typing import TYPE_CHECKING
 
 import torch
 
 from model_registry.attention.arguments import check_values
 from model_registry.attention.native.library import NativeLibraryUnavailableError, load_library
 from model_registry.attention.native.packed_table import packed_table
+
+if TYPE_CHECKING:
+    from model_registry.attention.batch import PagedBatch
 
 _ELEMENT_TYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2, torch.float64: 3}
 
@@ -26,23 +30,14 @@ def unavailable() -> str | None:
     return None
 
 
-def attention(
-    q: torch.Tensor,
-    k_cache: torch.Tensor,
-    v_cache: torch.Tensor,
-    block_table: torch.Tensor,
-    query_start_loc: torch.Tensor,
-    seq_lens: torch.Tensor,
-    table: torch.Tensor,
-    scale: float,
-    out: torch.Tensor,
-) -> None:
-    """``wavelet_attention`` for CPU tensors; the arguments are its own.
+def attention(batch: PagedBatch, out: torch.Tensor) -> None:
+    """``wavelet_attention`` for CPU tensors, into ``out`` ``[T, H, d]``.
 
     Raises:
         AttentionArgumentError: a value of an index tensor is out of bounds.
         NativeLibraryUnavailableError: there is no library and none can be built.
     """
+    q, k_cache, v_cache, block_table, query_start_loc, seq_lens, table, scale = batch
     element_type = _ELEMENT_TYPES[q.dtype]
     packed = packed_table(table, q.dtype, _pack(element_type))
     starts, lengths = query_start_loc.contiguous(), seq_lens.contiguous()
@@ -80,7 +75,7 @@ def attention(
         scale,
     )
     if load_library()[0].wavelet_attention(arguments):
-        check_values(T, B, block_size, block_table, query_start_loc, seq_lens)
+        check_values(batch)
         raise AssertionError("check_values accepts what the kernel refuses")
 
 
