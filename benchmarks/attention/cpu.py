@@ -28,7 +28,7 @@ from vllm.v1.attention.backends.cpu_attn import _get_attn_isa
 from benchmarks.servers import machine
 from model_registry.attention import wavelet_attention
 from model_registry.attention.native.library import load_library
-from model_registry.attention.reference import dense_attention
+from model_registry.attention.reference import dense
 from model_registry.positions.wavelet import position_table
 
 if TYPE_CHECKING:
@@ -120,7 +120,7 @@ class Case:
                 queries = slice(s * n_q + first, s * n_q + min(first + 3, n_q))
                 length = self.shape.before + min(first + 3, n_q)
                 kv = self.kv[self.block_table[s].long()].transpose(1, 2).flatten(0, 1)[:length].double()
-                exact = dense_attention(self.q[queries].double(), kv[..., :D], kv[..., D:], table.double(), D**-0.5)
+                exact = dense(self.q[queries].double(), kv[..., :D], kv[..., D:], table.double(), D**-0.5)
                 error = (self.out[queries].double() - exact).abs().max() / exact.abs().max()
                 largest = max(largest, float(error)) if error == error else float("inf")
         return largest

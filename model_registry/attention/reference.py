@@ -23,12 +23,10 @@ def attention(batch: PagedBatch, out: torch.Tensor) -> None:
         blocks = batch.block_table[s, : -(-length // block_size)].long()
         k = batch.k_cache[blocks].flatten(0, 1)[:length]
         v = batch.v_cache[blocks].flatten(0, 1)[:length]
-        out[rows] = dense_attention(batch.q[rows], k, v, batch.table, batch.scale).to(out.dtype)
+        out[rows] = dense(batch.q[rows], k, v, batch.table, batch.scale).to(out.dtype)
 
 
-def dense_attention(
-    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, table: torch.Tensor, scale: float
-) -> torch.Tensor:
+def dense(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, table: torch.Tensor, scale: float) -> torch.Tensor:
     """One sequence: ``softmax_n((q_m . k_n + q_m . p(m - n)) * scale) v_n`` over ``n <= m``.
 
     Args:
