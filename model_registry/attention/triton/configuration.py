@@ -40,7 +40,7 @@ class Configuration:
         prefill: two queries of a sequence or more.
         near: keys in a near tile of prefill, a divisor of ``prefill.n``: fewer keys hold fewer scores in registers.
         decode: ``m`` is the least that the tensor cores take.
-        decode_programs: programs to split a batch of decodes into: a few for each multiprocessor.
+        decode_programs: programs for each multiprocessor to split a batch of decodes into.
         part_keys: fewest keys worth a program of their own.
     """
 
@@ -56,23 +56,23 @@ MOST_PARTS = 64
 
 # By padded head size and bytes of an element of q.
 _HOPPER = {
-    (32, 2): Configuration(Tile(128, 64, 8, 5), 32, Tile(16, 64, 4, 3), 528),
-    (64, 2): Configuration(Tile(128, 64, 8, 5), 32, Tile(16, 128, 8, 3), 528),
-    (128, 2): Configuration(Tile(128, 64, 8, 5), 32, Tile(16, 64, 4, 3), 528),
-    (256, 2): Configuration(Tile(64, 32, 8, 5), 16, Tile(16, 32, 4, 3), 528),
+    (32, 2): Configuration(Tile(128, 64, 8, 5), 32, Tile(16, 64, 4, 3), 4),
+    (64, 2): Configuration(Tile(128, 64, 8, 5), 32, Tile(16, 128, 8, 3), 4),
+    (128, 2): Configuration(Tile(128, 64, 8, 5), 32, Tile(16, 128, 4, 4), 2),
+    (256, 2): Configuration(Tile(64, 32, 8, 5), 16, Tile(16, 32, 4, 3), 4),
 }
 _DEFAULT = {
-    (32, 2): Configuration(Tile(64, 64, 4, 2), 32, Tile(16, 64, 4, 2), 256),
-    (64, 2): Configuration(Tile(64, 64, 4, 2), 32, Tile(16, 64, 4, 2), 256),
-    (128, 2): Configuration(Tile(64, 32, 4, 2), 32, Tile(16, 32, 4, 2), 256),
-    (256, 2): Configuration(Tile(32, 32, 4, 1), 32, Tile(16, 16, 4, 2), 256),
-    (32, 4): Configuration(Tile(32, 32, 4, 1), 16, Tile(16, 32, 4, 1), 256),
-    (64, 4): Configuration(Tile(16, 32, 4, 1), 16, Tile(16, 32, 4, 1), 256),
-    (128, 4): Configuration(Tile(16, 16, 8, 1), 16, Tile(16, 16, 8, 1), 256),
-    (256, 4): Configuration(Tile(16, 16, 4, 1), 16, Tile(16, 16, 8, 1), 256),
+    (32, 2): Configuration(Tile(64, 64, 4, 2), 32, Tile(16, 64, 4, 2), 2),
+    (64, 2): Configuration(Tile(64, 64, 4, 2), 32, Tile(16, 64, 4, 2), 2),
+    (128, 2): Configuration(Tile(64, 32, 4, 2), 32, Tile(16, 32, 4, 2), 2),
+    (256, 2): Configuration(Tile(32, 32, 4, 1), 32, Tile(16, 16, 4, 2), 2),
+    (32, 4): Configuration(Tile(32, 32, 4, 1), 16, Tile(16, 32, 4, 1), 2),
+    (64, 4): Configuration(Tile(16, 32, 4, 1), 16, Tile(16, 32, 4, 1), 2),
+    (128, 4): Configuration(Tile(16, 16, 8, 1), 16, Tile(16, 16, 8, 1), 2),
+    (256, 4): Configuration(Tile(16, 16, 4, 1), 16, Tile(16, 16, 8, 1), 2),
 }
 _TUNED: dict[tuple[str, object], dict[tuple[int, int], Configuration]] = {("cuda", 90): _HOPPER}
-_INTERPRETED = Configuration(Tile(32, 32, 1, 1), 16, Tile(16, 16, 1, 1), 12, 32)
+_INTERPRETED = Configuration(Tile(32, 32, 1, 1), 16, Tile(16, 16, 1, 1), 2, 32)
 """Small, so that short sequences have far tiles, ragged tiles and several parts."""
 
 
@@ -92,6 +92,48 @@ def configuration(head_size: int, element_bytes: int) -> Configuration:
 def _target() -> tuple[str, object]:
     target = triton.runtime.driver.active.get_current_target()
     return target.backend, target.arch
+
+
+@cache
+def multiprocessors() -> int:
+    """Multiprocessors of the current device; 6 for the interpreter."""
+    if triton.knobs.runtime.interpret:
+        return 6
+    driver = triton.runtime.driver.active
+    return int(driver.utils.get_device_properties(driver.get_current_device())["multiprocessor_count"])
+
+
+# The near kernel's tiles, by padded head size and bytes of an element of q.
+_NEAR_HOPPER = {
+    (32, 2): Tile(128, 64, 8, 2),
+    (64, 2): Tile(128, 64, 8, 2),
+    (128, 2): Tile(128, 64, 8, 2),
+    (256, 2): Tile(64, 32, 4, 2),
+}
+_NEAR_DEFAULT = {
+    (32, 2): Tile(64, 64, 4, 2),
+    (64, 2): Tile(64, 64, 4, 2),
+    (128, 2): Tile(64, 32, 4, 2),
+    (256, 2): Tile(32, 32, 4, 1),
+    (32, 4): Tile(32, 32, 4, 1),
+    (64, 4): Tile(16, 32, 4, 1),
+    (128, 4): Tile(16, 16, 8, 1),
+    (256, 4): Tile(16, 16, 4, 1),
+}
+_NEAR_TUNED: dict[tuple[str, object], dict[tuple[int, int], Tile]] = {("cuda", 90): _NEAR_HOPPER}
+_NEAR_INTERPRETED = Tile(32, 16, 1, 1)
+
+
+def near_tile(head_size: int, element_bytes: int) -> Tile:
+    """The near kernel's tile for the current device, or for the interpreter."""
+    if triton.knobs.runtime.interpret:
+        return _NEAR_INTERPRETED
+    return near_tile_for_target(*_target(), head_size, element_bytes)
+
+
+def near_tile_for_target(backend: str, arch: object, head_size: int, element_bytes: int) -> Tile:
+    key = (max(32, padded(head_size)), element_bytes)
+    return {**_NEAR_DEFAULT, **_NEAR_TUNED.get((backend, arch), {})}[key]
 
 
 def for_target(backend: str, arch: object, head_size: int, element_bytes: int) -> Configuration:
