@@ -1,4 +1,4 @@
-"""Wavelet attention in vLLM on GPUs: the Triton kernels, and vLLM's own kernel to write the cache, float8 too."""
+"""Wavelet attention in vLLM on GPUs: the Triton kernels, and vLLM's own to write the cache and for far keys."""
 
 from __future__ import annotations
 
@@ -10,9 +10,13 @@ from vllm import envs
 from vllm.config import get_current_vllm_config_or_none
 from vllm.platforms import current_platform
 
+from model_registry.attention.triton.configuration import near_tile
+from model_registry.attention.triton.near_table import NearTable, near_table
 from model_registry.attention.triton.op import HEAD_SIZES, paged_attention
+from model_registry.attention.triton.split import Split, far_lengths, take_strips
 from model_registry.vllm_plugin.base import WaveletAttentionBase
 from model_registry.vllm_plugin.errors import UnsupportedByWaveletAttentionError
+from model_registry.vllm_plugin.flash import flash_attention
 
 if TYPE_CHECKING:
     from model_registry.attention.batch import PagedBatch
@@ -36,6 +40,18 @@ def _in_type(table: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
     return copies[dtype]
 
 
+_near: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
+"""By table: what stands for it in the near kernel, by element type and heads of a group."""
+
+
+def _near_form(table: torch.Tensor, dtype: torch.dtype, group: int) -> NearTable:
+    """For queries of a type and ``group`` heads to a KV head, worked out once for as long as the table lives."""
+    forms: dict[tuple[torch.dtype, int], NearTable] = _near.setdefault(table, {})  # type: ignore[no-untyped-call]
+    if (dtype, group) not in forms:
+        forms[dtype, group] = near_table(table, dtype, near_tile(table.shape[1], dtype.itemsize, group))
+    return forms[dtype, group]
+
+
 class WaveletGpuAttentionImpl(WaveletAttentionBase):
     """One layer's attention on a GPU; nothing in it waits for the device, so that it can be recorded in a graph."""
 
@@ -52,7 +68,10 @@ class WaveletGpuAttentionImpl(WaveletAttentionBase):
             reason = "into how many parts a decode is split, and so its rounding, depends on the batch"
             raise UnsupportedByWaveletAttentionError("VLLM_BATCH_INVARIANT", True, reason)
         # vLLM builds layers with the model's type as the default type.
-        self.table = _in_type(table, torch.get_default_dtype())
+        dtype = torch.get_default_dtype()
+        self.table = _in_type(table, dtype)
+        self.near_table = _near_form(table, dtype, self.num_heads // self.num_kv_heads)
+        self.flash_attention = flash_attention(head_size, dtype, self.float8, self.near_table.rows)
 
     def _check_cache(self) -> None:
         reason, least = None, LEAST_CAPABILITY.get(self.kv_cache_dtype, 0)
@@ -89,6 +108,18 @@ class WaveletGpuAttentionImpl(WaveletAttentionBase):
             key, value, k_cache, v_cache, slot_mapping, self.kv_cache_dtype, layer._k_scale, layer._v_scale
         )
 
+    def _profile(self, query: torch.Tensor) -> None:
+        if self.flash_attention is not None:
+            take_strips(query, self.num_kv_heads, query.shape[0], self.near_table)
+
+    def _split(self, metadata: WaveletAttentionMetadata) -> Split | None:
+        if self.flash_attention is None or metadata.max_query_len == 1:
+            return None
+        rows = self.near_table.rows
+        if rows not in metadata.far_lens:
+            metadata.far_lens[rows] = far_lengths(metadata.seq_lens, metadata.query_start_loc, rows)
+        return Split(self.flash_attention, self.near_table, metadata.far_lens[rows])
+
     def _attend(self, layer: Any, batch: PagedBatch, metadata: WaveletAttentionMetadata, output: torch.Tensor) -> None:
         paged_attention(
             batch,
@@ -97,4 +128,5 @@ class WaveletGpuAttentionImpl(WaveletAttentionBase):
             max_seq_len=metadata.max_seq_len,
             k_scale=layer._k_scale if self.float8 else None,
             v_scale=layer._v_scale if self.float8 else None,
+            split=self._split(metadata),
         )

@@ -10,16 +10,18 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 
 from model_registry.attention.triton.configuration import near_tile
 from model_registry.attention.triton.near import near_kernel
+from model_registry.attention.triton.near_table import WAVES, strip_type
 
 if TYPE_CHECKING:
     from model_registry.attention.batch import PagedBatch
     from model_registry.attention.triton.launch import Arguments
+    from model_registry.attention.triton.near_table import NearTable
 
 PlainAttention = Callable[["PagedBatch", torch.Tensor, int, int], torch.Tensor]
 """Causal attention without positions: batch, output ``[T, H, d]`` to write, most queries and most keys of a sequence.
@@ -32,9 +34,6 @@ than ``n_q``, and 0. What it writes to rows without keys does not matter.
 MOST_STRIP_BYTES = 2**29
 """Most memory for strips at a time: beyond it the heads take turns."""
 
-_NEGLIGIBLE = 1 / 8
-"""A row of the table is left out if it is shorter than this share of what rounding may move the longest row by."""
-
 
 @dataclass(frozen=True)
 class Split:
@@ -42,28 +41,13 @@ class Split:
 
     Attributes:
         plain: attends to the far keys.
-        table: what ``near_table`` gives.
+        table: what ``near_table`` gives for the queries' type and their ``near_tile``.
         far_lens: ``[S]`` int32, what ``far_lengths`` gives for the batch; by default it is computed for the call.
     """
 
     plain: PlainAttention
-    table: torch.Tensor
+    table: NearTable
     far_lens: torch.Tensor | None = None
-
-
-def near_table(table: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-    """``[R, d]`` of type ``dtype``: the rows of ``table`` that matter in it, and what follows up to a whole tile of keys.
-
-    Rounding to ``dtype`` moves a row ``p`` by up to ``u |p|``, with ``u`` half its epsilon. Distances past the last row
-    that is longer than an eighth of what the longest may be moved by count as far. Of the 769 rows of ricker with the
-    exponents 0 to 7 these are 574 in bfloat16, so a near table of 576. Waits for the device.
-    """
-    length = table.double().norm(dim=1)
-    negligible = _NEGLIGIBLE * torch.finfo(dtype).eps / 2 * length.max()
-    rows = int((length > negligible).nonzero().max()) + 1 if bool(length.any()) else 1
-    tile = near_tile(table.shape[1], dtype.itemsize).n
-    rows = -(-rows // tile) * tile
-    return torch.nn.functional.pad(table[:rows], (0, 0, 0, rows - min(rows, table.shape[0]))).to(dtype).contiguous()
 
 
 def far_lengths(seq_lens: torch.Tensor, query_start_loc: torch.Tensor, near_rows: int) -> torch.Tensor:
@@ -77,7 +61,7 @@ def attend_to_far_keys(
     split: Split, batch: PagedBatch, out: torch.Tensor, max_query_len: int, max_seq_len: int
 ) -> torch.Tensor | None:
     """The far part into ``out``; its log-sum-exp ``[H, T]``, or None if no sequence can have far keys."""
-    rows = split.table.shape[0]
+    rows = split.table.rows
     if max_seq_len <= rows:
         return None
     far_lens = split.far_lens
@@ -86,42 +70,79 @@ def attend_to_far_keys(
     return split.plain(batch._replace(seq_lens=far_lens), out, max_query_len, max_seq_len - rows)
 
 
-def attend_to_near_keys(arguments: Arguments, table: torch.Tensor, far_lse: torch.Tensor | None) -> None:
+class Strips(NamedTuple):
+    """Memory for the near kernel's strips, and what they measure.
+
+    Attributes:
+        memory: a strip for each tile of queries of ``heads`` heads.
+        heads: how many heads have theirs at a time.
+        exact_width: elements of a row for the terms of exact keys.
+        waves: elements of a row for waves.
+    """
+
+    memory: torch.Tensor
+    heads: int
+    exact_width: int
+    waves: int
+
+
+def take_strips(q: torch.Tensor, H_kv: int, sequences: int, table: NearTable) -> Strips:
+    """Strips for the queries ``q`` ``[T, H, d]`` of so many sequences, and ``H_kv`` KV heads."""
+    T, H, d = q.shape
+    tile = near_tile(d, q.element_size(), H // H_kv)
+    waves = -(-WAVES * (table.rows - table.exact_keys) // tile.wave_keys // tile.t) * tile.t
+    exact_width = -(-(table.exact.shape[0] + max(tile.m, tile.n)) // 16) * 16
+    kind = strip_type(q.dtype)
+    of_head = (T // tile.m + sequences) * tile.m * (exact_width + waves)
+    heads = min(H, max(1, MOST_STRIP_BYTES // (of_head * kind.itemsize) // tile.heads) * tile.heads)
+    return Strips(torch.empty(heads * of_head, dtype=kind, device=q.device), heads, exact_width, waves)
+
+
+def attend_to_near_keys(arguments: Arguments, table: NearTable, far_lse: torch.Tensor | None) -> None:
     """The near part, onto what ``attend_to_far_keys`` left in the output."""
-    q, k_cache, v_cache, *index_tensors, _, out = arguments.tensors
-    (T, H, d), S = q.shape, arguments.tensors[5].shape[0]
-    tile = near_tile(d, q.element_size())
-    R = table.shape[0]
-    width = -(-(R + max(tile.m, tile.n)) // tile.n) * tile.n
-    tiles = T // tile.m + S
-    # In float16 a term errs by less than its table does in bfloat16.
-    kind = torch.float32 if q.dtype is torch.float32 else torch.float16
-    heads = min(H, max(1, MOST_STRIP_BYTES // (tiles * tile.m * width * kind.itemsize)))
-    strips = torch.empty(heads * tiles * tile.m * width, dtype=kind, device=q.device)
-    for first_head in range(0, H, heads):
-        near_kernel[(tiles, min(heads, H - first_head))](
+    q, k_cache, v_cache, block_table, query_start_loc, seq_lens, _, out = arguments.tensors
+    (T, H, d), S = q.shape, seq_lens.shape[0]
+    tile = near_tile(d, q.element_size(), H // k_cache.shape[2])
+    strips = take_strips(q, k_cache.shape[2], S, table)
+    options = {"maxnreg": tile.registers} if tile.registers else {}
+    for first_head in range(0, H, strips.heads):
+        near_kernel[((T // tile.m + S) * tile.heads, min(strips.heads, H - first_head) // tile.heads)](
             q,
             k_cache,
             v_cache,
-            *index_tensors,
-            table,
+            block_table,
+            query_start_loc,
+            seq_lens,
+            table.exact,
+            table.along,
+            table.across,
+            table.turn_along,
+            table.turn_across,
+            table.curves,
             out,
             q if far_lse is None else far_lse,
-            strips,
+            strips.memory,
             *arguments.factors,
             S,
             T,
             first_head,
             arguments.scalars[0],
-            R,
-            width,
+            table.rows,
+            table.exact_keys,
+            table.exact.shape[0],
+            strips.waves,
+            strips.exact_width,
             *arguments.strides,
             **arguments.constants,
+            HEADS=tile.heads,
             BLOCK_M=tile.m,
             BLOCK_N=tile.n,
-            BLOCK_T=tile.n,
+            BLOCK_T=tile.t,
+            WAVE_KEYS=tile.wave_keys,
             STAGES=tile.stages,
+            T_STAGES=tile.t_stages,
             SAME_ROWS=k_cache.stride() == v_cache.stride(),
             FAR=far_lse is not None,
             num_warps=tile.warps,
+            **options,
         )

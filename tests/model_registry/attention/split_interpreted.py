@@ -1,6 +1,6 @@
 """Prompts in two parts under Triton's interpreter, with PyTorch's attention for the far keys; see `test_triton.py`.
 
-The near kernel's tile there has 32 queries and 16 keys.
+The near kernel's tile there has 32 queries, of 4 heads where a group has as many, and 16 keys; 32 keys share waves.
 """
 
 from dataclasses import replace
@@ -11,16 +11,23 @@ from helpers.paged_case import NAN, paged_case
 from helpers.plain_attention import plain_attention
 from triton_interpreted import assert_error_is_like_dense, exact, float32_bound
 
+from model_registry.attention.triton.configuration import near_tile
+from model_registry.attention.triton.near_table import near_table
 from model_registry.attention.triton.op import paged_attention
-from model_registry.attention.triton.split import Split, far_lengths, near_table
+from model_registry.attention.triton.split import Split, far_lengths
 from model_registry.positions.wavelet import position_table
 
 # Chunks, whole prompts, tails and single queries; a padding entry, and a sequence that asks for nothing.
 RAGGED = ([90, 33, 1, 17, 0, 70, 120, 2, 40], [50, 1, 1, 17, 0, 3, 120, 2, 0])
 
 
+def near(case):
+    tile = near_tile(case.q.shape[2], case.q.element_size(), case.q.shape[1] // case.k_cache.shape[2])
+    return near_table(case.table, case.q.dtype, tile)
+
+
 def split_of(case, plain=None):
-    return Split(plain or plain_attention(), near_table(case.table, case.q.dtype))
+    return Split(plain or plain_attention(), near(case))
 
 
 def run(case, split=None, **options):
@@ -42,23 +49,24 @@ def test_ragged_batches_of_prompts_chunks_tails_and_decodes(R):
     assert_parity(paged_case(*RAGGED, R=R, dtype=torch.float32))
 
 
-@pytest.mark.parametrize("length", [47, 48, 49, 50, 63, 64, 65])
+@pytest.mark.parametrize("length", [31, 32, 33, 63, 64, 65, 66])
 @pytest.mark.parametrize("queries", [2, 33])
 def test_sequences_about_as_long_as_the_table(length, queries):
-    """48 rows are 3 whole tiles; a key more, and one query has one far key."""
-    case = paged_case([length, 48, 120], [queries, 48, 2], H=1, H_kv=1, R=48, dtype=torch.float32)
-    assert near_table(case.table, torch.float32).shape[0] == 48
+    """64 rows are whole tiles; a key more, and one query has one far key."""
+    case = paged_case([length, 64, 120], [min(queries, length), 64, 2], H=1, H_kv=1, R=64, dtype=torch.float32)
+    assert near(case).rows == 64
     assert_parity(case)
 
 
-@pytest.mark.parametrize("queries", [2, 31, 32, 33, 64, 65])
-def test_every_side_of_the_query_tile(queries):
-    assert_parity(paged_case([97, 66], [queries, 2], H=2, H_kv=1, R=30, dtype=torch.float32))
+@pytest.mark.parametrize("H", [2, 4])
+@pytest.mark.parametrize("queries", [2, 3, 31, 32, 33, 64, 65])
+def test_every_side_of_the_query_tile(queries, H):
+    assert_parity(paged_case([97, 66], [queries, 2], H=H, H_kv=1, R=30, dtype=torch.float32))
 
 
 @pytest.mark.parametrize(
     ("d", "H", "H_kv", "block_size"),
-    [(32, 5, 1, 16), (64, 4, 4, 128), (80, 6, 2, 48), (112, 3, 1, 32), (128, 7, 1, 64), (256, 1, 1, 32)],
+    [(32, 5, 1, 16), (64, 4, 4, 128), (80, 8, 2, 48), (112, 3, 1, 32), (128, 8, 1, 64), (256, 1, 1, 32)],
 )
 def test_head_sizes_head_groups_and_block_sizes(d, H, H_kv, block_size):
     case = paged_case([77, 50], [35, 1], d=d, H=H, H_kv=H_kv, block_size=block_size, R=20, dtype=torch.float32)
@@ -77,7 +85,7 @@ def test_strides_of_q_caches_and_out_do_not_matter():
 
 
 def test_heads_take_turns_where_the_strips_of_all_would_take_too_much(monkeypatch):
-    case = paged_case([83, 50], [40, 3], H=5, H_kv=1, R=20, dtype=torch.float32)
+    case = paged_case([83, 50], [40, 3], H=8, H_kv=1, R=20, dtype=torch.float32)
     together = run(case)
     monkeypatch.setattr("model_registry.attention.triton.split.MOST_STRIP_BYTES", 1)
     assert torch.equal(run(case), together)
@@ -151,16 +159,8 @@ def test_queries_that_a_model_scaled_by_the_log_of_their_context():
     assert_parity(replace(case, q=case.q * torch.linspace(1, 3, 101)[:, None, None]))
 
 
-@pytest.mark.parametrize(("dtype", "rows"), [(torch.bfloat16, 576), (torch.float16, 640), (torch.float32, 784)])
-def test_a_near_table_ends_where_rounding_hides_the_rest(dtype, rows):
-    table = position_table("ricker", [*range(8)], [*range(16)])
-    near = near_table(table, dtype)
-    assert near.shape == (rows, 128)
-    padded = torch.nn.functional.pad(table, (0, 0, 0, 40))
-    assert torch.equal(near, padded[:rows].to(dtype))
-    longest, left_out = table.norm(dim=1).max(), padded[rows:].norm(dim=1).max()
-    assert left_out <= torch.finfo(dtype).eps / 2 / 8 * longest
-
-
-def test_a_table_of_zeros_has_a_near_table():
-    assert torch.equal(near_table(torch.zeros(3, 32), torch.float32), torch.zeros(16, 32))
+def test_a_context_that_is_all_near_has_waves_too():
+    table = position_table("ricker", [*range(8)], [*range(8)])
+    case = replace(paged_case([300, 40, 70], [70, 1, 70], H=4, H_kv=1, d=64, dtype=torch.bfloat16), table=table)
+    assert near(case).rows > 300 > near(case).exact_keys
+    assert_error_is_like_dense(run(case), case, case)
