@@ -19,8 +19,8 @@ logger = init_logger(f"vllm.{__name__}")  # vLLM shows what is logged under its 
 VARIABLE = "WAVELET_GPU_PREFILL"
 """Environment variable that asks for a way: ``auto``, ``fused`` or ``split``."""
 
-MOST_NEAR_ROWS = 4096
-"""Most near keys of a query in two parts: each costs several times what a far one does."""
+MOST_ROWS = 4096
+"""Most rows of a table in two parts: near keys cost several times what far ones do, and memory."""
 
 
 class FlashAttention:
@@ -52,7 +52,7 @@ class FlashAttention:
         return lse
 
 
-def flash_attention(head_size: int, dtype: torch.dtype, float8: bool, near_rows: int) -> FlashAttention | None:
+def flash_attention(head_size: int, dtype: torch.dtype, float8: bool, rows: int) -> FlashAttention | None:
     """The kernel for the far keys of prompts, or None where one kernel of ours does all; logged once.
 
     ``auto`` takes two parts where that has run and was faster: FlashAttention 3 on compute capability 9. ``split``
@@ -63,7 +63,7 @@ def flash_attention(head_size: int, dtype: torch.dtype, float8: bool, near_rows:
         dtype: of the queries.
         float8: whether the cache is float8. FlashAttention would then round the queries to float8 too, which costs
             digits that the fused kernel keeps.
-        near_rows: keys of a query that have a position term.
+        rows: of the position table.
 
     Raises:
         UnsupportedByWaveletAttentionError: the variable asks for ``split`` where it cannot be, or for something else.
@@ -79,8 +79,8 @@ def flash_attention(head_size: int, dtype: torch.dtype, float8: bool, near_rows:
         against = f"FlashAttention does not take {dtype}"
     elif float8:
         against = "over a float8 cache FlashAttention rounds queries to float8 too"
-    elif near_rows > MOST_NEAR_ROWS:
-        against = f"{near_rows} keys of a query have a position term, more than {MOST_NEAR_ROWS}"
+    elif rows > MOST_ROWS:
+        against = f"the position table has {rows} rows, more than {MOST_ROWS}"
     if asked == "split" and against is not None:
         raise UnsupportedByWaveletAttentionError(VARIABLE, asked, against)
     if asked == "auto" and against is None and not (version == 3 and current_platform.is_device_capability_family(90)):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
@@ -10,13 +11,11 @@ from vllm import envs
 from vllm.config import get_current_vllm_config_or_none
 from vllm.platforms import current_platform
 
-from model_registry.attention.triton.configuration import near_tile
-from model_registry.attention.triton.near_table import NearTable, near_table
 from model_registry.attention.triton.op import HEAD_SIZES, paged_attention
-from model_registry.attention.triton.split import Split, far_lengths, take_strips
+from model_registry.attention.triton.split import Split, make_split, take_strips
 from model_registry.vllm_plugin.base import WaveletAttentionBase
 from model_registry.vllm_plugin.errors import UnsupportedByWaveletAttentionError
-from model_registry.vllm_plugin.flash import flash_attention
+from model_registry.vllm_plugin.flash import FlashAttention, flash_attention
 
 if TYPE_CHECKING:
     from model_registry.attention.batch import PagedBatch
@@ -40,16 +39,17 @@ def _in_type(table: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
     return copies[dtype]
 
 
-_near: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
-"""By table: what stands for it in the near kernel, by element type and heads of a group."""
+_splits: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
+"""By table: how to attend in two parts, by FlashAttention's version, element type and heads of a group."""
 
 
-def _near_form(table: torch.Tensor, dtype: torch.dtype, group: int) -> NearTable:
-    """For queries of a type and ``group`` heads to a KV head, worked out once for as long as the table lives."""
-    forms: dict[tuple[torch.dtype, int], NearTable] = _near.setdefault(table, {})  # type: ignore[no-untyped-call]
-    if (dtype, group) not in forms:
-        forms[dtype, group] = near_table(table, dtype, near_tile(table.shape[1], dtype.itemsize, group))
-    return forms[dtype, group]
+def _split(kernel: FlashAttention, table: torch.Tensor, dtype: torch.dtype, group: int) -> Split:
+    """Worked out once for as long as the table lives, for all layers of a model."""
+    splits: dict[tuple[int, torch.dtype, int], Split] = _splits.setdefault(table, {})  # type: ignore[no-untyped-call]
+    key = (kernel.version, dtype, group)
+    if key not in splits:
+        splits[key] = make_split(kernel, table, dtype, group)
+    return splits[key]
 
 
 class WaveletGpuAttentionImpl(WaveletAttentionBase):
@@ -70,8 +70,9 @@ class WaveletGpuAttentionImpl(WaveletAttentionBase):
         # vLLM builds layers with the model's type as the default type.
         dtype = torch.get_default_dtype()
         self.table = _in_type(table, dtype)
-        self.near_table = _near_form(table, dtype, self.num_heads // self.num_kv_heads)
-        self.flash_attention = flash_attention(head_size, dtype, self.float8, self.near_table.rows)
+        kernel = flash_attention(head_size, dtype, self.float8, table.shape[0])
+        group = self.num_heads // self.num_kv_heads
+        self.split = None if kernel is None else _split(kernel, table, dtype, group)
 
     def _check_cache(self) -> None:
         reason, least = None, LEAST_CAPABILITY.get(self.kv_cache_dtype, 0)
@@ -109,16 +110,16 @@ class WaveletGpuAttentionImpl(WaveletAttentionBase):
         )
 
     def _profile(self, query: torch.Tensor) -> None:
-        if self.flash_attention is not None:
-            take_strips(query, self.num_kv_heads, query.shape[0], self.near_table)
+        if self.split is not None:
+            take_strips(query, self.num_kv_heads, query.shape[0], self.split.short)
 
-    def _split(self, metadata: WaveletAttentionMetadata) -> Split | None:
-        if self.flash_attention is None or metadata.max_query_len == 1:
+    def _split_of_step(self, batch: PagedBatch, metadata: WaveletAttentionMetadata) -> Split | None:
+        if self.split is None or metadata.max_query_len == 1:
             return None
-        rows = self.near_table.rows
+        rows = self.split.table.rows
         if rows not in metadata.far_lens:
-            metadata.far_lens[rows] = far_lengths(metadata.seq_lens, metadata.query_start_loc, rows)
-        return Split(self.flash_attention, self.near_table, metadata.far_lens[rows])
+            metadata.far_lens[rows] = self.split.far_lengths(batch)
+        return replace(self.split, far_lens=metadata.far_lens[rows])
 
     def _attend(self, layer: Any, batch: PagedBatch, metadata: WaveletAttentionMetadata, output: torch.Tensor) -> None:
         paged_attention(
@@ -128,5 +129,5 @@ class WaveletGpuAttentionImpl(WaveletAttentionBase):
             max_seq_len=metadata.max_seq_len,
             k_scale=layer._k_scale if self.float8 else None,
             v_scale=layer._v_scale if self.float8 else None,
-            split=self._split(metadata),
+            split=self._split_of_step(batch, metadata),
         )

@@ -89,7 +89,7 @@ def paged_attention(
         far_lse = attend_to_far_keys(split, batch, out, max_query_len or q.shape[0], most_keys)
     _decode(given, positions, tiles, most_keys)
     if prompts and split is not None:
-        attend_to_near_keys(given, split.table, far_lse)
+        attend_to_near_keys(given, split.near_table(most_keys), far_lse)
     elif prompts:
         prefill_kernel[(q.shape[0] // tiles.prefill.m + S, q.shape[1])](
             *given.tensors,

@@ -16,12 +16,11 @@ import torch
 
 from model_registry.attention.triton.configuration import near_tile
 from model_registry.attention.triton.near import near_kernel
-from model_registry.attention.triton.near_table import WAVES, strip_type
+from model_registry.attention.triton.near_table import WAVES, NearTable, near_table, strip_type
 
 if TYPE_CHECKING:
     from model_registry.attention.batch import PagedBatch
     from model_registry.attention.triton.launch import Arguments
-    from model_registry.attention.triton.near_table import NearTable
 
 PlainAttention = Callable[["PagedBatch", torch.Tensor, int, int], torch.Tensor]
 """Causal attention without positions: batch, output ``[T, H, d]`` to write, most queries and most keys of a sequence.
@@ -35,38 +34,52 @@ MOST_STRIP_BYTES = 2**29
 """Most memory for strips at a time: beyond it the heads take turns."""
 
 
+SHORT_CONTEXT = 1024
+"""Keys of a context whose far keys, if it has any, are not worth a kernel of their own: all its keys are near."""
+
+
 @dataclass(frozen=True)
 class Split:
-    """What it takes to attend in two parts.
+    """What it takes to attend in two parts; ``make_split`` makes one for a model, ``replace`` one for a step.
 
     Attributes:
         plain: attends to the far keys.
         table: what ``near_table`` gives for the queries' type and their ``near_tile``.
+        short: the same with rows for ``SHORT_CONTEXT`` keys or more.
         far_lens: ``[S]`` int32, what ``far_lengths`` gives for the batch; by default it is computed for the call.
     """
 
     plain: PlainAttention
     table: NearTable
+    short: NearTable
     far_lens: torch.Tensor | None = None
 
+    def near_table(self, max_seq_len: int) -> NearTable:
+        """The table for sequences of so many keys at most."""
+        return self.short if max_seq_len <= self.short.rows else self.table
 
-def far_lengths(seq_lens: torch.Tensor, query_start_loc: torch.Tensor, near_rows: int) -> torch.Tensor:
-    """``[S]`` int32: the keys that are far for a sequence's last query; none for sequences of a single query, which
-    the decode kernel does as a whole. Stays on the device."""
-    prompt = query_start_loc.diff() > 1
-    return (seq_lens - near_rows).clamp_(min=0) * prompt
+    def far_lengths(self, batch: PagedBatch) -> torch.Tensor:
+        """``[S]`` int32: the keys that are far for a sequence's last query; none for sequences of a single query, which
+        the decode kernel does as a whole. Stays on the device."""
+        prompt = batch.query_start_loc.diff() > 1
+        return (batch.seq_lens - self.table.rows).clamp_(min=0) * prompt
+
+
+def make_split(plain: PlainAttention, table: torch.Tensor, dtype: torch.dtype, group: int) -> Split:
+    """For a position table ``[R, d]``, queries of type ``dtype`` and ``group`` heads to a KV head. Waits for the
+    device: once for a model, not for a step."""
+    tile = near_tile(table.shape[1], dtype.itemsize, group)
+    return Split(plain, near_table(table, dtype, tile), near_table(table, dtype, tile, least_rows=SHORT_CONTEXT))
 
 
 def attend_to_far_keys(
     split: Split, batch: PagedBatch, out: torch.Tensor, max_query_len: int, max_seq_len: int
 ) -> torch.Tensor | None:
-    """The far part into ``out``; its log-sum-exp ``[H, T]``, or None if no sequence can have far keys."""
-    rows = split.table.rows
+    """The far part into ``out``; its log-sum-exp ``[H, T]``, or None if no sequence has far keys."""
+    rows = split.near_table(max_seq_len).rows
     if max_seq_len <= rows:
         return None
-    far_lens = split.far_lens
-    if far_lens is None:
-        far_lens = far_lengths(batch.seq_lens, batch.query_start_loc, rows)
+    far_lens = split.far_lengths(batch) if split.far_lens is None else split.far_lens
     return split.plain(batch._replace(seq_lens=far_lens), out, max_query_len, max_seq_len - rows)
 
 

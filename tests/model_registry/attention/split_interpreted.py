@@ -11,23 +11,21 @@ from helpers.paged_case import NAN, paged_case
 from helpers.plain_attention import plain_attention
 from triton_interpreted import assert_error_is_like_dense, exact, float32_bound
 
-from model_registry.attention.triton.configuration import near_tile
-from model_registry.attention.triton.near_table import near_table
 from model_registry.attention.triton.op import paged_attention
-from model_registry.attention.triton.split import Split, far_lengths
+from model_registry.attention.triton.split import Split, make_split
 from model_registry.positions.wavelet import position_table
 
 # Chunks, whole prompts, tails and single queries; a padding entry, and a sequence that asks for nothing.
 RAGGED = ([90, 33, 1, 17, 0, 70, 120, 2, 40], [50, 1, 1, 17, 0, 3, 120, 2, 0])
 
 
-def near(case):
-    tile = near_tile(case.q.shape[2], case.q.element_size(), case.q.shape[1] // case.k_cache.shape[2])
-    return near_table(case.table, case.q.dtype, tile)
-
-
 def split_of(case, plain=None):
-    return Split(plain or plain_attention(), near(case))
+    return make_split(plain or plain_attention(), case.table, case.q.dtype, case.q.shape[1] // case.k_cache.shape[2])
+
+
+@pytest.fixture(autouse=True)
+def _no_context_is_short(monkeypatch):
+    monkeypatch.setattr("model_registry.attention.triton.split.SHORT_CONTEXT", 1)
 
 
 def run(case, split=None, **options):
@@ -54,7 +52,7 @@ def test_ragged_batches_of_prompts_chunks_tails_and_decodes(R):
 def test_sequences_about_as_long_as_the_table(length, queries):
     """64 rows are whole tiles; a key more, and one query has one far key."""
     case = paged_case([length, 64, 120], [min(queries, length), 64, 2], H=1, H_kv=1, R=64, dtype=torch.float32)
-    assert near(case).rows == 64
+    assert split_of(case).table.rows == 64
     assert_parity(case)
 
 
@@ -102,21 +100,32 @@ def test_where_no_sequence_is_longer_than_the_table_nothing_is_asked_for_the_far
 
 def test_batches_of_single_queries_are_decoded_without_it():
     case = paged_case([90, 33], [1, 1], R=20, dtype=torch.float32)
-    assert_parity(case, split=Split(None, None), max_query_len=1)
+    assert_parity(case, split=Split(None, None, None), max_query_len=1)
 
 
 def test_the_far_keys_of_single_queries_and_of_short_sequences_are_none():
-    case = paged_case([90, 33, 0, 20, 19, 60], [50, 1, 0, 2, 19, 1])
-    far = far_lengths(case.seq_lens, case.query_start_loc, 20)
-    assert far.tolist() == [70, 0, 0, 0, 0, 0]
+    case = paged_case([90, 33, 0, 32, 31, 60], [50, 1, 0, 2, 19, 1], R=32, dtype=torch.float32)
+    far = split_of(case).far_lengths(case.batch())
+    assert far.tolist() == [58, 0, 0, 0, 0, 0]
     assert far.dtype is torch.int32
 
 
 def test_far_lengths_that_are_given_are_used():
     case = paged_case([90, 33], [50, 1], R=32, dtype=torch.float32)
-    far = far_lengths(case.seq_lens, case.query_start_loc, 32)
     split = split_of(case)
-    assert torch.equal(run(case, replace(split, far_lens=far)), run(case, split))
+    assert torch.equal(run(case, replace(split, far_lens=split.far_lengths(case.batch()))), run(case, split))
+
+
+def test_in_a_short_context_all_keys_are_near(monkeypatch):
+    """Longer than the table, but not worth a kernel for the far keys."""
+
+    def refuse(*arguments):
+        raise AssertionError(arguments)
+
+    monkeypatch.setattr("model_registry.attention.triton.split.SHORT_CONTEXT", 128)
+    case = paged_case([128, 97, 1], [100, 97, 1], H=4, H_kv=1, R=30, dtype=torch.float32)
+    assert_parity(case, split=split_of(case, refuse), max_seq_len=128)
+    assert_parity(paged_case([129, 97], [100, 97], R=30, dtype=torch.float32), max_seq_len=129)
 
 
 def test_padding_entries_get_zeros_and_rows_of_no_sequence_are_left_alone():
@@ -160,7 +169,8 @@ def test_queries_that_a_model_scaled_by_the_log_of_their_context():
 
 
 def test_a_context_that_is_all_near_has_waves_too():
-    table = position_table("ricker", [*range(8)], [*range(8)])
-    case = replace(paged_case([300, 40, 70], [70, 1, 70], H=4, H_kv=1, d=64, dtype=torch.bfloat16), table=table)
-    assert near(case).rows > 300 > near(case).exact_keys
+    ricker = position_table("ricker", [*range(8)], [*range(8)])
+    case = replace(paged_case([300, 40, 70], [70, 1, 70], H=4, H_kv=1, d=64, dtype=torch.bfloat16), table=ricker)
+    table = split_of(case).table
+    assert table.rows > 300 > table.exact_keys
     assert_error_is_like_dense(run(case), case, case)
