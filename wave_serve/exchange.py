@@ -10,6 +10,7 @@ from typing import Any, cast
 from starlette.requests import Request
 from starlette.types import Scope
 
+from wave_serve.errors import ApiError
 from wave_serve.keys.use import KeyUse
 
 KEY = "wave_serve.exchange"
@@ -17,25 +18,61 @@ TRACE_CONTEXT = ("traceparent", "tracestate")
 ACCEPTED_ID = re.compile(r"[\x21-\x7e]{1,128}")
 
 
+@dataclass(frozen=True)
+class PromptRecord:
+    """What was found out and decided about a request's prompts.
+
+    Attributes:
+        tokens: of the longest prompt, as it is sent or as it was refused; None where nothing was counted.
+        extrapolation: `tokens` as a multiple of the model's training length.
+        completion_limit: longest completion granted, in tokens.
+        truncated_from: tokens of the longest prompt before it was truncated; None where it was not.
+        usage_extension: members that join the `usage` of the answer.
+        headers: go onto the answer.
+    """
+
+    tokens: int | None = None
+    extrapolation: float | None = None
+    completion_limit: int | None = None
+    truncated_from: int | None = None
+    usage_extension: dict[str, Any] | None = None
+    headers: dict[str, str] = field(default_factory=dict)
+
+
 @dataclass
 class Exchange:
-    """One request and what becomes of it; `headers` go onto its response, whatever that is, `forward` onto the
-    upstream's request.
+    """One request and what becomes of it. Its methods write it; everyone may read it.
 
-    `key_use` is its use of an API key, if it came with one; `usage_extension` joins the answer's `usage`.
+    Moments are seconds since the request arrived; None where they have not come.
 
-    Moments are seconds since `started`: `read_s` the body was complete, `sent_s` an upstream was asked, `first_byte_s`
-    and `first_token_s` its first byte and, of a stream, its first event came. `queue_s` is a duration within `sent_s`.
+    Attributes:
+        request_id: the client's own x-request-id, or a new one.
+        started: when the request arrived, by `time.monotonic`.
+        headers: go onto the answer, whatever that is.
+        forward: headers of the request to an upstream.
+        key_use: use of the API key that the request came with, if any.
+        model: name of the model that it is for.
+        stream: whether it asked for server-sent events.
+        prompt: what was found out about its prompts.
+        upstream: URL of the upstream that it was last sent to.
+        retries: how often it was sent to another upstream.
+        read_s: moment at which its body was complete.
+        queue_s: seconds that it waited for admission; a duration.
+        sent_s: moment at which it was first sent to an upstream.
+        first_byte_s: moment of the upstream's first byte.
+        first_token_s: moment of a stream's first event.
+        error: code of the error that it was answered with.
+        aborted: whether its client left before it was answered.
     """
 
     request_id: str
     started: float = field(default_factory=time.monotonic)
     headers: dict[str, str] = field(default_factory=dict)
     forward: dict[str, str] = field(default_factory=dict)
+    key_use: KeyUse | None = None
     model: str | None = None
     stream: bool = False
-    prompt_tokens: int | None = None
-    completion_limit: int | None = None
+    prompt: PromptRecord = PromptRecord()
     upstream: str | None = None
     retries: int = 0
     read_s: float = 0.0
@@ -43,12 +80,8 @@ class Exchange:
     sent_s: float | None = None
     first_byte_s: float | None = None
     first_token_s: float | None = None
-    extrapolation: float | None = None
-    truncated_from: int | None = None
     error: str | None = None
     aborted: bool = False
-    key_use: KeyUse | None = None
-    usage_extension: dict[str, Any] | None = None
 
     @property
     def key_name(self) -> str | None:
@@ -59,6 +92,14 @@ class Exchange:
     def key_limit(self) -> int | None:
         """The key's own cap on prompt + completion, in tokens; None where it has none."""
         return None if self.key_use is None else self.key_use.key.max_context
+
+    def elapsed(self) -> float:
+        """Seconds since the request came."""
+        return time.monotonic() - self.started
+
+    def overhead(self) -> float | None:
+        """Seconds that the gateway itself took before it asked an upstream; None where it asked none."""
+        return None if self.sent_s is None else self.sent_s - self.read_s - self.queue_s
 
     def take_key(self, use: KeyUse) -> None:
         """The request came with a key, whose rates its answer tells, whatever that is."""
@@ -85,27 +126,69 @@ class Exchange:
         finally:
             self.headers |= self.key_use.headers()
 
-    def overhead(self) -> float | None:
-        """Seconds that the gateway itself took before it asked an upstream; None where it asked none."""
-        return None if self.sent_s is None else self.sent_s - self.read_s - self.queue_s
+    def body_read(self) -> None:
+        """The whole body is here."""
+        self.read_s = self.elapsed()
+
+    def is_for(self, model: str) -> None:
+        """The request is for that model."""
+        self.model = model
+
+    def is_held_against(self, headers: Mapping[str, str]) -> None:
+        """The limits that apply to it are known, as headers of the answer."""
+        self.headers |= headers
+
+    def asks_for_stream(self, stream: bool) -> None:
+        """Whether the answer is to be streamed."""
+        self.stream = stream
+
+    def record(self, prompt: PromptRecord) -> None:
+        """Takes what was found out about the prompts."""
+        self.prompt = prompt
+        self.headers |= prompt.headers
+
+    def sent_to(self, upstream: str, waited: float) -> None:
+        """It is sent to an upstream, after `waited` seconds in the queue; of several the first moment counts."""
+        self.upstream = upstream
+        if self.sent_s is None:
+            self.queue_s = waited
+            self.sent_s = self.elapsed()
+
+    def retried(self) -> None:
+        """It will be sent to another upstream."""
+        self.retries += 1
+
+    def first_byte(self) -> None:
+        """Something of the answer has come."""
+        if self.first_byte_s is None:
+            self.first_byte_s = self.elapsed()
+
+    def first_token(self) -> None:
+        """An event of the answer has come."""
+        if self.first_token_s is None:
+            self.first_token_s = self.elapsed()
+
+    def failed(self, error: ApiError) -> None:
+        """It is answered with an error."""
+        self.error = error.code or error.type
+
+    def client_left(self) -> None:
+        """Nobody is left to answer."""
+        self.aborted = True
 
     def end(self) -> None:
         """Ends the request's use of its key; called once, when all is over."""
         if self.key_use is not None:
             self.key_use.end(worked_on=self.sent_s is not None)
 
-    def elapsed(self) -> float:
-        """Seconds since the request came."""
-        return time.monotonic() - self.started
-
 
 def begin(scope: Scope, headers: Mapping[str, str]) -> Exchange:
     """A new exchange for the request in `scope`; a usable x-request-id is kept."""
     given = headers.get("x-request-id", "")
-    exchange = Exchange(given if ACCEPTED_ID.fullmatch(given) else uuid.uuid4().hex)
-    exchange.headers["x-request-id"] = exchange.request_id
-    exchange.forward = {name: value for name in TRACE_CONTEXT if (value := headers.get(name))}
-    exchange.forward["x-request-id"] = exchange.request_id
+    request_id = given if ACCEPTED_ID.fullmatch(given) else uuid.uuid4().hex
+    trace = {name: value for name in TRACE_CONTEXT if (value := headers.get(name))}
+    named = {"x-request-id": request_id}
+    exchange = Exchange(request_id, headers=dict(named), forward=trace | named)
     scope[KEY] = exchange
     return exchange
 

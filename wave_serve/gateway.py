@@ -1,18 +1,21 @@
 """One gateway: its settings, upstreams, models and metrics, alive as long as its application."""
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
-from typing import Any
+from typing import Any, TypeVar
 
-from fastapi import FastAPI
+from fastapi import FastAPI, Request
 
+from wave_serve.context.cap import Cap
 from wave_serve.context.catalogue import Catalogue, ServedModel, read_model
-from wave_serve.exchange import Exchange
+from wave_serve.exchange import Exchange, exchange_of
 from wave_serve.keys.auth import Auth
 from wave_serve.keys.file import ApiKey, load_keys
 from wave_serve.observe.metrics import Metrics, add_load_metrics
+from wave_serve.request.body import read_body
 from wave_serve.request.parsing import Bodies
+from wave_serve.request.presence import while_connected
 from wave_serve.routing.admission import Admission
 from wave_serve.routing.dispatch import Dispatch
 from wave_serve.routing.drain import Drain
@@ -20,13 +23,14 @@ from wave_serve.routing.prefixes import prefixes_of
 from wave_serve.routing.router import Demand, Router
 from wave_serve.settings import Settings
 from wave_serve.upstream.upstream import Upstream
-from wave_serve.worker.process import HeavyWork
+from wave_serve.worker.process import Worker
 
+T = TypeVar("T")
 RELOADED = ("auth", "admission", "routing", "models", "max_body_bytes")
 
 
 class Gateway:
-    """What all endpoints share."""
+    """The parts that a request passes through, built once from the settings; every endpoint is handed this object."""
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
@@ -41,9 +45,9 @@ class Gateway:
         self.drain = Drain()
         add_load_metrics(self.metrics.registry, self.admission, self.upstreams)
         # Two, so that a long text being tokenised does not hold up the bodies behind it.
-        self.heavy = [HeavyWork(settings.large_body_bytes) for _ in range(2)]
-        self.bodies = Bodies(self.heavy[0])
-        self.catalogue = Catalogue(settings, self.upstreams, self.heavy[1])
+        self.workers = [Worker(settings.large_body_bytes) for _ in range(2)]
+        self.bodies = Bodies(self.workers[0])
+        self.catalogue = Catalogue(settings, self.upstreams, self.workers[1])
         for upstream in self.upstreams:
             upstream.before_ready = self.catalogue.learn
             upstream.on_change = self.admission.serve_queue
@@ -69,7 +73,7 @@ class Gateway:
         self.auth.apply(settings.auth, keys)
         self.router.apply(settings.routing)
         for upstream in self.upstreams:
-            upstream.ejection.settings = settings.routing
+            upstream.apply(settings.routing)
         self.admission.apply(settings.admission)
         return kept
 
@@ -84,8 +88,31 @@ class Gateway:
         if isinstance(named, str) and named in self.catalogue.models:
             exchange.check_model(named)
         model = self.catalogue.find(read_model(payload, [model.name for model in self.visible_models(exchange)]))
-        exchange.model = model.name
+        exchange.is_for(model.name)
         return model
+
+    def find(self, payload: Mapping[str, Any], exchange: Exchange) -> tuple[ServedModel, Cap]:
+        """The model that a request names, which must be ready, and its cap. Raises ApiError 400, 403, 404 or 503."""
+        model = self.model_of(payload, exchange)
+        cap = model.cap(exchange.key_limit)
+        exchange.is_held_against(cap.headers())
+        model.least_busy()
+        return model, cap
+
+    async def read(self, request: Request) -> tuple[bytes, dict[str, Any]]:
+        """A request's body, and the JSON object in it. Raises ApiError 400, 408, 413 or 415."""
+        body = await read_body(request, self.settings.max_body_bytes, self.settings.timeouts.body)
+        exchange_of(request).body_read()
+        return body, await self.bodies.parse(body, request.headers.get("content-type"))
+
+    async def ask(self, request: Request, model: ServedModel, question: Callable[[Upstream], Awaitable[T]]) -> T:
+        """The answer of any of a model's upstreams, as long as the client is there to get it.
+
+        Raises:
+            ApiError: 503 where no upstream is ready; else that of the last one that was asked.
+            ClientGoneError: the client left first.
+        """
+        return await while_connected(request.receive, model.ask(question, self.settings.routing.tries))
 
     def dispatch(self, exchange: Exchange, model: ServedModel, tokens: int, payload: Mapping[str, Any]) -> Dispatch:
         """The way to an upstream for a generation of `tokens` prompt tokens; `payload` is what will be sent."""
@@ -105,5 +132,5 @@ class Gateway:
             await asyncio.gather(*watches, return_exceptions=True)
             for upstream in self.upstreams:
                 await upstream.client.close()
-            for work in self.heavy:
+            for work in self.workers:
                 await work.close()

@@ -36,7 +36,7 @@ def install_error_handlers(app: FastAPI) -> None:
         return _answer(request, ApiError(500, message, code="internal_error", headers=close))
 
     async def client_gone(request: Request, _error: Exception) -> Response:
-        exchange_of(request).aborted = True
+        exchange_of(request).client_left()
         return Response(status_code=CLIENT_CLOSED)
 
     app.add_exception_handler(ApiError, api_error)
@@ -47,5 +47,5 @@ def install_error_handlers(app: FastAPI) -> None:
 
 
 def _answer(request: Request, error: ApiError) -> Response:
-    exchange_of(request).error = error.code or error.type
+    exchange_of(request).failed(error)
     return error.response()

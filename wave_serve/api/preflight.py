@@ -1,43 +1,40 @@
 """Says beforehand whether a request fits: its tokens, the limits, and what truncation would keep."""
 
-from collections.abc import Mapping
 from typing import Any
 
-from wave_serve.context.cap import Cap, Receipt, decide
-from wave_serve.context.catalogue import ServedModel
-from wave_serve.context.fitting import Measured, Truncated, measure, note_tokens, overflow_of, too_long, truncate
-from wave_serve.errors import ApiError, invalid
-from wave_serve.exchange import Exchange
-from wave_serve.request.generation import Generation, read_generation
+from fastapi import Request
+
+from wave_serve.context.cap import Cap, Receipt
+from wave_serve.context.fitting import Fitting, Measured, Truncated, count_record
+from wave_serve.errors import invalid
+from wave_serve.exchange import exchange_of
+from wave_serve.gateway import Gateway
+from wave_serve.request.generation import read_generation
 from wave_serve.settings import Overflow
 from wave_serve.upstream.upstream import Upstream
 
 TRUNCATIONS = tuple(one for one in Overflow if one is not Overflow.REJECT)
 
 
-async def preflight(
-    model: ServedModel, payload: Mapping[str, Any], upstream: Upstream, cap: Cap, exchange: Exchange
-) -> dict[str, Any]:
+async def preflight(gateway: Gateway, request: Request) -> dict[str, Any]:
     """The answer to a completion or chat body, which is neither generated from nor charged for.
 
     Raises:
         ApiError: the body is no request that could be answered at any length.
     """
+    exchange = exchange_of(request)
+    _, payload = await gateway.read(request)
+    model, cap = gateway.find(payload, exchange)
     if "prompt" in payload and "messages" in payload:
         raise invalid("give either prompt (a completion) or messages (a chat), not both", "messages")
-    generation = read_generation(payload, chat="messages" in payload)
-    overflow = overflow_of(generation, cap)
-    measured = await measure(model, generation, upstream, cap.longest_truncated)
-    note_tokens(exchange, max(measured.tokens), cap)
-    outcome = _decide(measured, generation, cap)
-    cuts: dict[Overflow, Truncated | None] = {}
-    if isinstance(outcome, ApiError) and not measured.hopeless:
-        policies = TRUNCATIONS if overflow is Overflow.REJECT else (overflow,)
-        cuts = {one: await truncate(model, generation, measured, upstream, cap, one) for one in policies}
-    after = cuts.get(overflow)
-    receipt = outcome if isinstance(outcome, Receipt) else None
-    if after is not None:
-        receipt = decide(after.tokens, generation.max_tokens, cap, generation.param)
+    fitting = Fitting(model, read_generation(payload, chat="messages" in payload), cap)
+    measured, cuts = await gateway.ask(request, model, lambda upstream: _measure(fitting, upstream, cap))
+    as_it_is = fitting.decide(measured.tokens, measured)
+    exchange.record(count_record(max(measured.tokens), cap))
+    cut = cuts.get(fitting.overflow)
+    outcome = as_it_is if cut is None else fitting.decide(cut.tokens, measured)
+    fits = as_it_is.receipt is not None and as_it_is.receipt.clamped_from is None
+    receipt, refusal = outcome.receipt, as_it_is.refusal
     return {
         "object": "context",
         "model": model.name,
@@ -47,27 +44,23 @@ async def preflight(
         "factor": cap.factor(max(measured.tokens)),
         "limit": cap.limit,
         "limits": model.bounds(exchange.key_limit),
-        "fits": isinstance(outcome, Receipt) and outcome.clamped_from is None,
+        "fits": fits,
         "accepted": receipt is not None,
         "completion_tokens": None if receipt is None else receipt.completion_tokens,
-        "overflow": overflow.value,
-        "truncation": {policy.value: _told(cut) for policy, cut in cuts.items()},
-        "error": outcome.body()["error"] if isinstance(outcome, ApiError) and receipt is None else None,
+        "overflow": fitting.overflow.value,
+        "truncation": {policy.value: None if one is None else one.as_json() for policy, one in cuts.items()},
+        "error": refusal.body()["error"] if refusal is not None and receipt is None else None,
         **_zone(receipt, cap),
     }
 
 
-def _decide(measured: Measured, generation: Generation, cap: Cap) -> Receipt | ApiError:
-    if measured.hopeless:
-        return too_long(measured, generation, cap)
-    try:
-        return decide(max(measured.tokens), generation.max_tokens, cap, generation.param)
-    except ApiError as error:
-        return error
-
-
-def _told(cut: Truncated | None) -> dict[str, Any] | None:
-    return None if cut is None else cut.as_json()
+async def _measure(fitting: Fitting, upstream: Upstream, cap: Cap) -> tuple[Measured, dict[Overflow, Truncated | None]]:
+    """The prompts' tokens and, where they do not fit, what each policy that may apply would keep of them."""
+    measured = await fitting.measure(upstream, cap.longest_truncated)
+    if measured.over_by_size or fitting.decide(measured.tokens, measured).receipt is not None:
+        return measured, {}
+    policies = TRUNCATIONS if fitting.overflow is Overflow.REJECT else (fitting.overflow,)
+    return measured, {policy: await fitting.truncate(measured, upstream, policy) for policy in policies}
 
 
 def _zone(receipt: Receipt | None, cap: Cap) -> dict[str, Any]:
@@ -75,10 +68,9 @@ def _zone(receipt: Receipt | None, cap: Cap) -> dict[str, Any]:
     zones = cap.zones
     if zones is None:
         return {"train_length": None, "validated_length": None, "zone": None, "warning": None}
-    told = {} if receipt is None else zones.headers(receipt.reach)
     return {
         "train_length": zones.train_length,
         "validated_length": zones.validated_length,
-        "zone": told.get("x-wave-zone"),
-        "warning": told.get("x-wave-warning"),
+        "zone": None if receipt is None else zones.of(receipt.reach).value,
+        "warning": None if receipt is None else zones.warning(receipt.reach),
     }

@@ -14,7 +14,7 @@ def readiness(gateway: Gateway) -> dict[str, Any]:
         ApiError: 503 with the reasons where no upstream does, or where the gateway is shutting down.
     """
     retry_after = gateway.settings.timeouts.retry_after
-    if gateway.drain.begun:
+    if gateway.drain.stopping:
         raise unavailable("Not ready: shutting down", retry_after)
     states = {upstream.base_url: _state(upstream) for upstream in gateway.upstreams}
     if not any(_answers(upstream) for upstream in gateway.upstreams):

@@ -11,11 +11,8 @@ from wave_serve.api.generate import generate
 from wave_serve.api.preflight import preflight
 from wave_serve.api.readiness import readiness
 from wave_serve.exchange import exchange_of
-from wave_serve.gateway import Gateway
-from wave_serve.request.body import read_body
 from wave_serve.request.fields import DETOKENIZE, TOKENIZE, Field, check_fields, check_present
 from wave_serve.request.generation import check_messages
-from wave_serve.request.presence import while_connected
 
 router = APIRouter(dependencies=[Depends(enter)])
 
@@ -54,7 +51,7 @@ async def one_model(request: Request, model: str) -> Response:
 async def context(request: Request) -> Response:
     """Whether a completion or chat request would fit; nothing is generated."""
     with gateway_of(request).drain.covers():
-        return await _preflight(gateway_of(request), request)
+        return JSONResponse(await preflight(gateway_of(request), request))
 
 
 @router.post("/tokenize")
@@ -71,30 +68,16 @@ async def detokenize(request: Request) -> Response:
         return await _ask(request, "/detokenize", DETOKENIZE, "tokens")
 
 
-async def _preflight(gateway: Gateway, request: Request) -> Response:
-    exchange = exchange_of(request)
-    body = await read_body(request, gateway.settings.max_body_bytes, gateway.settings.timeouts.body)
-    payload = await gateway.bodies.parse(body, request.headers.get("content-type"))
-    model = gateway.model_of(payload, exchange)
-    cap = model.cap(exchange.key_limit)
-    exchange.headers |= cap.headers()
-    answer = model.ask(
-        lambda upstream: preflight(model, payload, upstream, cap, exchange), gateway.settings.routing.tries
-    )
-    return JSONResponse(await while_connected(request.receive, answer))
-
-
 async def _ask(request: Request, path: str, fields: Mapping[str, Field], *needed: str) -> Response:
     gateway = gateway_of(request)
-    body = await read_body(request, gateway.settings.max_body_bytes, gateway.settings.timeouts.body)
-    payload = await gateway.bodies.parse(body, request.headers.get("content-type"))
+    body, payload = await gateway.read(request)
     model = gateway.model_of(payload, exchange_of(request))
     check_fields(payload, fields)
     check_present(payload, *needed)
     if "messages" in needed and payload.get("messages") is not None:
         check_messages(payload)
-    answer = model.ask(lambda upstream: upstream.client.ask_object(path, body), gateway.settings.routing.tries)
-    return Response(await while_connected(request.receive, answer), media_type="application/json")
+    answer = await gateway.ask(request, model, lambda upstream: upstream.client.ask_object(path, body))
+    return Response(answer, media_type="application/json")
 
 
 @router.get("/health")
@@ -112,7 +95,4 @@ async def ready(request: Request) -> Response:
 @router.get("/metrics")
 async def metrics(request: Request) -> Response:
     """Prometheus metrics."""
-    gateway = gateway_of(request)
-    for upstream in gateway.upstreams:
-        gateway.metrics.upstream_ready.labels(upstream.base_url).set(upstream.ready)
-    return Response(gateway.metrics.exposition(), media_type=CONTENT_TYPE_LATEST)
+    return Response(gateway_of(request).metrics.exposition(), media_type=CONTENT_TYPE_LATEST)

@@ -15,7 +15,7 @@ from wave_serve.settings import ModelSettings, Settings
 from wave_serve.tokens.counter import TokenCounter
 from wave_serve.upstream.cache_capacity import cache_tokens
 from wave_serve.upstream.upstream import Upstream
-from wave_serve.worker.process import HeavyWork
+from wave_serve.worker.process import Worker
 
 logger = logging.getLogger("wave_serve.catalogue")
 T = TypeVar("T")
@@ -30,7 +30,7 @@ class ServedModel:
         settings: ModelSettings,
         upstreams: list[Upstream],
         retry_after: int,
-        heavy: HeavyWork | None = None,
+        heavy: Worker | None = None,
     ) -> None:
         self.name = name
         self.settings = settings
@@ -69,9 +69,10 @@ class ServedModel:
         return min(self.bounds(key_limit).values(), default=None)
 
     def cap(self, key_limit: int | None = None) -> Cap:
-        """What a request is held against. Raises ApiError 503 while no limit is known."""
+        """What a request is held against. Raises ApiError 503 while no limit is known or none is ready."""
         limit = self.limit(key_limit)
         if limit is None:
+            self.least_busy()
             raise unavailable(f"The context limit of model {self.name} is not known yet.", self._retry_after)
         return Cap(limit, self.settings, self.zones)
 
@@ -97,7 +98,7 @@ class ServedModel:
 class Catalogue:
     """All served models by name."""
 
-    def __init__(self, settings: Settings, upstreams: Iterable[Upstream], heavy: HeavyWork) -> None:
+    def __init__(self, settings: Settings, upstreams: Iterable[Upstream], heavy: Worker) -> None:
         upstreams = list(upstreams)
         self.models = {
             name: ServedModel(
@@ -127,7 +128,7 @@ class Catalogue:
         Raises:
             ApiError, or one of upstream_answer.FAILURES: it does not answer.
         """
-        upstream.cache_tokens = cache_tokens(await upstream.client.read("/metrics") or "")
+        upstream.learn_cache(cache_tokens(await upstream.client.read("/metrics") or ""))
         if upstream.cache_tokens is None:
             event(logger, logging.WARNING, "upstream does not tell its cache's size", base_url=upstream.base_url)
         for name in upstream.models:

@@ -2,14 +2,14 @@
 
 import asyncio
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from wave_serve.context.cap import Cap, Receipt, context_exceeded, decide, truncation_budget, usage_headers
 from wave_serve.context.catalogue import ServedModel
 from wave_serve.context.truncation import Kept, Range, cut, fewest_dropped, keep_tokens, turns_of
 from wave_serve.errors import ApiError
-from wave_serve.exchange import Exchange
+from wave_serve.exchange import PromptRecord
 from wave_serve.request.generation import (
     Generation,
     Prompt,
@@ -26,16 +26,20 @@ LONGEST_HEADER = 2048  # characters; proxies refuse headers of some 8 KiB
 
 @dataclass(frozen=True)
 class Measured:
-    """A request's prompts in tokens, one number each; of a completion also the prompts.
+    """A request's prompts in tokens.
 
-    `hopeless`: their size alone shows that they cannot fit, so they were not tokenised. Where `exact` is not set their
-    numbers are lower bounds.
+    Attributes:
+        tokens: count of each prompt.
+        prompts: the prompts themselves, of a completion.
+        add_special_tokens: whether the counts include the tokenizer's special tokens.
+        over_by_size: their size alone shows that they cannot fit, so they were not tokenised.
+        exact: False where the counts are lower bounds.
     """
 
     tokens: tuple[int, ...]
     prompts: tuple[Prompt, ...] = ()
     add_special_tokens: bool = True
-    hopeless: bool = False
+    over_by_size: bool = False
     exact: bool = True
 
 
@@ -49,9 +53,9 @@ class Truncated:
     changes: dict[str, Any]
 
     @property
-    def tokens(self) -> int:
-        """Length of the longest prompt as it is sent."""
-        return max(one.kept_tokens for one in self.kept)
+    def tokens(self) -> tuple[int, ...]:
+        """Length of each prompt as it is sent."""
+        return tuple(one.kept_tokens for one in self.kept)
 
     def as_json(self) -> dict[str, Any]:
         """As it is told in an answer's usage."""
@@ -69,121 +73,166 @@ class Truncated:
 
 
 @dataclass(frozen=True)
-class Fitted:
-    """A request that fits: its receipt, tokens of each prompt as it is sent, and the fields of its body to set."""
+class Outcome:
+    """The decision on a request: a receipt, or a refusal.
 
-    receipt: Receipt
+    Attributes:
+        cap: what the request was held against.
+        tokens: of each prompt, as it is sent or as it was refused.
+        receipt: what is granted; None where the request is refused.
+        refusal: the error that says why; None where the request is accepted.
+        truncated_from: tokens of the longest prompt before it was truncated; None where it was not.
+        truncated: what is left of the prompts, where they were truncated.
+        changes: fields of the request's body to set.
+    """
+
+    cap: Cap
     tokens: tuple[int, ...]
-    truncated: Truncated | None
+    receipt: Receipt | None = None
+    refusal: ApiError | None = None
+    truncated_from: int | None = None
+    truncated: Truncated | None = None
     changes: dict[str, Any] = field(default_factory=dict)
 
+    def accepted(self) -> Receipt:
+        """The receipt. Raises the refusal where there is none."""
+        if self.receipt is None:
+            assert self.refusal is not None  # noqa: S101 - it has one or the other
+            raise self.refusal
+        return self.receipt
 
-async def fit(model: ServedModel, generation: Generation, upstream: Upstream, cap: Cap, exchange: Exchange) -> Fitted:
-    """The decision on a request, noted in its exchange. Raises ApiError."""
-    overflow = overflow_of(generation, cap)
-    most = cap.limit - 1 if overflow is Overflow.REJECT else cap.longest_truncated
-    measured = await measure(model, generation, upstream, most)
-    longest = max(measured.tokens)
-    note_tokens(exchange, longest, cap)
-    if measured.hopeless:
-        raise too_long(measured, generation, cap)
-    truncated = await truncate(model, generation, measured, upstream, cap, overflow)
-    tokens = measured.tokens if truncated is None else tuple(one.kept_tokens for one in truncated.kept)
-    receipt = decide(max(tokens), generation.max_tokens, cap, generation.param)
-    changes = dict(truncated.changes) if truncated else {}
-    if receipt.completion_tokens != generation.max_tokens:
-        changes[generation.max_tokens_field] = receipt.completion_tokens
-    note_tokens(exchange, max(tokens), cap)
-    exchange.headers |= receipt.headers()
-    exchange.completion_limit = receipt.completion_tokens
-    if truncated is not None:
-        exchange.truncated_from = longest
-        exchange.headers |= truncated.headers()
-        exchange.usage_extension = {"truncation": truncated.as_json()}
-    return Fitted(receipt, tokens, truncated, changes)
-
-
-def too_long(measured: Measured, generation: Generation, cap: Cap) -> ApiError:
-    """The refusal of a request that was not even tokenised."""
-    completion = 1 if generation.max_tokens is None else generation.max_tokens
-    longest = max(measured.tokens)
-    return context_exceeded(longest, completion, cap, generation.param, at_least=not measured.exact)
+    def record(self) -> PromptRecord:
+        """The decision as the request's exchange keeps it."""
+        record = count_record(max(self.tokens), self.cap)
+        if self.receipt is None:
+            return record
+        headers, extension = record.headers | self.receipt.headers(), None
+        if self.truncated is not None:
+            headers |= self.truncated.headers()
+            extension = {"truncation": self.truncated.as_json()}
+        return replace(
+            record,
+            completion_limit=self.receipt.completion_tokens,
+            truncated_from=self.truncated_from,
+            usage_extension=extension,
+            headers=headers,
+        )
 
 
-def overflow_of(generation: Generation, cap: Cap) -> Overflow:
-    """What happens to a prompt that is too long: as the request says, else the model's policy."""
-    return cap.policy.overflow if generation.overflow is None else generation.overflow
+def count_record(tokens: int, cap: Cap) -> PromptRecord:
+    """What is recorded of a longest prompt of that many tokens before anything is decided."""
+    return PromptRecord(tokens, cap.factor(tokens), headers=usage_headers(tokens, cap))
 
 
-async def measure(model: ServedModel, generation: Generation, upstream: Upstream, most: int) -> Measured:
-    """Tokens of each prompt; one whose size shows more than `most` is neither tokenised nor looked through.
+class Fitting:
+    """One request held against the cap of its model. It decides, and leaves it to its caller to write that down."""
 
-    Raises:
-        ApiError: 400, the prompts are none.
-    """
-    if generation.chat:
-        check_messages(generation.payload)
-        check_sequences(generation, 1, model.settings.max_sequences)
-        fewest = model.counter.fewest_of_chat(generation.payload["messages"])
-        if fewest > most:
-            return Measured((fewest,), hopeless=True, exact=False)
-        return Measured((await model.counter.count_chat(generation.payload, upstream),))
-    prompts = read_prompts(generation.payload)
-    check_sequences(generation, len(prompts), model.settings.max_sequences)
-    bounds = tuple(model.counter.fewest(prompt) for prompt in prompts)
-    if max(bounds) > most:
-        longest = prompts[bounds.index(max(bounds))]
-        return Measured(bounds, hopeless=True, exact=not isinstance(longest, str))
-    for prompt in prompts:
-        if not isinstance(prompt, str):
-            check_token_ids(prompt, model.settings.vocab_size)
-            await asyncio.sleep(0)  # many long prompts must not hold up others
-    special = generation.payload.get("add_special_tokens") is not False
-    tokens = await model.counter.count(prompts, upstream, add_special_tokens=special)
-    return Measured(tuple(tokens), tuple(prompts), special)
+    def __init__(self, model: ServedModel, generation: Generation, cap: Cap) -> None:
+        self._model = model
+        self._generation = generation
+        self._cap = cap
 
+    @property
+    def overflow(self) -> Overflow:
+        """What happens to a prompt that is too long: as the request says, else the model's policy."""
+        asked = self._generation.overflow
+        return self._cap.policy.overflow if asked is None else asked
 
-async def truncate(
-    model: ServedModel, generation: Generation, measured: Measured, upstream: Upstream, cap: Cap, overflow: Overflow
-) -> Truncated | None:
-    """Cuts the prompts to the cap; None where they need no cut, may not be cut, or would not fit even then."""
-    budget = truncation_budget(max(measured.tokens), generation.max_tokens, cap, overflow)
-    if budget is None:
-        return None
-    if generation.chat:
-        return await _truncate_chat(model, generation, measured.tokens[0], upstream, budget, overflow)
-    affixes = await model.counter.affixes(upstream)
-    prompts, kept = [], []
-    special = measured.add_special_tokens
-    for ids in await model.counter.encode(measured.prompts, upstream, add_special_tokens=special):
-        ranges = keep_tokens(len(ids), budget, overflow, *affixes.around(ids))
-        if ranges is None:
+    async def fit(self, upstream: Upstream) -> Outcome:
+        """The decision on the request; `upstream` counts where the gateway cannot.
+
+        Raises:
+            ApiError: the request could not be answered at any length, or the upstream does not answer.
+        """
+        overflow = self.overflow
+        longest_counted = self._cap.limit - 1 if overflow is Overflow.REJECT else self._cap.longest_truncated
+        measured = await self.measure(upstream, longest_counted)
+        if measured.over_by_size:
+            return self.decide(measured.tokens, measured)
+        truncated = await self.truncate(measured, upstream, overflow)
+        if truncated is None:
+            return self.decide(measured.tokens, measured)
+        outcome = self.decide(truncated.tokens, measured)
+        if outcome.receipt is None:
+            return replace(outcome, tokens=measured.tokens)
+        changes = truncated.changes | outcome.changes
+        return replace(outcome, truncated_from=max(measured.tokens), truncated=truncated, changes=changes)
+
+    def decide(self, tokens: tuple[int, ...], measured: Measured) -> Outcome:
+        """The decision on prompts of those lengths."""
+        asked, param = self._generation.max_tokens, self._generation.param
+        try:
+            if measured.over_by_size:
+                completion = 1 if asked is None else asked
+                raise context_exceeded(max(tokens), completion, self._cap, param, at_least=not measured.exact)
+            receipt = decide(max(tokens), asked, self._cap, param)
+        except ApiError as refusal:
+            return Outcome(self._cap, tokens, refusal=refusal)
+        granted = receipt.completion_tokens
+        changes = {} if granted == asked else {self._generation.max_tokens_field: granted}
+        return Outcome(self._cap, tokens, receipt, changes=changes)
+
+    async def measure(self, upstream: Upstream, longest_counted: int) -> Measured:
+        """Tokens of each prompt; one whose size shows more than `longest_counted` is not tokenised.
+
+        Raises:
+            ApiError: 400, the prompts are none.
+        """
+        model, generation = self._model, self._generation
+        if generation.chat:
+            check_messages(generation.payload)
+            check_sequences(generation, 1, model.settings.max_sequences)
+            fewest = model.counter.fewest_of_chat(generation.payload["messages"])
+            if fewest > longest_counted:
+                return Measured((fewest,), over_by_size=True, exact=False)
+            return Measured((await model.counter.count_chat(generation.payload, upstream),))
+        prompts = read_prompts(generation.payload)
+        check_sequences(generation, len(prompts), model.settings.max_sequences)
+        bounds = tuple(model.counter.fewest(prompt) for prompt in prompts)
+        if max(bounds) > longest_counted:
+            longest = prompts[bounds.index(max(bounds))]
+            return Measured(bounds, over_by_size=True, exact=not isinstance(longest, str))
+        for prompt in prompts:
+            if not isinstance(prompt, str):
+                check_token_ids(prompt, model.settings.vocab_size)
+                await asyncio.sleep(0)  # many long prompts must not hold up others
+        special = generation.payload.get("add_special_tokens") is not False
+        tokens = await model.counter.count(prompts, upstream, add_special_tokens=special)
+        return Measured(tuple(tokens), tuple(prompts), special)
+
+    async def truncate(self, measured: Measured, upstream: Upstream, overflow: Overflow) -> Truncated | None:
+        """Cuts the prompts to the cap; None where they need no cut, may not be cut, or would not fit even then."""
+        budget = truncation_budget(max(measured.tokens), self._generation.max_tokens, self._cap, overflow)
+        if budget is None:
             return None
-        prompts.append(cut(ids, ranges))
-        kept.append(Kept(len(ids), len(prompts[-1]), ranges))
-    return Truncated(overflow, tuple(kept), "token", {"prompt": prompts if len(prompts) > 1 else prompts[0]})
+        if self._generation.chat:
+            return await self._truncate_chat(measured.tokens[0], upstream, budget, overflow)
+        counter = self._model.counter
+        affixes = await counter.affixes(upstream)
+        prompts, kept = [], []
+        special = measured.add_special_tokens
+        for ids in await counter.encode(measured.prompts, upstream, add_special_tokens=special):
+            ranges = keep_tokens(len(ids), budget, overflow, *affixes.around(ids))
+            if ranges is None:
+                return None
+            prompts.append(cut(ids, ranges))
+            kept.append(Kept(len(ids), len(prompts[-1]), ranges))
+        return Truncated(overflow, tuple(kept), "token", {"prompt": prompts if len(prompts) > 1 else prompts[0]})
 
+    async def _truncate_chat(
+        self, tokens: int, upstream: Upstream, budget: int, overflow: Overflow
+    ) -> Truncated | None:
+        messages = self._generation.payload["messages"]
 
-def note_tokens(exchange: Exchange, tokens: int, cap: Cap) -> None:
-    """Notes the longest prompt for the response headers, the log and the metrics."""
-    exchange.prompt_tokens = tokens
-    exchange.extrapolation = cap.factor(tokens)
-    exchange.headers |= usage_headers(tokens, cap)
+        def inside(ranges: Sequence[Range]) -> list[Any]:
+            return [message for start, end in ranges for message in messages[start:end]]
 
+        async def count(ranges: Sequence[Range]) -> int:
+            chat = {**self._generation.payload, "messages": inside(ranges)}
+            return await self._model.counter.count_chat(chat, upstream)
 
-async def _truncate_chat(
-    model: ServedModel, generation: Generation, tokens: int, upstream: Upstream, budget: int, overflow: Overflow
-) -> Truncated | None:
-    messages = generation.payload["messages"]
-
-    def inside(ranges: Sequence[Range]) -> list[Any]:
-        return [message for start, end in ranges for message in messages[start:end]]
-
-    async def count(ranges: Sequence[Range]) -> int:
-        return await model.counter.count_chat({**generation.payload, "messages": inside(ranges)}, upstream)
-
-    found = await fewest_dropped(turns_of(messages), overflow, budget, count)
-    if found is None:
-        return None
-    ranges, left = found
-    return Truncated(overflow, (Kept(tokens, left, ranges),), "message", {"messages": inside(ranges)})
+        found = await fewest_dropped(turns_of(messages), overflow, budget, count)
+        if found is None:
+            return None
+        ranges, left = found
+        return Truncated(overflow, (Kept(tokens, left, ranges),), "message", {"messages": inside(ranges)})

@@ -45,9 +45,6 @@ class Metrics:
             "model",
             OVERHEAD_SECONDS,
         )
-        self.upstream_ready = Gauge(
-            "wave_upstream_ready", "1 while an upstream is ready.", ["base_url"], registry=self.registry
-        )
 
     def observe(self, exchange: Exchange, endpoint: str, status: int) -> None:
         """Adds a finished exchange."""
@@ -61,7 +58,7 @@ class Metrics:
             self.aborted.labels(exchange.model).inc()
         if exchange.retries:
             self.retries.labels(exchange.model).inc(exchange.retries)
-        if exchange.truncated_from is not None:
+        if exchange.prompt.truncated_from is not None:
             self.truncated.labels(exchange.model).inc()
         if exchange.first_token_s is not None:
             self.first_token.labels(exchange.model).observe(exchange.first_token_s)
@@ -76,12 +73,12 @@ class Metrics:
         return generate_latest(self.registry)
 
     def _observe_prompt(self, model: str, exchange: Exchange) -> None:
-        if exchange.prompt_tokens is None:
+        if exchange.prompt.tokens is None:
             return
-        self.prompt_tokens.labels(model).observe(exchange.prompt_tokens)
-        if exchange.extrapolation is not None:
-            bound = next((str(bound) for bound in FACTORS if exchange.extrapolation <= bound), "+Inf")
-            self.prompt_tokens_by_factor.labels(model, bound).inc(exchange.prompt_tokens)
+        self.prompt_tokens.labels(model).observe(exchange.prompt.tokens)
+        if exchange.prompt.extrapolation is not None:
+            bound = next((str(bound) for bound in FACTORS if exchange.prompt.extrapolation <= bound), "+Inf")
+            self.prompt_tokens_by_factor.labels(model, bound).inc(exchange.prompt.tokens)
 
     def _counter(self, name: str, help_text: str, *labels: str) -> Counter:
         return Counter(name, help_text, labels, registry=self.registry)
@@ -104,7 +101,9 @@ def add_load_metrics(registry: CollectorRegistry, admission: Admission, upstream
     ejected = Gauge(
         "wave_upstream_ejected", "1 while an upstream is avoided because its requests fail.", labels, registry=registry
     )
+    ready = Gauge("wave_upstream_ready", "1 while an upstream is ready.", labels, registry=registry)
     for upstream in upstreams:
+        ready.labels(upstream.base_url).set_function(partial(_read, upstream, "ready"))
         sent.labels(upstream.base_url).set_function(partial(_read, upstream, "in_flight"))
         outstanding.labels(upstream.base_url).set_function(partial(_read, upstream, "outstanding_tokens"))
         ejected.labels(upstream.base_url).set_function(partial(_read, upstream.ejection, "active"))

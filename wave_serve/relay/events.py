@@ -19,13 +19,16 @@ LARGEST_EVENT = 64 * 2**20
 class EventStream:
     """Takes bytes as they come and gives back the whole events among them.
 
-    `begun` is set once an event with data has passed, `done` once `data: [DONE]` has. `usage_extension` joins the usage
-    of every event that has one; all other events pass byte for byte.
+    `usage_extension` joins the usage of every event that has one; all other events pass byte for byte.
+
+    Attributes:
+        has_event: whether an event with data has passed.
+        done: whether `data: [DONE]` has.
     """
 
     def __init__(self, usage_extension: Mapping[str, Any] | None = None) -> None:
         self._usage_extension = usage_extension
-        self.begun = False
+        self.has_event = False
         self.done = False
         self._rest = b""
 
@@ -66,7 +69,7 @@ class EventStream:
                 error = event_error(data)
                 if error is not None:
                     raise error
-            self.begun = True
+            self.has_event = True
             extended = extend_usage(value, self._usage_extension)
             if extended is not None:
                 part = part.replace(data, extended)

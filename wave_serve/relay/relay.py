@@ -26,7 +26,7 @@ FAREWELL_SECONDS = 1.0  # for a client to take the error that ends its stream, a
 class Relay(Response):
     """The answer to a generation, fetched from an upstream while it is sent.
 
-    `dispatch` chooses the upstream, and another one as long as `_begun` is not set.
+    `dispatch` chooses the upstream, and another one as long as no upstream has begun to answer (`_committed`).
     """
 
     def __init__(
@@ -46,7 +46,7 @@ class Relay(Response):
         self._exchange = exchange
         self._metrics = metrics
         self._timeouts = timeouts
-        self._begun = False
+        self._committed = False
         self._answered = False
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -63,7 +63,7 @@ class Relay(Response):
             if work.done() or self._answered:
                 await work
             else:
-                exchange.aborted = True
+                exchange.client_left()
         finally:
             for task in (work, gone):
                 task.cancel()
@@ -77,14 +77,14 @@ class Relay(Response):
             found.append(await self._fetch(upstream))
 
         async with _deadline(self._timeouts.generation):
-            await self._dispatch.run(attempt, lambda: self._begun)
+            await self._dispatch.run(attempt, lambda: self._committed)
         self._answered = True
         await Response(found[0], media_type="application/json")(scope, receive, send)
 
     async def _fetch(self, upstream: Upstream) -> bytes:
         async with upstream.client.stream(self._path, self._request_body, self._exchange.forward) as answer:
-            self._first_byte()
-            self._begun = answer.status < 400
+            self._exchange.first_byte()
+            self._committed = answer.status < 400
             body = await answer.read()
         if answer.status >= 400:
             raise from_upstream(answer.status, body, answer.headers)
@@ -94,7 +94,7 @@ class Relay(Response):
             answered = None
         if not isinstance(answered, dict):
             raise ApiError(502, "The upstream's answer is not a JSON object.", code="upstream_malformed")
-        return extend_usage(answered, self._exchange.usage_extension) or body
+        return extend_usage(answered, self._exchange.prompt.usage_extension) or body
 
     async def _stream(self, send: Send) -> None:
         writer: EventWriter | None = None
@@ -109,12 +109,12 @@ class Relay(Response):
 
         try:
             async with _deadline(self._timeouts.generation):
-                await self._dispatch.run(attempt, lambda: self._begun)
+                await self._dispatch.run(attempt, lambda: self._committed)
         except ApiError as error:
             self._answered = True  # a client that has its error may go; it did not leave early
             if writer is None or not await _farewell(writer, error):
                 raise
-            self._exchange.error = error.code or error.type
+            self._exchange.failed(error)
         finally:
             for beat in beats:
                 beat.cancel()
@@ -126,19 +126,19 @@ class Relay(Response):
                 raise from_upstream(answer.status, await answer.read(), answer.headers)
             if not answer.headers.get("content-type", "").startswith("text/event-stream"):
                 raise ApiError(502, "The upstream did not answer with an event stream.", code="upstream_malformed")
-            events = EventStream(self._exchange.usage_extension)
+            events = EventStream(self._exchange.prompt.usage_extension)
             chunks = self._chunks(answer)
             async for chunk in chunks:
-                self._first_byte()
+                self._exchange.first_byte()
                 broken: BrokenStreamError | None = None
                 try:
                     whole = events.feed(chunk)
                 except BrokenStreamError as error:
                     whole, broken = error.whole, error
-                self._begun = events.begun
+                self._committed = events.has_event
                 await writer.write(whole)
-                if events.begun and self._exchange.first_token_s is None:
-                    self._exchange.first_token_s = self._exchange.elapsed()
+                if events.has_event:
+                    self._exchange.first_token()
                 if broken is not None:
                     raise broken.error
                 if events.done:
@@ -154,12 +154,8 @@ class Relay(Response):
             async for chunk in answer.chunks():
                 yield chunk
         except FAILURES:
-            self._begun = self._begun or answer.lost
+            self._committed = self._committed or answer.lost
             raise
-
-    def _first_byte(self) -> None:
-        if self._exchange.first_byte_s is None:
-            self._exchange.first_byte_s = self._exchange.elapsed()
 
 
 @contextlib.asynccontextmanager

@@ -8,7 +8,7 @@ from pydantic_core import to_json
 from wave_serve.errors import ApiError, invalid
 from wave_serve.request.values import json_kind
 from wave_serve.worker.operations import parse_json
-from wave_serve.worker.process import HeavyWork
+from wave_serve.worker.process import Worker
 
 
 class Bodies:
@@ -17,12 +17,12 @@ class Bodies:
     A parsed large body has arrays in place of lists of token ids under `prompt`.
     """
 
-    def __init__(self, work: HeavyWork) -> None:
+    def __init__(self, work: Worker) -> None:
         self._work = work
 
     async def parse(self, body: bytes, content_type: str | None) -> dict[str, Any]:
         """The JSON object in `body`. Raises ApiError 400, or 415 for another content type."""
-        if not self._work.wants(len(body)):
+        if not self._work.is_large(len(body)):
             return parse_object(body, content_type)
         check_content_type(content_type)
         try:
@@ -35,7 +35,7 @@ class Bodies:
     ) -> bytes:
         """`body`, which was parsed to `payload`, with some fields set and others left out; see `with_fields`."""
         in_place = not any(field in payload for field in (*changes, *without))
-        if not self._work.wants(len(body)) or in_place:
+        if not self._work.is_large(len(body)) or in_place:
             return with_fields(body, payload, changes, without)
         edited: bytes = await self._work.call("edit", body, dict(changes), tuple(without))
         return edited

@@ -146,15 +146,13 @@ class Admission:
         if not free:
             return None
         upstream = self._router.choose(demand, free, usable)
-        upstream.in_flight += 1
-        upstream.outstanding_tokens += demand.tokens
+        upstream.take(demand.tokens)
         self.rate.start()
         self._now_served = max(self._now_served, waiter.turn - demand.tokens)
         return upstream
 
     def _release(self, upstream: Upstream, demand: Demand, *, done: bool) -> None:
-        upstream.in_flight -= 1
-        upstream.outstanding_tokens -= demand.tokens
+        upstream.release(demand.tokens)
         if done:
             self.rate.finish(demand.tokens)
         else:

@@ -34,16 +34,20 @@ class Dispatch:
         self._routing = settings.routing
         self._patience = settings.admission.queue_deadline
 
-    async def run(self, attempt: Attempt, begun: Callable[[], bool]) -> None:
-        """Awaits `attempt` on one upstream after another until it succeeds or `begun` says that it may not be repeated.
+    async def run(self, attempt: Attempt, committed: Callable[[], bool]) -> None:
+        """Awaits `attempt` on one upstream after another until one succeeds.
+
+        Args:
+            attempt: sends the generation to an upstream.
+            committed: whether an upstream has begun to answer, so that no other may be asked.
 
         Raises:
             ApiError: the first failure, 429 or 503 where there was no place, or 503 where the gateway is ending.
         """
         with self._drain.covers():
-            await self._run(attempt, begun)
+            await self._run(attempt, committed)
 
-    async def _run(self, attempt: Attempt, begun: Callable[[], bool]) -> None:
+    async def _run(self, attempt: Attempt, committed: Callable[[], bool]) -> None:
         tried: list[Upstream] = []
         deadline = time.monotonic() + self._patience
         first: ApiError | None = None
@@ -53,7 +57,7 @@ class Dispatch:
             except _FailedError as failed:
                 first = first or failed.error
                 deadline = time.monotonic() - self._sent_for() + self._routing.retry_deadline
-                again = not begun() and failed.error.status in WORTH_ANOTHER and len(tried) < self._routing.tries
+                again = not committed() and failed.error.status in WORTH_ANOTHER and len(tried) < self._routing.tries
                 if not again or time.monotonic() >= deadline or not self._others(tried):
                     raise failed.error from None
                 event(
@@ -65,7 +69,7 @@ class Dispatch:
                     status=failed.error.status,
                     code=failed.error.code,
                 )
-                self._exchange.retries += 1
+                self._exchange.retried()
             except ApiError as error:
                 raise (first or error) from None
             else:
@@ -74,11 +78,7 @@ class Dispatch:
     async def _send(self, attempt: Attempt, tried: list[Upstream], deadline: float) -> None:
         asked = time.monotonic()
         async with self._admission.place(self._demand, deadline, tried) as upstream:
-            exchange = self._exchange
-            exchange.upstream = upstream.base_url
-            if exchange.sent_s is None:
-                exchange.queue_s = time.monotonic() - asked
-                exchange.sent_s = exchange.elapsed()
+            self._exchange.sent_to(upstream.base_url, time.monotonic() - asked)
             tried.append(upstream)
             try:
                 await attempt(upstream)

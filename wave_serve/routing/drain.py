@@ -11,20 +11,20 @@ RETRY_SECONDS = 1  # another instance, or this one's successor, can be asked at 
 
 
 class Drain:
-    """Knows the running requests. `begun` after SIGTERM, `over` once the time for them is up."""
+    """Knows the running requests. `stopping` after SIGTERM, `over` once the time for them is up."""
 
     def __init__(self) -> None:
-        self.begun = False
+        self.stopping = False
         self.over = False
         self._tasks: set[asyncio.Task[Any]] = set()
 
     def begin(self) -> None:
         """No new work is expected from now on."""
-        self.begun = True
+        self.stopping = True
 
     def end(self) -> None:
         """Ends every running request with an error that its client can read."""
-        self.begun = self.over = True
+        self.stopping = self.over = True
         for task in tuple(self._tasks):
             task.cancel()
 

@@ -46,7 +46,7 @@ class Router:
     def apply(self, settings: RoutingSettings) -> None:
         """Takes over other settings."""
         self._settings = settings
-        self._memory.limit = settings.prefixes
+        self._memory.resize(settings.prefixes)
 
     def choose(self, demand: Demand, free: list[Upstream], usable: list[Upstream]) -> Upstream:
         """One of `free`, which are those of `usable` that have room, neither of them empty."""

@@ -15,7 +15,7 @@ from wave_serve.tokens.special_tokens import PROBE, Affixes, affixes_of
 from wave_serve.tokens.tokenizer import PROBES, LocalTokenizer
 from wave_serve.tokens.upstream_tokens import UpstreamTokens
 from wave_serve.upstream.upstream import Upstream
-from wave_serve.worker.process import HeavyWork
+from wave_serve.worker.process import Worker
 
 logger = logging.getLogger("wave_serve.counting")
 
@@ -41,7 +41,7 @@ NOT_RENDERED = ("max_tokens", "max_completion_tokens", "stream", "stream_options
 class TokenCounter:
     """Tokens of one model's prompts."""
 
-    def __init__(self, model: str, tokenizer: Path | None, heavy: HeavyWork | None = None) -> None:
+    def __init__(self, model: str, tokenizer: Path | None, heavy: Worker | None = None) -> None:
         self._model = model
         self._tokenizer = None if tokenizer is None else LocalTokenizer(tokenizer, heavy)
         self._affixes: Affixes | None = None

@@ -12,7 +12,7 @@ from tokenizers import Tokenizer
 from wave_serve.cores import cores
 from wave_serve.tokens.byte_pairs import byte_pairs
 from wave_serve.tokens.pieces import PieceCounts, cuts_alike
-from wave_serve.worker.process import HeavyWork
+from wave_serve.worker.process import Worker
 
 T = TypeVar("T")
 LOOKED_UP_AT_ONCE = 2**20  # characters: some milliseconds
@@ -30,7 +30,7 @@ class TokenizerError(ValueError):
 class LocalTokenizer:
     """A tokenizer.json file; counts equal the engine's where the engine loads the same file."""
 
-    def __init__(self, path: Path, heavy: HeavyWork | None = None) -> None:
+    def __init__(self, path: Path, heavy: Worker | None = None) -> None:
         """Loads the file; texts that are large go to `heavy`, where it is given. Raises TokenizerError."""
         try:
             self._tokenizer = Tokenizer.from_file(str(path))
@@ -62,7 +62,7 @@ class LocalTokenizer:
     async def encode_all(self, texts: Sequence[str], *, add_special_tokens: bool) -> list[Sequence[int]]:
         """Token ids of each text. Raises ApiError 503 where the process for large texts ended."""
         arguments = (list(texts), add_special_tokens)
-        if self._heavy is not None and self._heavy.wants(sum(map(len, texts))):
+        if self._heavy is not None and self._heavy.is_large(sum(map(len, texts))):
             found: list[Sequence[int]] = await self._heavy.call("encode", str(self.path), *arguments)
             return found
         return await self._in_thread(self._encode_all, *arguments)

@@ -100,6 +100,24 @@ class Upstream:
         self._set(reason)
         self._down.set()
 
+    def take(self, prompt_tokens: int) -> None:
+        """A request with that many prompt tokens is sent to it."""
+        self.in_flight += 1
+        self.outstanding_tokens += prompt_tokens
+
+    def release(self, prompt_tokens: int) -> None:
+        """That request is over."""
+        self.in_flight -= 1
+        self.outstanding_tokens -= prompt_tokens
+
+    def learn_cache(self, tokens: int | None) -> None:
+        """What its KV cache holds of one request, in tokens; None where it does not tell."""
+        self.cache_tokens = tokens
+
+    def apply(self, routing: RoutingSettings) -> None:
+        """Takes over other settings of when it is avoided."""
+        self.ejection.apply(routing)
+
     def note(self, *, failed: bool) -> None:
         """Takes notice of how a generation went."""
         if not failed:

@@ -11,7 +11,7 @@ from wave_serve.worker.operations import LENGTH
 PIPE_BYTES = 2**20  # read at once
 
 
-class HeavyWork:
+class Worker:
     """One worker process, started when it is first needed; it does one thing at a time, in order."""
 
     def __init__(self, large: int) -> None:
@@ -21,7 +21,7 @@ class HeavyWork:
         self._turn = asyncio.Lock()
         self._calls: set[asyncio.Task[Any]] = set()
 
-    def wants(self, size: int) -> bool:
+    def is_large(self, size: int) -> bool:
         """Whether an input of that size is better left to the worker."""
         return size > self._large
 

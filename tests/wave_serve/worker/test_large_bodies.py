@@ -18,7 +18,7 @@ from wave_serve.errors import ApiError
 from wave_serve.request.parsing import Bodies
 from wave_serve.tokens.tokenizer import LocalTokenizer
 from wave_serve.worker.operations import MOST_VALUES, parse
-from wave_serve.worker.process import HeavyWork
+from wave_serve.worker.process import Worker
 
 JSON = "application/json"
 
@@ -31,10 +31,10 @@ def gateway(upstream: FakeUpstream) -> Iterator[Running]:
 
 
 def run(work: object) -> object:
-    """Runs a coroutine function of one HeavyWork, and ends the worker."""
+    """Runs a coroutine function of one Worker, and ends the worker."""
 
     async def main() -> object:
-        heavy = HeavyWork(0)
+        heavy = Worker(0)
         try:
             return await work(heavy)
         finally:
@@ -111,7 +111,7 @@ def test_what_is_not_json_is_refused_as_in_a_small_body(gateway: Running) -> Non
 def test_a_large_text_has_the_same_tokens(checkpoint: Path) -> None:
     texts = ["naïve 日本語 🙂 <|end|>", "x y" * 500]
 
-    async def both(heavy: HeavyWork) -> None:
+    async def both(heavy: Worker) -> None:
         path = checkpoint / "tokenizer.json"
         near, far = LocalTokenizer(path), LocalTokenizer(path, heavy)
         for special in (True, False):
@@ -122,7 +122,7 @@ def test_a_large_text_has_the_same_tokens(checkpoint: Path) -> None:
 
 
 def test_a_caller_who_gives_up_leaves_the_worker_usable() -> None:
-    async def work(heavy: HeavyWork) -> None:
+    async def work(heavy: Worker) -> None:
         bodies = Bodies(heavy)
         long = json.dumps({"prompt": list(range(300_000))}).encode()
         waiting = [asyncio.create_task(bodies.parse(long, JSON)) for _ in range(3)]
@@ -137,7 +137,7 @@ def test_a_caller_who_gives_up_leaves_the_worker_usable() -> None:
 
 
 def test_a_worker_that_is_killed_is_a_503_and_another_takes_its_place() -> None:
-    async def work(heavy: HeavyWork) -> None:
+    async def work(heavy: Worker) -> None:
         bodies = Bodies(heavy)
         await bodies.parse(b'{"a": 1}', JSON)
         os.kill(heavy._process.pid, signal.SIGSTOP)
@@ -155,7 +155,7 @@ def test_a_worker_that_is_killed_is_a_503_and_another_takes_its_place() -> None:
 def test_the_worker_ends_with_the_gateway(upstream: FakeUpstream) -> None:
     with running(settings_for(upstream, large_body_bytes=1)) as one:
         one.post({"prompt": "a"})
-        process = one.gateway.heavy[0]._process
+        process = one.gateway.workers[0]._process
         assert process.returncode is None
     assert process.returncode is not None
 
@@ -167,7 +167,7 @@ def test_others_are_answered_while_a_large_body_is_read(upstream: FakeUpstream) 
     ):
         body = {"prompt": [[123_456] * 200 for _ in range(1_000)]}
         assert one.post(body).status_code == 200
-        worker = one.gateway.heavy[0]._process.pid
+        worker = one.gateway.workers[0]._process.pid
         os.kill(worker, signal.SIGSTOP)
         try:
             waiting = pool.submit(one.post, body)
