@@ -2,11 +2,57 @@
 
 import math
 from collections.abc import Mapping
+from enum import StrEnum
 from typing import Any
 
 from starlette.responses import JSONResponse, Response
 
+from wave_serve.headers import Header
+
 CLIENT_CLOSED = 499  # logged, never read: nobody is there
+
+
+class Code(StrEnum):
+    """Every machine-readable reason of an error, with the statuses that it comes with; docs/clients.md explains each.
+
+    Attributes:
+        statuses: of the answers of documented endpoints; empty for what is no endpoint.
+    """
+
+    statuses: tuple[int, ...]
+
+    def __new__(cls, code: str, *statuses: int) -> "Code":
+        """A member from its value and its statuses."""
+        member = str.__new__(cls, code)
+        member._value_ = code
+        member.statuses = statuses
+        return member
+
+    CONTEXT_LENGTH_EXCEEDED = "context_length_exceeded", 400
+    INVALID_JSON = "invalid_json", 400
+    NO_CHAT_TEMPLATE = "no_chat_template", 400
+    MISSING_API_KEY = "missing_api_key", 401
+    INVALID_API_KEY = "invalid_api_key", 401
+    MODEL_NOT_ALLOWED = "model_not_allowed", 403
+    MODEL_NOT_FOUND = "model_not_found", 404
+    REQUEST_TIMEOUT = "request_timeout", 408
+    REQUEST_TOO_LARGE = "request_too_large", 413
+    RATE_LIMIT_EXCEEDED = "rate_limit_exceeded", 429
+    CONCURRENCY_LIMIT_EXCEEDED = "concurrency_limit_exceeded", 429
+    QUEUE_FULL = "queue_full", 429
+    QUEUE_TIMEOUT = "queue_timeout", 429
+    INTERNAL_ERROR = "internal_error", 500
+    UPSTREAM_DIED = "upstream_died", 502
+    UPSTREAM_MALFORMED = "upstream_malformed", 502
+    UPSTREAM_REFUSED = "upstream_refused", 502
+    UPSTREAM_UNAVAILABLE = "upstream_unavailable", 503
+    GATEWAY_STOPPING = "gateway_stopping", 503
+    WORKER_DIED = "worker_died", 503
+    UPSTREAM_TIMEOUT = "upstream_timeout", 504
+    GENERATION_TIMEOUT = "generation_timeout", 504
+    UPSTREAM_ERROR = "upstream_error", 500, 501, 502, 503, 504
+    UNKNOWN_URL = "unknown_url"
+    METHOD_NOT_ALLOWED = "method_not_allowed"
 
 
 class ApiError(Exception):
@@ -29,8 +75,8 @@ class ApiError(Exception):
         *,
         type: str | None = None,  # noqa: A002 - OpenAI's name
         param: str | None = None,
-        code: str | None = None,
-        headers: Mapping[str, str] | None = None,
+        code: Code | None = None,
+        headers: Mapping[str, str] | Mapping[Header, str] | None = None,
         extra: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__(message)
@@ -39,7 +85,7 @@ class ApiError(Exception):
         self.type = type or error_type(status)
         self.param = param
         self.code = code
-        self.headers = dict(headers or {})
+        self.headers: dict[str, str] = {str(name): value for name, value in (headers or {}).items()}
         self.extra = dict(extra or {})
 
     def body(self) -> dict[str, Any]:
@@ -67,17 +113,17 @@ def error_type(status: int) -> str:
             return "server_error"
 
 
-def invalid(message: str, param: str | None = None, code: str | None = None) -> ApiError:
+def invalid(message: str, param: str | None = None, code: Code | None = None) -> ApiError:
     """A 400 that names the field at fault."""
     return ApiError(400, message, param=param, code=code)
 
 
 def unavailable(message: str, retry_after: int) -> ApiError:
     """A 503 with the seconds after which another try makes sense."""
-    return ApiError(503, message, code="upstream_unavailable", headers={"retry-after": str(retry_after)})
+    return ApiError(503, message, code=Code.UPSTREAM_UNAVAILABLE, headers={Header.RETRY_AFTER: str(retry_after)})
 
 
-def too_many(message: str, wait: float, code: str) -> ApiError:
+def too_many(message: str, wait: float, code: Code) -> ApiError:
     """A 429 with the seconds after which another try makes sense."""
     return ApiError(429, message, code=code, headers=retry_headers(wait))
 
@@ -85,4 +131,7 @@ def too_many(message: str, wait: float, code: str) -> ApiError:
 def retry_headers(seconds: float) -> dict[str, str]:
     """`retry-after` in whole seconds, at least 1, and `retry-after-ms` beside it for clients that read it."""
     seconds = round(seconds, 6)  # or an error in the last digit would round up to a whole second
-    return {"retry-after": str(max(1, math.ceil(seconds))), "retry-after-ms": str(max(1, math.ceil(seconds * 1000)))}
+    return {
+        Header.RETRY_AFTER: str(max(1, math.ceil(seconds))),
+        Header.RETRY_AFTER_MS: str(max(1, math.ceil(seconds * 1000))),
+    }

@@ -11,6 +11,7 @@ from starlette.requests import Request
 from starlette.types import Scope
 
 from wave_serve.errors import ApiError
+from wave_serve.headers import Header
 from wave_serve.keys.use import KeyUse
 
 KEY = "wave_serve.exchange"
@@ -187,7 +188,7 @@ def begin(scope: Scope, headers: Mapping[str, str]) -> Exchange:
     given = headers.get("x-request-id", "")
     request_id = given if ACCEPTED_ID.fullmatch(given) else uuid.uuid4().hex
     trace = {name: value for name in TRACE_CONTEXT if (value := headers.get(name))}
-    named = {"x-request-id": request_id}
+    named: dict[str, str] = {Header.REQUEST_ID: request_id}
     exchange = Exchange(request_id, headers=dict(named), forward=trace | named)
     scope[KEY] = exchange
     return exchange

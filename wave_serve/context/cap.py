@@ -3,7 +3,8 @@
 from dataclasses import dataclass
 
 from wave_serve.context.zones import Zones
-from wave_serve.errors import ApiError
+from wave_serve.errors import ApiError, Code
+from wave_serve.headers import Header
 from wave_serve.settings import ModelSettings, Overflow
 
 
@@ -31,9 +32,9 @@ class Cap:
 
     def headers(self) -> dict[str, str]:
         """The limits as response headers."""
-        found = {"x-wave-context-limit": str(self.limit)}
+        found: dict[str, str] = {Header.CONTEXT_LIMIT: str(self.limit)}
         if self.train_length is not None:
-            found["x-wave-train-length"] = str(self.train_length)
+            found[Header.TRAIN_LENGTH] = str(self.train_length)
         return found
 
 
@@ -57,7 +58,7 @@ class Receipt:
         if self.cap.zones is not None:
             found |= self.cap.zones.headers(self.reach)
         if self.clamped_from is not None:
-            found["x-wave-clamped-max-tokens"] = str(self.completion_tokens)
+            found[Header.CLAMPED_MAX_TOKENS] = str(self.completion_tokens)
         return found
 
 
@@ -87,10 +88,10 @@ def bounds(
 
 def usage_headers(prompt_tokens: int, cap: Cap) -> dict[str, str]:
     """Prompt length and how far it extrapolates, as response headers."""
-    found = {"x-wave-context-tokens": str(prompt_tokens)}
+    found: dict[str, str] = {Header.CONTEXT_TOKENS: str(prompt_tokens)}
     factor = cap.factor(prompt_tokens)
     if factor is not None:
-        found["x-wave-extrapolation-factor"] = f"{factor:.3f}"
+        found[Header.EXTRAPOLATION_FACTOR] = f"{factor:.3f}"
     return found
 
 
@@ -141,4 +142,4 @@ def context_exceeded(prompt_tokens: int, completion: int, cap: Cap, param: str, 
         f"{completion} for the completion). Please reduce the length of the {param} or completion."
     )
     extra = {"n_prompt_tokens": prompt_tokens, "n_ctx": cap.limit}
-    return ApiError(400, message, param=param, code="context_length_exceeded", extra=extra)
+    return ApiError(400, message, param=param, code=Code.CONTEXT_LENGTH_EXCEEDED, extra=extra)

@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 
 from wave_serve.context.cap import Cap, bounds
 from wave_serve.context.zones import zones_of
-from wave_serve.errors import ApiError, invalid, unavailable
+from wave_serve.errors import ApiError, Code, invalid, unavailable
 from wave_serve.logs import event
 from wave_serve.request.values import shown
 from wave_serve.routing.asking import ask_any, least_busy
@@ -152,4 +152,4 @@ def read_model(payload: Mapping[str, Any], names: list[str]) -> str:
 def unknown_model(name: str, names: list[str]) -> ApiError:
     """A 404 for a model that is not served."""
     message = f"The model {shown(name)} does not exist; served are: {', '.join(names)}"
-    return ApiError(404, message, param="model", code="model_not_found")
+    return ApiError(404, message, param="model", code=Code.MODEL_NOT_FOUND)

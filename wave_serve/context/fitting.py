@@ -10,6 +10,7 @@ from wave_serve.context.catalogue import ServedModel
 from wave_serve.context.truncation import Kept, Range, cut, fewest_dropped, keep_tokens, turns_of
 from wave_serve.errors import ApiError
 from wave_serve.exchange import PromptRecord
+from wave_serve.headers import Header
 from wave_serve.request.generation import (
     Generation,
     Prompt,
@@ -66,8 +67,8 @@ class Truncated:
         """As it is told in response headers."""
         ranges = ";".join(one.as_header() for one in self.kept)
         return {
-            "x-wave-truncated": self.overflow.value,
-            "x-wave-original-tokens": str(max(one.original_tokens for one in self.kept)),
+            Header.TRUNCATED: self.overflow.value,
+            Header.ORIGINAL_TOKENS: str(max(one.original_tokens for one in self.kept)),
             f"x-wave-kept-{self.unit}s": ranges if len(ranges) <= LONGEST_HEADER else "see usage",
         }
 

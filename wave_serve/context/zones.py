@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from enum import StrEnum
 
+from wave_serve.headers import Header
 from wave_serve.settings import ZoneAction, ZoneSettings
 
 
@@ -36,9 +37,9 @@ class Zones:
 
     def headers(self, length: int) -> dict[str, str]:
         """The zone of a context of `length` tokens as response headers, with a warning where its action is to warn."""
-        found = {"x-wave-zone": self.of(length).value}
+        found: dict[str, str] = {Header.ZONE: self.of(length).value}
         warning = self.warning(length)
-        return found if warning is None else found | {"x-wave-warning": warning}
+        return found if warning is None else found | {Header.WARNING: warning}
 
     def warning(self, length: int) -> str | None:
         """Why a context of `length` tokens deserves care; None where the action of its zone is not to warn."""

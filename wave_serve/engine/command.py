@@ -7,9 +7,9 @@ import socket
 import sys
 from collections.abc import Mapping, Sequence
 
-from wave_serve.cores import cores
 from wave_serve.engine.checkpoint import Checkpoint
 from wave_serve.settings import EngineSettings
+from wave_serve.worker.cores import cores
 
 # Arguments that `serve` sets itself, and what to use instead.
 OWNED = {

@@ -3,7 +3,8 @@
 import hmac
 from collections.abc import Sequence
 
-from wave_serve.errors import ApiError
+from wave_serve.errors import ApiError, Code
+from wave_serve.headers import Header
 from wave_serve.keys.file import ApiKey, digest
 from wave_serve.keys.limits import Limits
 from wave_serve.keys.use import KeyUse
@@ -11,7 +12,7 @@ from wave_serve.settings import AuthSettings
 
 OPEN_PATHS = ("/health", "/ready")  # probes come without a key
 DOCS_PATHS = ("/docs", "/openapi.json")
-CHALLENGE = {"www-authenticate": "Bearer"}
+CHALLENGE = {Header.WWW_AUTHENTICATE: "Bearer"}
 
 
 class Auth:
@@ -49,15 +50,15 @@ class Auth:
         scheme, _, given = (authorization or "").partition(" ")
         if not given.strip():
             message = "You must provide an API key in the Authorization header: `Authorization: Bearer KEY`."
-            raise ApiError(401, message, code="missing_api_key", headers=CHALLENGE)
+            raise ApiError(401, message, code=Code.MISSING_API_KEY, headers=CHALLENGE)
         if scheme.lower() != "bearer":
             message = "The Authorization header must have the scheme Bearer."
-            raise ApiError(401, message, code="invalid_api_key", headers=CHALLENGE)
+            raise ApiError(401, message, code=Code.INVALID_API_KEY, headers=CHALLENGE)
         theirs = digest(given.strip())
         found: ApiKey | None = None
         for key in self._keys:  # all of them, so that the time tells nothing of which one matched
             if hmac.compare_digest(key.sha256, theirs):
                 found = key
         if found is None:
-            raise ApiError(401, "The API key is not valid.", code="invalid_api_key", headers=CHALLENGE)
+            raise ApiError(401, "The API key is not valid.", code=Code.INVALID_API_KEY, headers=CHALLENGE)
         return found

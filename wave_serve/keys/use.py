@@ -1,6 +1,6 @@
 """What one request uses of its API key: the key's rates and concurrency, and the models that it may ask for."""
 
-from wave_serve.errors import ApiError
+from wave_serve.errors import ApiError, Code
 from wave_serve.keys.file import ApiKey
 from wave_serve.keys.limits import Limits
 
@@ -31,7 +31,7 @@ class KeyUse:
         """Raises ApiError 403 where the key may not use the model."""
         if not self.allows(model):
             message = f"The key {self.key.name} may not use the model {model}."
-            raise ApiError(403, message, param="model", code="model_not_allowed")
+            raise ApiError(403, message, param="model", code=Code.MODEL_NOT_ALLOWED)
 
     def spend(self, tokens: int) -> None:
         """Takes a counted request's tokens from the key's rate. Raises ApiError 429."""

@@ -7,7 +7,7 @@ from typing import Any
 
 from pydantic_core import from_json, to_json
 
-from wave_serve.errors import ApiError
+from wave_serve.errors import ApiError, Code
 from wave_serve.upstream.errors import event_error
 
 KEEP_ALIVE = b": keep-alive\n\n"
@@ -91,7 +91,7 @@ def error_event(error: ApiError) -> bytes:
 
 
 def _malformed(what: str) -> ApiError:
-    return ApiError(502, f"The upstream sent {what}.", code="upstream_malformed")
+    return ApiError(502, f"The upstream sent {what}.", code=Code.UPSTREAM_MALFORMED)
 
 
 def extend_usage(answer: Any, extension: Mapping[str, Any] | None) -> bytes | None:

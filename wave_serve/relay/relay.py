@@ -8,8 +8,9 @@ from pydantic_core import from_json
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from wave_serve.errors import ApiError
+from wave_serve.errors import ApiError, Code
 from wave_serve.exchange import Exchange
+from wave_serve.headers import Header
 from wave_serve.observe.metrics import Metrics
 from wave_serve.relay.event_writer import EventWriter
 from wave_serve.relay.events import BrokenStreamError, EventStream, extend_usage
@@ -93,7 +94,7 @@ class Relay(Response):
         except ValueError:
             answered = None
         if not isinstance(answered, dict):
-            raise ApiError(502, "The upstream's answer is not a JSON object.", code="upstream_malformed")
+            raise ApiError(502, "The upstream's answer is not a JSON object.", code=Code.UPSTREAM_MALFORMED)
         return extend_usage(answered, self._exchange.prompt.usage_extension) or body
 
     async def _stream(self, send: Send) -> None:
@@ -125,7 +126,7 @@ class Relay(Response):
             if answer.status >= 400:
                 raise from_upstream(answer.status, await answer.read(), answer.headers)
             if not answer.headers.get("content-type", "").startswith("text/event-stream"):
-                raise ApiError(502, "The upstream did not answer with an event stream.", code="upstream_malformed")
+                raise ApiError(502, "The upstream did not answer with an event stream.", code=Code.UPSTREAM_MALFORMED)
             events = EventStream(self._exchange.prompt.usage_extension)
             chunks = self._chunks(answer)
             async for chunk in chunks:
@@ -146,7 +147,7 @@ class Relay(Response):
                     await writer.close()
                     await _end_of(chunks)
                     return
-        raise ApiError(502, "The upstream ended its stream before the answer was complete.", code="upstream_died")
+        raise ApiError(502, "The upstream ended its stream before the answer was complete.", code=Code.UPSTREAM_DIED)
 
     async def _chunks(self, answer: UpstreamAnswer) -> AsyncIterator[bytes]:
         """An answer's bytes; whether it has begun takes account of those that are lost."""
@@ -165,7 +166,7 @@ async def _deadline(seconds: float) -> AsyncIterator[None]:
             yield
     except TimeoutError:
         message = f"The generation took longer than {seconds:g} s."
-        raise ApiError(504, message, code="generation_timeout", headers={"x-should-retry": "false"}) from None
+        raise ApiError(504, message, code=Code.GENERATION_TIMEOUT, headers={Header.SHOULD_RETRY: "false"}) from None
 
 
 async def _farewell(writer: EventWriter, error: ApiError) -> bool:

@@ -4,7 +4,7 @@ import asyncio
 
 from fastapi import Request
 
-from wave_serve.errors import ApiError
+from wave_serve.errors import ApiError, Code
 
 CLOSE = {"connection": "close"}  # what is left of the body would be taken for the next request
 
@@ -24,7 +24,7 @@ async def read_body(request: Request, limit: int, seconds: float) -> bytes:
             return await _read(request, limit)
     except TimeoutError:
         message = f"The request body did not arrive within {seconds:g} s."
-        raise ApiError(408, message, code="request_timeout", headers=CLOSE) from None
+        raise ApiError(408, message, code=Code.REQUEST_TIMEOUT, headers=CLOSE) from None
 
 
 async def _read(request: Request, limit: int) -> bytes:
@@ -40,4 +40,4 @@ async def _read(request: Request, limit: int) -> bytes:
 
 def _too_large(limit: int, size: str) -> ApiError:
     message = f"The request body is too large: {size}, at most {limit} bytes are accepted."
-    return ApiError(413, message, code="request_too_large", headers=CLOSE)
+    return ApiError(413, message, code=Code.REQUEST_TOO_LARGE, headers=CLOSE)

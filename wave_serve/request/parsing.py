@@ -5,7 +5,7 @@ from typing import Any
 
 from pydantic_core import to_json
 
-from wave_serve.errors import ApiError, invalid
+from wave_serve.errors import ApiError, Code, invalid
 from wave_serve.request.values import json_kind
 from wave_serve.worker.operations import parse_json
 from wave_serve.worker.process import Worker
@@ -28,7 +28,7 @@ class Bodies:
         try:
             return check_object(await self._work.call("parse", body))
         except ValueError as error:
-            raise invalid(str(error), code="invalid_json") from None
+            raise invalid(str(error), code=Code.INVALID_JSON) from None
 
     async def edit(
         self, body: bytes, payload: Mapping[str, Any], changes: Mapping[str, Any], without: Sequence[str] = ()
@@ -47,7 +47,7 @@ def parse_object(body: bytes, content_type: str | None) -> dict[str, Any]:
     try:
         value = parse_json(body)
     except ValueError as error:
-        raise invalid(str(error), code="invalid_json") from None
+        raise invalid(str(error), code=Code.INVALID_JSON) from None
     return check_object(value)
 
 
@@ -61,7 +61,7 @@ def check_content_type(content_type: str | None) -> None:
 def check_object(value: Any) -> dict[str, Any]:
     """The value, where it is a JSON object. Raises ApiError 400."""
     if not isinstance(value, dict):
-        raise invalid(f"The body must be a JSON object, got {json_kind(value)}", code="invalid_json")
+        raise invalid(f"The body must be a JSON object, got {json_kind(value)}", code=Code.INVALID_JSON)
     return value
 
 

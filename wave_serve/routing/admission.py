@@ -8,7 +8,7 @@ from collections import defaultdict
 from collections.abc import AsyncIterator, Collection
 from dataclasses import dataclass, field
 
-from wave_serve.errors import ApiError, retry_headers, unavailable
+from wave_serve.errors import ApiError, Code, retry_headers, unavailable
 from wave_serve.routing.rates import ServiceRate
 from wave_serve.routing.router import Demand, Router
 from wave_serve.settings import AdmissionSettings
@@ -129,10 +129,10 @@ class Admission:
         ):
             last = alive.pop()
             if last < newcomer:
-                raise self._busy(newcomer.demand, "queue_full")
-            last.granted.set_exception(self._busy(last.demand, "queue_full"))
+                raise self._busy(newcomer.demand, Code.QUEUE_FULL)
+            last.granted.set_exception(self._busy(last.demand, Code.QUEUE_FULL))
         if settings.queue_requests == 0:
-            raise self._busy(newcomer.demand, "queue_full")
+            raise self._busy(newcomer.demand, Code.QUEUE_FULL)
 
     def _try(self, waiter: Waiter, reserved: Collection[str]) -> Upstream | None:
         """Takes a place for a waiter, None where there is none. Raises ApiError 503 where no upstream is ready."""
@@ -169,9 +169,9 @@ class Admission:
 
     def _expire(self, waiter: Waiter) -> None:
         if not waiter.granted.done():
-            waiter.granted.set_exception(self._busy(waiter.demand, "queue_timeout"))
+            waiter.granted.set_exception(self._busy(waiter.demand, Code.QUEUE_TIMEOUT))
 
-    def _busy(self, demand: Demand, code: str) -> ApiError:
+    def _busy(self, demand: Demand, code: Code) -> ApiError:
         """A 429 that says when the backlog will have been worked off."""
         requests, tokens = self.waiting
         seconds = self.rate.seconds_for(requests + 1, tokens + demand.tokens)

@@ -5,7 +5,8 @@ import contextlib
 from collections.abc import Iterator
 from typing import Any, cast
 
-from wave_serve.errors import ApiError
+from wave_serve.errors import ApiError, Code
+from wave_serve.headers import Header
 
 RETRY_SECONDS = 1  # another instance, or this one's successor, can be asked at once
 
@@ -48,4 +49,4 @@ class Drain:
 
 def _stopping() -> ApiError:
     message = "The gateway is shutting down; the answer is not complete."
-    return ApiError(503, message, code="gateway_stopping", headers={"retry-after": str(RETRY_SECONDS)})
+    return ApiError(503, message, code=Code.GATEWAY_STOPPING, headers={Header.RETRY_AFTER: str(RETRY_SECONDS)})

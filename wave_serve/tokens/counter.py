@@ -8,7 +8,7 @@ from weakref import WeakKeyDictionary
 
 from pydantic_core import to_json
 
-from wave_serve.errors import ApiError, invalid
+from wave_serve.errors import ApiError, Code, invalid
 from wave_serve.logs import event
 from wave_serve.request.generation import POLICY_FIELDS, Prompt
 from wave_serve.tokens.special_tokens import PROBE, Affixes, affixes_of
@@ -88,7 +88,7 @@ class TokenCounter:
             if NO_TEMPLATE not in error.message:
                 raise
             message = f"The model {self._model} has no chat template and answers no chat; use /v1/completions."
-            raise invalid(message, "messages", "no_chat_template") from None
+            raise invalid(message, "messages", Code.NO_CHAT_TEMPLATE) from None
 
     async def _count_rendered(self, payload: Mapping[str, Any], upstream: Upstream) -> int | None:
         """By vLLM's own way of a chat request up to its tokens; None where it is closed, or the chat too long for it.
@@ -104,15 +104,15 @@ class TokenCounter:
                 RENDER, to_json({**asked, "model": self._model}, inf_nan_mode="constants")
             )
         except ApiError as error:
-            if error.code == "upstream_refused" or error.status == 404:
+            if error.code == Code.UPSTREAM_REFUSED or error.status == 404:
                 self._renders[upstream] = False
-            elif error.code != "context_length_exceeded":
+            elif error.code != Code.CONTEXT_LENGTH_EXCEEDED:
                 raise
             return None
         self._renders[upstream] = True
         tokens = answer.get("token_ids")
         if not isinstance(tokens, list):
-            raise ApiError(502, f"The upstream's {RENDER} gave no tokens.", code="upstream_malformed")
+            raise ApiError(502, f"The upstream's {RENDER} gave no tokens.", code=Code.UPSTREAM_MALFORMED)
         return len(tokens)
 
     async def _count_templated(self, payload: Mapping[str, Any], upstream: Upstream) -> int:

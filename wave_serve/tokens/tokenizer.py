@@ -9,9 +9,9 @@ from typing import Any, TypeVar
 
 from tokenizers import Tokenizer
 
-from wave_serve.cores import cores
 from wave_serve.tokens.byte_pairs import byte_pairs
 from wave_serve.tokens.pieces import PieceCounts, cuts_alike
+from wave_serve.worker.cores import cores
 from wave_serve.worker.process import Worker
 
 T = TypeVar("T")

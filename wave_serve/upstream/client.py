@@ -9,7 +9,8 @@ from typing import Any
 import aiohttp
 from pydantic_core import from_json
 
-from wave_serve.errors import ApiError, unavailable
+from wave_serve.errors import ApiError, Code, unavailable
+from wave_serve.headers import Header
 from wave_serve.settings import TimeoutSettings
 from wave_serve.upstream.answer import FAILURES, UpstreamAnswer
 from wave_serve.upstream.errors import from_upstream
@@ -119,11 +120,11 @@ class UpstreamClient:
         if isinstance(error, TimeoutError):
             message = f"The upstream sent nothing for {self._timeouts.silence:g} s."
             # Each further try would take as long.
-            return ApiError(504, message, code="upstream_timeout", headers={"x-should-retry": "false"})
+            return ApiError(504, message, code=Code.UPSTREAM_TIMEOUT, headers={Header.SHOULD_RETRY: "false"})
         message = "The upstream closed the connection before its answer was complete."
-        headers = {"retry-after": str(self._timeouts.retry_after)}
-        return ApiError(502, message, code="upstream_died", headers=headers)
+        headers = {Header.RETRY_AFTER: str(self._timeouts.retry_after)}
+        return ApiError(502, message, code=Code.UPSTREAM_DIED, headers=headers)
 
 
 def _not_json(path: str) -> ApiError:
-    return ApiError(502, f"The upstream's answer to {path} is not JSON.", code="upstream_malformed")
+    return ApiError(502, f"The upstream's answer to {path} is not JSON.", code=Code.UPSTREAM_MALFORMED)

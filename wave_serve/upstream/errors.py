@@ -6,7 +6,8 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from wave_serve.errors import ApiError
+from wave_serve.errors import ApiError, Code
+from wave_serve.headers import Header
 
 CONTEXT_PHRASE = "maximum context length"
 GATEWAY_AT_FAULT = (401, 403)
@@ -18,17 +19,17 @@ def from_upstream(status: int, body: bytes, headers: Mapping[str, str] | None = 
     """The error that the client sees for an upstream's answer of `status` >= 400."""
     message, param = _read(body)
     if status in GATEWAY_AT_FAULT:
-        return ApiError(502, f"The upstream refused the gateway: {message}", code="upstream_refused")
+        return ApiError(502, f"The upstream refused the gateway: {message}", code=Code.UPSTREAM_REFUSED)
     if status not in PASSED_ON:
         status = 400 if status < 500 else 502
     wait = headers.get("retry-after") if headers and status >= 429 else None  # below, another try is no use
     if status == 400 and CONTEXT_PHRASE in message:
-        code: str | None = "context_length_exceeded"
+        code: Code | None = Code.CONTEXT_LENGTH_EXCEEDED
     elif status == 404 and param == "model":
-        code = "model_not_found"
+        code = Code.MODEL_NOT_FOUND
     else:
-        code = "upstream_error" if status >= 500 else None
-    return ApiError(status, message, param=param, code=code, headers={"retry-after": wait} if wait else None)
+        code = Code.UPSTREAM_ERROR if status >= 500 else None
+    return ApiError(status, message, param=param, code=code, headers={Header.RETRY_AFTER: wait} if wait else None)
 
 
 def event_error(data: bytes) -> ApiError | None:

@@ -5,7 +5,8 @@ import pickle
 import sys
 from typing import Any
 
-from wave_serve.errors import ApiError
+from wave_serve.errors import ApiError, Code
+from wave_serve.headers import Header
 from wave_serve.worker.operations import LENGTH
 
 PIPE_BYTES = 2**20  # read at once
@@ -67,7 +68,7 @@ class Worker:
             except (OSError, asyncio.IncompleteReadError):
                 await self._end()
                 message = "The request was too much for the process that reads large bodies."
-                raise ApiError(503, message, code="worker_died", headers={"retry-after": "1"}) from None
+                raise ApiError(503, message, code=Code.WORKER_DIED, headers={Header.RETRY_AFTER: "1"}) from None
             return answer
 
     async def _pipes(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:

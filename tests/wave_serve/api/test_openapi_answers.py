@@ -30,7 +30,7 @@ from helpers.running import Running, running, settings_for
 from wave_serve.api.docs import OPENAPI_PATH
 from wave_serve.api.openapi.answers import answers as own_schemas
 from wave_serve.api.openapi.document import HEADERS, document
-from wave_serve.api.openapi.errors import CODES
+from wave_serve.api.openapi.errors import STATUSES, codes_of
 from wave_serve.keys.file import entry_for
 
 COMPLETIONS, CHAT, CONTEXT = "/v1/completions", "/v1/chat/completions", "/v1/context"
@@ -327,7 +327,7 @@ def test_no_answer_has_anything_that_is_not_described(described: Described, desc
 
 
 def test_every_code_that_is_described_was_seen(described: Described) -> None:
-    listed = {(status, code) for status, codes in CODES.items() for code in codes}
+    listed = {(status, code) for status in STATUSES for code in codes_of(status)}
     assert listed - described.codes == set()
 
 

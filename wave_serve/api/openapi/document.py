@@ -8,46 +8,23 @@ from typing import Any
 from wave_serve.api.openapi.errors import STATUSES, error_schema
 from wave_serve.api.openapi.schemas import schemas
 from wave_serve.api.openapi.shapes import TEXT, Schema, ref
+from wave_serve.headers import Header
 
 READING = (401, 500)
 POSTING = (400, 401, 403, 404, 408, 413, 415, 429, 500, 501, 502, 503, 504)
-UNCOUNTED = (401, 408, 415)  # told before a prompt can be counted
+UNCOUNTED = (401, 408, 415)  # described before a prompt can be counted
 RETRYABLE = (429, 500, 501, 502, 503, 504)
 STREAMED = (
     "With `stream`: server-sent events of one JSON object each (x-item-schema), then `data: [DONE]`; a failure ends it "
     "with an event that has the member `error` instead. Comments keep an idle stream alive."
 )
-HEADERS: dict[str, tuple[str, str]] = {
-    "x-request-id": ("string", "The request's own x-request-id, or a new one."),
-    "x-wave-context-tokens": ("integer", "Tokens of the longest prompt."),
-    "x-wave-context-limit": ("integer", "Effective cap on prompt + completion, tokens."),
-    "x-wave-train-length": ("integer", "Length that the model was trained at, tokens."),
-    "x-wave-extrapolation-factor": ("number", "Prompt tokens / training length."),
-    "x-wave-zone": ("string", "Zone of trust that the context reaches: trained, validated or hard."),
-    "x-wave-warning": ("string", "Why that zone deserves care."),
-    "x-wave-clamped-max-tokens": ("integer", "The completion limit after clamping."),
-    "x-wave-truncated": ("string", "The policy by which the prompt was cut."),
-    "x-wave-original-tokens": ("integer", "Tokens before the cut."),
-    "x-wave-kept-tokens": ("string", "Ranges of tokens that were kept."),
-    "x-wave-kept-messages": ("string", "Ranges of messages that were kept."),
-    "x-ratelimit-limit-requests": ("integer", "Requests a minute of the key."),
-    "x-ratelimit-remaining-requests": ("integer", "Requests left."),
-    "x-ratelimit-reset-requests": ("string", "Time until all are left again."),
-    "x-ratelimit-limit-tokens": ("integer", "Tokens a minute of the key."),
-    "x-ratelimit-remaining-tokens": ("integer", "Tokens left."),
-    "x-ratelimit-reset-tokens": ("string", "Time until all are left again."),
-    "retry-after": ("integer", "Seconds after which another try makes sense."),
-    "retry-after-ms": ("integer", "The same in milliseconds."),
-    "x-should-retry": ("string", "false: a client should not try again by itself."),
-    "www-authenticate": ("string", "How to authenticate."),
-}
-ALWAYS = ("x-request-id",)
-RATES = tuple(name for name in HEADERS if name.startswith("x-ratelimit"))
+ALWAYS = (Header.REQUEST_ID,)
+RATES = tuple(name for name in Header if name.startswith("x-ratelimit"))
 PREFLIGHT = tuple(
-    name for name in HEADERS if name.startswith(("x-wave-context", "x-wave-train", "x-wave-extrapolation"))
+    name for name in Header if name.startswith(("x-wave-context", "x-wave-train", "x-wave-extrapolation"))
 )
-GENERATION = tuple(name for name in HEADERS if name.startswith("x-wave"))
-RETRY = ("retry-after", "retry-after-ms", "x-should-retry")
+GENERATION = tuple(name for name in Header if name.startswith("x-wave"))
+RETRY = (Header.RETRY_AFTER, Header.RETRY_AFTER_MS, Header.SHOULD_RETRY)
 
 
 def document(asks: Callable[[str], bool]) -> dict[str, Any]:
@@ -64,7 +41,7 @@ def document(asks: Callable[[str], bool]) -> dict[str, Any]:
             "schemas": schemas(),
             "securitySchemes": {"key": {"type": "http", "scheme": "bearer"}},
             "headers": {
-                name: {"schema": {"type": kind}, "description": text} for name, (kind, text) in HEADERS.items()
+                header.value: {"schema": {"type": header.kind}, "description": header.description} for header in Header
             },
         },
     }
@@ -124,9 +101,9 @@ def _operation(one: _Endpoint, asks: bool) -> dict[str, Any]:
     for status in sorted(one.errors):
         if status == 401 and not asks:
             continue
-        names = ALWAYS if status == 401 else (*ALWAYS, *rates)
+        names: tuple[str, ...] = ALWAYS if status == 401 else (*ALWAYS, *rates)
         names += () if status in UNCOUNTED else one.counted
-        names += ("www-authenticate",) if status == 401 else RETRY if status in RETRYABLE else ()
+        names += (Header.WWW_AUTHENTICATE,) if status == 401 else RETRY if status in RETRYABLE else ()
         content = {"application/json": {"schema": error_schema(status)}}
         responses[str(status)] = _response(STATUSES[status], content, names)
     operation = {"summary": one.summary, "responses": responses, **one.more}

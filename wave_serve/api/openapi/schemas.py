@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 
 from wave_serve.api.openapi.answers import answers
-from wave_serve.api.openapi.shapes import COUNT, IDS, TEXT, Schema, array_of, others_object, ref, told
+from wave_serve.api.openapi.shapes import COUNT, IDS, TEXT, Schema, array_of, described, open_object, ref
 from wave_serve.request.fields import CHAT, COMPLETION, DETOKENIZE, TOKENIZE, Field
 from wave_serve.request.kinds import nullable
 
@@ -40,11 +40,11 @@ def schemas() -> dict[str, Schema]:
         "TokenizeChat": _body(TOKENIZE, {"messages": MESSAGES}, ["messages"], without=("prompt",)),
         "DetokenizeRequest": _body(DETOKENIZE, {"tokens": IDS}, ["tokens"]),
         **_generated(),
-        "Tokens": others_object(
+        "Tokens": open_object(
             {"count": COUNT, "max_model_len": COUNT, "tokens": IDS, "token_strs": nullable(array_of(TEXT))},
             ["count", "tokens"],
         ),
-        "Text": others_object({"prompt": TEXT}, ["prompt"]),
+        "Text": open_object({"prompt": TEXT}, ["prompt"]),
         **answers(),
     }
 
@@ -53,21 +53,21 @@ def _generated() -> dict[str, Schema]:
     """What a generation answers; of a stream, each event."""
     choice = {"index": COUNT, "finish_reason": nullable(TEXT), "logprobs": nullable({"type": "object"})}
     said = {"role": TEXT, "content": nullable(TEXT), "tool_calls": nullable({"type": "array"})}
-    text = others_object(choice | {"text": TEXT}, ["index", "text"])
-    message = others_object(choice | {"message": others_object(said, ["role"])}, ["index", "message"])
-    delta = others_object(choice | {"delta": others_object(said, [])}, ["index", "delta"])
+    text = open_object(choice | {"text": TEXT}, ["index", "text"])
+    message = open_object(choice | {"message": open_object(said, ["role"])}, ["index", "message"])
+    delta = open_object(choice | {"delta": open_object(said, [])}, ["index", "delta"])
     return {
         "Completion": _answer(text),
         "CompletionEvent": {"anyOf": [_answer(text), ref("Error")]},
         "ChatCompletion": _answer(message),
         "ChatCompletionEvent": {"anyOf": [_answer(delta), ref("Error")]},
-        "Usage": others_object(
+        "Usage": open_object(
             {
                 "prompt_tokens": COUNT,
                 "completion_tokens": nullable(COUNT),
                 "total_tokens": COUNT,
                 "prompt_tokens_details": nullable({"type": "object"}),
-                "truncation": told(ref("Truncation"), "What of the prompts was kept, where one was truncated."),
+                "truncation": described(ref("Truncation"), "What of the prompts was kept, where one was truncated."),
             },
             ["prompt_tokens", "total_tokens"],
         ),
@@ -77,7 +77,7 @@ def _generated() -> dict[str, Schema]:
 def _answer(choice: Schema) -> Schema:
     usage = nullable(ref("Usage"))
     members = {"id": TEXT, "object": TEXT, "created": COUNT, "model": TEXT, "choices": array_of(choice), "usage": usage}
-    return others_object(members, ["object", "choices"])
+    return open_object(members, ["object", "choices"])
 
 
 def _body(
