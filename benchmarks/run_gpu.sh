@@ -57,22 +57,22 @@ else
   nvidia-smi --query-gpu=name,driver_version,clocks.sm,power.limit --format=csv 2>/dev/null | tee "$results/nvidia-smi.csv"
 fi
 
-step "parity" 150 "${kernels[@]}" "$python" benchmarks/parity.py "${shapes[@]}" --output "$results/parity.json"
+step "parity" 150 "${kernels[@]}" "$python" -m benchmarks.attention.parity "${shapes[@]}" --output "$results/parity.json"
 
 sanitizer=$(command -v compute-sanitizer || command -v /usr/local/cuda/bin/compute-sanitizer)
 if [[ $rehearse ]]; then
-  step "the shapes for compute-sanitizer" 300 "${kernels[@]}" "$python" benchmarks/parity.py "${few[@]}"
+  step "the shapes for compute-sanitizer" 300 "${kernels[@]}" "$python" -m benchmarks.attention.parity "${few[@]}"
 elif [[ $sanitizer ]]; then
   # PyTorch's caching allocator would hide accesses past the end of a tensor.
   step "compute-sanitizer" 90 env PYTORCH_NO_CUDA_MEMORY_CACHING=1 "$sanitizer" --tool memcheck --error-exitcode 9 \
-    "$python" benchmarks/parity.py "${few[@]}"
+    "$python" -m benchmarks.attention.parity "${few[@]}"
 else
   skip "compute-sanitizer" "not installed"
 fi
 
-step "benchmark" 200 "${kernels[@]}" "$python" benchmarks/attention.py "${timed[@]}" --output "$results/attention.json"
+step "benchmark" 200 "${kernels[@]}" "$python" -m benchmarks.attention.gpu "${timed[@]}" --output "$results/attention.json"
 if has matplotlib; then
-  step "plot" 30 "$python" benchmarks/plot_attention.py "$results/attention.json" "$results/attention.svg"
+  step "plot" 30 "$python" -m benchmarks.attention.plot_gpu "$results/attention.json" "$results/attention.svg"
 else
   skip "plot" "matplotlib is not installed"
 fi
@@ -85,8 +85,8 @@ if has vllm; then
   printf 'Metadata-Version: 2.1\nName: wave-serve-benchmark\nVersion: 0\n' > "$plugin/wave_serve_benchmark-0.dist-info/METADATA"
   printf '[vllm.general_plugins]\nwavelet = model_registry:register\n' > "$plugin/wave_serve_benchmark-0.dist-info/entry_points.txt"
   export PYTHONPATH=$PYTHONPATH:$plugin
-  step "vLLM parity" 120 "$python" benchmarks/serving_parity.py ${rehearse:+--rehearse} --output "$results/serving_parity.json"
-  step "vLLM bench serve" 200 "$python" benchmarks/serving_rates.py "${rates[@]}" --output "$results/serving.json"
+  step "vLLM parity" 120 "$python" -m benchmarks.serving.parity ${rehearse:+--rehearse} --output "$results/serving_parity.json"
+  step "vLLM bench serve" 200 "$python" -m benchmarks.serving.gpu_rates "${rates[@]}" --output "$results/serving.json"
 else
   skip "vLLM parity, vLLM bench serve" "vllm is not installed"
 fi

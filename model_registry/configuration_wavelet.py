@@ -59,7 +59,7 @@ class WaveletLlamaConfig(LlamaConfig):
 
     @property
     def position_table_parameters(self) -> dict[str, Any]:
-        """Keyword arguments ``wavelet``, ``scale_exponents``, ``shifts`` of ``wavelet.position_table``.
+        """Keyword arguments ``wavelet``, ``scale_exponents``, ``shifts`` of ``positions.wavelet.position_table``.
 
         Raises:
             WaveletConfigError: the position type is not ``wavelet``.

@@ -7,7 +7,6 @@ and ``AutoModelForCausalLM``.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Any
 
 import torch
@@ -29,7 +28,7 @@ from model_registry.configuration_wavelet import WaveletLlamaConfig
 from model_registry.dense_attention import dense_attention, rows_by_key
 from model_registry.positions.alibi import alibi_slopes
 from model_registry.positions.logit_scaling import log_n_factor
-from model_registry.positions.wavelet import position_table
+from model_registry.positions.shared_table import shared_position_table
 
 
 @dataclass(frozen=True)
@@ -183,7 +182,10 @@ class WaveletLlamaModel(WaveletLlamaPreTrainedModel, LlamaModel):
         visible = mask if mask.dtype == torch.bool else mask == 0
         rows = bias = factor = None
         if config.position_type == "wavelet":
-            table = _position_table(config, keys).to(device=mask.device, dtype=dtype)
+            # The length is rounded up, so that one table serves many steps of a generation.
+            parameters = config.position_table_parameters
+            table = shared_position_table(**parameters, max_distance=1 << keys.bit_length())
+            table = table.to(device=mask.device, dtype=dtype)
             rows = rows_by_key(table, queries, keys, first_query)
         elif config.position_type == "alibi":
             # Float32 whatever the model's dtype: bfloat16 cannot tell neighbours apart at distances past 256.
@@ -205,24 +207,6 @@ class WaveletLlamaForCausalLM(WaveletLlamaPreTrainedModel, LlamaForCausalLM):
         self.vocab_size = config.vocab_size
         self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
         self.post_init()
-
-
-def _position_table(config: WaveletLlamaConfig, keys: int) -> torch.Tensor:
-    """``[R, d]`` float32, long enough for ``keys`` keys; the length is rounded up so that decoding finds it cached."""
-    parameters = config.position_table_parameters
-    return _cached_table(
-        parameters["wavelet"],
-        tuple(parameters["scale_exponents"]),
-        tuple(parameters["shifts"]),
-        1 << keys.bit_length(),
-    )
-
-
-@lru_cache(maxsize=8)
-def _cached_table(
-    wavelet: str, scale_exponents: tuple[int, ...], shifts: tuple[int, ...], max_distance: int
-) -> torch.Tensor:
-    return position_table(wavelet, scale_exponents, shifts, max_distance=max_distance)
 
 
 AutoModelForCausalLM.register(WaveletLlamaConfig, WaveletLlamaForCausalLM, exist_ok=True)

@@ -4,56 +4,27 @@ from __future__ import annotations
 
 import logging
 from functools import cache
-from importlib import import_module
-from typing import NamedTuple, Protocol, cast
+from typing import TYPE_CHECKING
 
 import torch
 
 from model_registry.attention.arguments import AttentionArgumentError, check_layout, check_values
+from model_registry.attention.batch import PagedBatch
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 
-class Registration(NamedTuple):
-    """An implementation.
-
-    Attributes:
-        module: has the function ``attention``, and may have ``unavailable``, see ``default_implementation``.
-        device_types: what it runs on; all if none.
-        checks_values: it refuses wrong values of index tensors itself.
-    """
-
-    module: str
-    device_types: tuple[str, ...] = ()
-    checks_values: bool = False
-
-
-_REGISTRY = {
-    "reference": Registration("model_registry.attention.reference"),
-    "cpu": Registration("model_registry.attention.native.op", ("cpu",), checks_values=True),
-    "torch": Registration("model_registry.attention.torch_flash.op", ("cpu",)),
+_DEVICE_TYPES = {
+    "reference": (),
+    "cpu": ("cpu",),
+    "torch": ("cpu",),
     # On the CPU for Triton's interpreter only: elsewhere it refuses.
-    "triton": Registration("model_registry.attention.triton.op", ("cuda", "xpu", "cpu")),
+    "triton": ("cuda", "xpu", "cpu"),
 }
-"""By name; ``impl="auto"`` takes the first that names the device type and is available there, see
-``default_implementation``. Modules are imported on first use."""
+"""The names of ``impl``, and the types of device that each runs on; all if none are listed."""
 
 _logger = logging.getLogger(__name__)
-
-
-class Implementation(Protocol):
-    """Writes every row of ``out`` that belongs to a sequence; arguments as in ``wavelet_attention``, checked."""
-
-    def __call__(
-        self,
-        q: torch.Tensor,
-        k_cache: torch.Tensor,
-        v_cache: torch.Tensor,
-        block_table: torch.Tensor,
-        query_start_loc: torch.Tensor,
-        seq_lens: torch.Tensor,
-        table: torch.Tensor,
-        scale: float,
-        out: torch.Tensor,
-    ) -> None: ...
 
 
 def wavelet_attention(
@@ -104,53 +75,61 @@ def wavelet_attention(
             available. Values of index tensors are checked on the CPU only: elsewhere it would stall the device.
         NativeLibraryUnavailableError: ``impl`` is ``cpu``, which is neither prebuilt nor can it be compiled.
     """
-    check_layout(q, k_cache, v_cache, block_table, query_start_loc, seq_lens, table, scale, out)
-    registration = _registration(impl, q.device.type)
-    if q.device.type == "cpu" and not registration.checks_values:
-        B, block_size = k_cache.shape[:2]
-        check_values(q.shape[0], B, block_size, block_table, query_start_loc, seq_lens)
+    batch = PagedBatch(q, k_cache, v_cache, block_table, query_start_loc, seq_lens, table, scale)
+    check_layout(batch, out)
+    impl = _chosen(impl, q.device.type)
+    # The native kernel looks at every value itself, in less time.
+    if q.device.type == "cpu" and impl != "cpu":
+        check_values(batch)
     if out is None:
         out = torch.zeros_like(q, memory_format=torch.contiguous_format)
-    _load(registration.module)(q, k_cache, v_cache, block_table, query_start_loc, seq_lens, table, scale, out)
+    _implementation(impl)(batch, out)
     return out
 
 
-def _registration(impl: str, device_type: str) -> Registration:
+def _chosen(impl: str, device_type: str) -> str:
     if impl == "auto":
-        impl = default_implementation(device_type)
-    if impl not in _REGISTRY:
-        raise AttentionArgumentError("impl", repr(impl), f"must be auto or one of {', '.join(_REGISTRY)}")
-    registration = _REGISTRY[impl]
-    if registration.device_types and device_type not in registration.device_types:
-        runs_on = ", ".join(registration.device_types)
-        raise AttentionArgumentError("impl", repr(impl), f"runs on {runs_on}, not on {device_type}")
-    return registration
+        return default_implementation(device_type)
+    if impl not in _DEVICE_TYPES:
+        raise AttentionArgumentError("impl", repr(impl), f"must be auto or one of {', '.join(_DEVICE_TYPES)}")
+    runs_on = _DEVICE_TYPES[impl]
+    if runs_on and device_type not in runs_on:
+        raise AttentionArgumentError("impl", repr(impl), f"runs on {', '.join(runs_on)}, not on {device_type}")
+    return impl
+
+
+def _implementation(impl: str) -> Callable[[PagedBatch, torch.Tensor], None]:
+    """The function of an implementation; it is imported here, so that only what is used is loaded."""
+    match impl:
+        case "cpu":
+            from model_registry.attention.native.op import attention
+        case "torch":
+            from model_registry.attention.torch_flash.op import attention
+        case "triton":
+            from model_registry.attention.triton.op import attention
+        case _:
+            from model_registry.attention.reference import attention
+    return attention
 
 
 @cache
 def default_implementation(device_type: str) -> str:
-    """The implementation that ``auto`` takes on a device type.
+    """The implementation that ``auto`` takes on a type of device.
 
-    It is the first that is available; one that is passed over is named in a warning, once, with the reason: the
-    native kernel of the CPU needs a library that is prebuilt or a C++ compiler to build it.
+    On CPUs it is ``cpu``, the native kernel, if its library is prebuilt or can be compiled, and else ``torch``; one
+    warning then gives the reason. On CUDA and XPU devices it is ``triton``.
 
     Raises:
         AttentionArgumentError: there is none.
     """
-    passed_over: list[tuple[str, str]] = []
-    for name, registration in _REGISTRY.items():
-        if device_type not in registration.device_types:
-            continue
-        unavailable = getattr(import_module(registration.module), "unavailable", None)
-        reason = unavailable() if unavailable else None
-        if reason is None:
-            for other, why in passed_over:
-                _logger.warning("Attention runs on impl=%r; impl=%r is not available: %s", name, other, why)
-            return name
-        passed_over.append((name, reason))
-    raise AttentionArgumentError("impl", "'auto'", f"no implementation is the default on {device_type}")
+    if device_type in ("cuda", "xpu"):
+        return "triton"
+    if device_type != "cpu":
+        raise AttentionArgumentError("impl", "'auto'", f"no implementation is the default on {device_type}")
+    from model_registry.attention.native.op import unavailable
 
-
-@cache
-def _load(module: str) -> Implementation:
-    return cast("Implementation", import_module(module).attention)
+    reason = unavailable()
+    if reason is None:
+        return "cpu"
+    _logger.warning("Attention runs on impl=%r; impl=%r is not available: %s", "torch", "cpu", reason)
+    return "torch"

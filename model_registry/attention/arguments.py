@@ -3,15 +3,27 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from model_registry.attention.batch import PagedBatch
 
 ELEMENT_TYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 """Admitted element types; float64 is there for checking the others."""
+
+DIMENSIONS = {
+    "q": 3,
+    "k_cache": 4,
+    "v_cache": 4,
+    "block_table": 2,
+    "query_start_loc": 1,
+    "seq_lens": 1,
+    "table": 2,
+    "out": 3,
+}
+"""Of every tensor argument, in the order in which they are checked."""
 
 
 class AttentionArgumentError(ValueError):
@@ -24,35 +36,15 @@ class AttentionArgumentError(ValueError):
         self.reason = reason
 
 
-def check_layout(
-    q: torch.Tensor,
-    k_cache: torch.Tensor,
-    v_cache: torch.Tensor,
-    block_table: torch.Tensor,
-    query_start_loc: torch.Tensor,
-    seq_lens: torch.Tensor,
-    table: torch.Tensor,
-    scale: float,
-    out: torch.Tensor | None,
-) -> None:
-    """Check types, shapes and devices against the shapes in ``wavelet_attention``; no tensor's data is read.
+def check_layout(batch: PagedBatch, out: torch.Tensor | None) -> None:
+    """Check types, shapes and devices against those that ``PagedBatch`` names; no tensor's data is read.
 
     Raises:
         AttentionArgumentError: naming the argument, what is wrong and the value that was given.
     """
-    tensors = {
-        "q": (q, 3),
-        "k_cache": (k_cache, 4),
-        "v_cache": (v_cache, 4),
-        "block_table": (block_table, 2),
-        "query_start_loc": (query_start_loc, 1),
-        "seq_lens": (seq_lens, 1),
-        "table": (table, 2),
-    }
-    if out is not None:
-        tensors["out"] = (out, 3)
-    _check_tensors(tensors, q)
-    _check_element_types(q, k_cache, v_cache, table, out)
+    _check_tensors(batch, out)
+    _check_element_types(batch, out)
+    q, k_cache, v_cache, block_table, query_start_loc, seq_lens, table, scale = batch
     for name, index in (("block_table", block_table), ("query_start_loc", query_start_loc), ("seq_lens", seq_lens)):
         if index.dtype is not torch.int32:
             raise AttentionArgumentError(name, index.dtype, "must be int32")
@@ -79,25 +71,29 @@ def check_layout(
         raise AttentionArgumentError("scale", repr(scale), "must be a finite number")
 
 
-def _check_tensors(tensors: Mapping[str, tuple[object, int]], q: object) -> None:
-    for name, (tensor, dimensions) in tensors.items():
+def _check_tensors(batch: PagedBatch, out: torch.Tensor | None) -> None:
+    # Nothing is known of the arguments yet: a caller without a type checker may have passed anything.
+    arguments: dict[str, Any] = batch._asdict() | ({} if out is None else {"out": out})
+    q = batch.q
+    for name, dimensions in DIMENSIONS.items():
+        if name not in arguments:
+            continue
+        tensor = arguments[name]
         if not isinstance(tensor, torch.Tensor):
             raise AttentionArgumentError(name, type(tensor).__name__, "must be a tensor")
         if tensor.dim() != dimensions:
             raise AttentionArgumentError(name, tuple(tensor.shape), f"must have {dimensions} dimensions")
-        assert isinstance(q, torch.Tensor)  # q comes first
         if tensor.device != q.device:
             raise AttentionArgumentError(name, tensor.device, f"must be on the device of q, {q.device}")
         if tensor.requires_grad and torch.is_grad_enabled():
             raise AttentionArgumentError(name, "requires_grad=True", "the op has no gradient; call it under no_grad")
 
 
-def _check_element_types(
-    q: torch.Tensor, k_cache: torch.Tensor, v_cache: torch.Tensor, table: torch.Tensor, out: torch.Tensor | None
-) -> None:
+def _check_element_types(batch: PagedBatch, out: torch.Tensor | None) -> None:
+    q, table = batch.q, batch.table
     if q.dtype not in ELEMENT_TYPES:
         raise AttentionArgumentError("q", q.dtype, f"must be one of {', '.join(map(str, ELEMENT_TYPES))}")
-    for name, tensor in (("k_cache", k_cache), ("v_cache", v_cache), ("out", out)):
+    for name, tensor in (("k_cache", batch.k_cache), ("v_cache", batch.v_cache), ("out", out)):
         if tensor is not None and tensor.dtype is not q.dtype:
             raise AttentionArgumentError(name, tensor.dtype, f"must have the type of q, {q.dtype}")
     if table.dtype is not torch.float32 and not (table.dtype is q.dtype is torch.float64):
@@ -109,20 +105,14 @@ def _check_shape(name: str, tensor: torch.Tensor, shape: tuple[int, ...]) -> Non
         raise AttentionArgumentError(name, tuple(tensor.shape), f"must have shape {shape}")
 
 
-def check_values(
-    T: int,
-    num_blocks: int,
-    block_size: int,
-    block_table: torch.Tensor,
-    query_start_loc: torch.Tensor,
-    seq_lens: torch.Tensor,
-) -> None:
-    """Check the values of index tensors that live on the host.
+def check_values(batch: PagedBatch) -> None:
+    """Check the values of a batch's index tensors, which live on the host.
 
     Raises:
         AttentionArgumentError: naming the argument, what is wrong, the sequence and its value.
     """
-    starts, lengths = query_start_loc.tolist(), seq_lens.tolist()
+    T, (num_blocks, block_size), block_table = batch.q.shape[0], batch.k_cache.shape[:2], batch.block_table
+    starts, lengths = batch.query_start_loc.tolist(), batch.seq_lens.tolist()
     if starts[0] != 0:
         raise AttentionArgumentError("query_start_loc", starts[0], "must start at 0")
     if starts[-1] > T:
@@ -138,7 +128,7 @@ def check_values(
             )
         if length > capacity:
             raise AttentionArgumentError("seq_lens", length, f"sequence {s} has blocks for {capacity} keys only")
-    used = torch.arange(block_table.shape[1]) * block_size < seq_lens[:, None]
+    used = torch.arange(block_table.shape[1]) * block_size < batch.seq_lens[:, None]
     wrong = used & ((block_table < 0) | (block_table >= num_blocks))
     if wrong.any():
         s = int(wrong.any(dim=1).nonzero()[0])

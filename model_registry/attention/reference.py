@@ -2,38 +2,31 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
+
+if TYPE_CHECKING:
+    from model_registry.attention.batch import PagedBatch
 
 
 @torch.no_grad()
-def attention(
-    q: torch.Tensor,
-    k_cache: torch.Tensor,
-    v_cache: torch.Tensor,
-    block_table: torch.Tensor,
-    query_start_loc: torch.Tensor,
-    seq_lens: torch.Tensor,
-    table: torch.Tensor,
-    scale: float,
-    out: torch.Tensor,
-) -> None:
-    """``wavelet_attention`` by its equation, with ``[H, n_q, seq_len]`` scores; the arguments are its own."""
-    block_size = k_cache.shape[1]
-    starts = query_start_loc.tolist()
-    for s, length in enumerate(seq_lens.tolist()):
+def attention(batch: PagedBatch, out: torch.Tensor) -> None:
+    """``wavelet_attention`` by its equation, with ``[H, n_q, seq_len]`` scores, into ``out`` ``[T, H, d]``."""
+    block_size = batch.k_cache.shape[1]
+    starts = batch.query_start_loc.tolist()
+    for s, length in enumerate(batch.seq_lens.tolist()):
         rows = slice(starts[s], starts[s + 1])
         if length == 0:
             out[rows] = 0
             continue
-        blocks = block_table[s, : -(-length // block_size)].long()
-        k = k_cache[blocks].flatten(0, 1)[:length]
-        v = v_cache[blocks].flatten(0, 1)[:length]
-        out[rows] = dense_attention(q[rows], k, v, table, scale).to(out.dtype)
+        blocks = batch.block_table[s, : -(-length // block_size)].long()
+        k = batch.k_cache[blocks].flatten(0, 1)[:length]
+        v = batch.v_cache[blocks].flatten(0, 1)[:length]
+        out[rows] = dense(batch.q[rows], k, v, batch.table, batch.scale).to(out.dtype)
 
 
-def dense_attention(
-    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, table: torch.Tensor, scale: float
-) -> torch.Tensor:
+def dense(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, table: torch.Tensor, scale: float) -> torch.Tensor:
     """One sequence: ``softmax_n((q_m . k_n + q_m . p(m - n)) * scale) v_n`` over ``n <= m``.
 
     Args:

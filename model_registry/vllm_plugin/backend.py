@@ -13,13 +13,15 @@ from vllm.platforms import current_platform
 from vllm.v1.attention.backend import AttentionBackend, MultipleOf
 from vllm.v1.kv_cache_interface import KVCacheLayout
 
-from model_registry.vllm_plugin.cpu import WaveletAttentionImpl
+from model_registry.vllm_plugin.cpu import WaveletCpuAttentionImpl
 from model_registry.vllm_plugin.errors import UnsupportedByWaveletAttentionError
 from model_registry.vllm_plugin.metadata import WaveletAttentionMetadataBuilder
 
 if TYPE_CHECKING:
     from vllm.config.cache import CacheDType
     from vllm.v1.kv_cache_interface import KVCacheSpec
+
+    from model_registry.vllm_plugin.base import WaveletAttentionBase
 
 BACKEND_NAME = "WAVELET"
 """Name of the backend in vLLM's ``AttentionBackendEnum``."""
@@ -37,14 +39,14 @@ class WaveletAttentionBackend(AttentionBackend):
         return BACKEND_NAME
 
     @staticmethod
-    def get_impl_cls() -> type[WaveletAttentionImpl]:
+    def get_impl_cls() -> type[WaveletAttentionBase]:
         """The implementation for the platform.
 
         Raises:
             UnsupportedByWaveletAttentionError: there is none.
         """
         if current_platform.is_cpu():
-            return WaveletAttentionImpl
+            return WaveletCpuAttentionImpl
         if current_platform.is_cuda_alike() or current_platform.is_xpu():
             from model_registry.vllm_plugin.gpu import WaveletGpuAttentionImpl
 

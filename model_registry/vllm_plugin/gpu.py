@@ -2,35 +2,44 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
+from torch.utils.weak import WeakTensorKeyDictionary
 from vllm import envs
 from vllm.config import get_current_vllm_config_or_none
 from vllm.platforms import current_platform
 
 from model_registry.attention.triton.op import HEAD_SIZES, paged_attention
-from model_registry.vllm_plugin.cpu import WaveletAttentionImpl
+from model_registry.vllm_plugin.base import WaveletAttentionBase
 from model_registry.vllm_plugin.errors import UnsupportedByWaveletAttentionError
 
 if TYPE_CHECKING:
+    from model_registry.attention.batch import PagedBatch
     from model_registry.vllm_plugin.metadata import WaveletAttentionMetadata
 
 LEAST_CAPABILITY = {"bfloat16": 80, "fp8": 89, "fp8_e4m3": 89}
 """By type of the cache: the least compute capability, ten times the version, with conversions to and from it."""
 
 
-@lru_cache(maxsize=1)
-def _converted(table: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-    """The table in the type of the queries: one copy for all layers, which share one ``table``."""
-    return table.to(dtype)
+_converted: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
+"""By table: its copies by element type. A table is shared by all layers of a model, and so is its copy."""
 
 
-class WaveletGpuAttentionImpl(WaveletAttentionImpl):
+def _in_type(table: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """``table`` in the type of the queries, converted once for as long as the table lives."""
+    if table.dtype is dtype:
+        return table
+    copies: dict[torch.dtype, torch.Tensor] = _converted.setdefault(table, {})  # type: ignore[no-untyped-call]
+    if dtype not in copies:
+        copies[dtype] = table.to(dtype)
+    return copies[dtype]
+
+
+class WaveletGpuAttentionImpl(WaveletAttentionBase):
     """One layer's attention on a GPU; nothing in it waits for the device, so that it can be recorded in a graph."""
 
-    kv_cache_dtypes: ClassVar[tuple[str, ...]] = (*WaveletAttentionImpl.kv_cache_dtypes, "fp8", "fp8_e4m3")
+    kv_cache_dtypes: ClassVar[tuple[str, ...]] = (*WaveletAttentionBase.kv_cache_dtypes, "fp8", "fp8_e4m3")
 
     def __init__(self, num_heads: int, head_size: int, *arguments: Any, table: torch.Tensor, **options: Any) -> None:
         super().__init__(num_heads, head_size, *arguments, table=table, **options)
@@ -43,7 +52,7 @@ class WaveletGpuAttentionImpl(WaveletAttentionImpl):
             reason = "into how many parts a decode is split, and so its rounding, depends on the batch"
             raise UnsupportedByWaveletAttentionError("VLLM_BATCH_INVARIANT", True, reason)
         # vLLM builds layers with the model's type as the default type.
-        self.table = _converted(table, torch.get_default_dtype())
+        self.table = _in_type(table, torch.get_default_dtype())
 
     def _check_cache(self) -> None:
         reason, least = None, LEAST_CAPABILITY.get(self.kv_cache_dtype, 0)
@@ -61,11 +70,8 @@ class WaveletGpuAttentionImpl(WaveletAttentionImpl):
             raise UnsupportedByWaveletAttentionError("kv_cache_scheme", scheme, reason)
 
     def _caches(self, kv_cache: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """K and V ``[num_blocks, block, H_kv, d]`` of ``[num_blocks, H_kv, block, 2 * d]``; float8 is kept as bytes."""
-        if self.float8:
-            kv_cache = kv_cache.view(torch.float8_e4m3fn)
-        token_major = kv_cache.transpose(1, 2)
-        return token_major[..., : self.head_size], token_major[..., self.head_size :]
+        # vLLM keeps a float8 cache as bytes.
+        return super()._caches(kv_cache.view(torch.float8_e4m3fn) if self.float8 else kv_cache)
 
     def do_kv_cache_update(
         self,
@@ -83,39 +89,12 @@ class WaveletGpuAttentionImpl(WaveletAttentionImpl):
             key, value, k_cache, v_cache, slot_mapping, self.kv_cache_dtype, layer._k_scale, layer._v_scale
         )
 
-    def forward(
-        self,
-        layer: Any,
-        query: torch.Tensor,
-        key: torch.Tensor,
-        value: torch.Tensor,
-        kv_cache: torch.Tensor,
-        attn_metadata: WaveletAttentionMetadata | None,
-        output: torch.Tensor,
-        output_scale: torch.Tensor | None = None,
-        output_block_scale: torch.Tensor | None = None,
-    ) -> torch.Tensor:
-        """Attend ``query`` ``[T, H, d]`` to the cache ``[num_blocks, H_kv, block, 2 * d]``, into ``output``."""
-        del key, value
-        assert output_scale is None, "vLLM asks fused_output_quant_supported first"
-        assert output_block_scale is None, "vLLM asks fused_output_quant_supported first"
-        if attn_metadata is None:  # vLLM's profiling run, before there is a cache
-            return output.fill_(0)
-        tokens = attn_metadata.num_actual_tokens
-        k_cache, v_cache = self._caches(kv_cache)
+    def _attend(self, layer: Any, batch: PagedBatch, metadata: WaveletAttentionMetadata, output: torch.Tensor) -> None:
         paged_attention(
-            query[:tokens],
-            k_cache,
-            v_cache,
-            attn_metadata.block_table,
-            attn_metadata.query_start_loc,
-            attn_metadata.seq_lens,
-            self.table,
-            self.scale,
-            output[:tokens],
-            max_query_len=attn_metadata.max_query_len,
-            max_seq_len=attn_metadata.max_seq_len,
+            batch,
+            output,
+            max_query_len=metadata.max_query_len,
+            max_seq_len=metadata.max_seq_len,
             k_scale=layer._k_scale if self.float8 else None,
             v_scale=layer._v_scale if self.float8 else None,
         )
-        return output

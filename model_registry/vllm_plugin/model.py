@@ -6,7 +6,6 @@ Only the attention differs from vLLM's Llama: no rotation unless the type is rop
 
 from __future__ import annotations
 
-from functools import lru_cache
 from typing import Any
 
 import torch
@@ -20,17 +19,9 @@ from vllm.v1.attention.backend import AttentionType
 
 from model_registry.positions.alibi import alibi_slopes
 from model_registry.positions.logit_scaling import log_n_factor
-from model_registry.positions.wavelet import position_table
+from model_registry.positions.shared_table import shared_position_table
 from model_registry.vllm_plugin.backend import WaveletAttentionBackend
 from model_registry.vllm_plugin.errors import UnsupportedByWaveletAttentionError
-
-
-@lru_cache(maxsize=1)
-def _shared_table(
-    wavelet: str, scale_exponents: tuple[int, ...], shifts: tuple[int, ...], max_distance: int, device: str
-) -> torch.Tensor:
-    """The table ``[R, d]`` float32 on ``device``: one tensor for all layers of the process."""
-    return position_table(wavelet, scale_exponents, shifts, max_distance=max_distance).to(device)
 
 
 class WaveletLlamaAttention(LlamaAttention):
@@ -99,13 +90,10 @@ class WaveletLlamaAttention(LlamaAttention):
             first = get_tensor_model_parallel_rank() * self.num_heads
             return {"alibi_slopes": alibi_slopes(total_num_heads)[first : first + self.num_heads]}
         if self.position_type == "wavelet":
-            parameters = config.position_table_parameters
-            table = _shared_table(
-                parameters["wavelet"],
-                tuple(parameters["scale_exponents"]),
-                tuple(parameters["shifts"]),
-                get_current_vllm_config().model_config.max_model_len - 1,
-                current_platform.device_type,
+            table = shared_position_table(
+                **config.position_table_parameters,
+                max_distance=get_current_vllm_config().model_config.max_model_len - 1,
+                device=current_platform.device_type,
             )
             return {"attn_backend": WaveletAttentionBackend, "table": table}
         return {}

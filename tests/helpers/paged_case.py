@@ -7,6 +7,8 @@ from itertools import accumulate
 
 import torch
 
+from model_registry.attention.batch import PagedBatch
+
 NAN = float("nan")
 
 
@@ -25,6 +27,9 @@ class PagedCase:
 
     def arguments(self) -> tuple:
         return tuple(vars(self).values())
+
+    def batch(self) -> PagedBatch:
+        return PagedBatch(*self.arguments())
 
     def to(self, dtype: torch.dtype) -> PagedCase:
         """The same values in another element type; the table stays as it is unless all is float64."""

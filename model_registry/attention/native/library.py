@@ -16,11 +16,13 @@ from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
+from model_registry.attention.native.constants import DEFINITIONS
+
 SOURCES = Path(__file__).with_name("csrc")
 PREBUILT = Path(__file__).with_name("prebuilt")
 """Where libraries built ahead of time are looked for, see ``model_registry.attention.build``."""
 
-FLAGS = ("-std=c++17", "-O3", "-fPIC", "-fopenmp", "-fvisibility=hidden")
+FLAGS = ("-std=c++17", "-O3", "-fPIC", "-fopenmp", "-fvisibility=hidden", *DEFINITIONS)
 
 
 class NativeLibraryUnavailableError(RuntimeError):

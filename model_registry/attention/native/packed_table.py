@@ -7,16 +7,8 @@ from typing import NamedTuple
 import torch
 from torch.utils.weak import WeakTensorKeyDictionary
 
+from model_registry.attention.native.constants import MOST_LANES, RANK_SPAN, TABLE_MARGIN
 from model_registry.attention.native.table_factors import ROWS_AT_ONCE, factor_table
-
-RANK_SPAN = 16
-"""Distances that share an entry of ``ranks``; ``kRankSpan`` of the kernel."""
-
-MARGIN = 128
-"""Columns of zeros on either side of the table, for vectors that reach past it; ``kTableMargin`` of the kernel."""
-
-LANES = 16
-"""The projection's columns are padded to a multiple of this, the most lanes that a vector of the kernel has."""
 
 TOLERANCE = {torch.float32: 2.0**-24, torch.float16: 2.0**-16, torch.bfloat16: 2.0**-13, torch.float64: 0.0}
 """What the factors may leave of a row, by element type, as a share of the longest row: an eighth of a rounding error
@@ -27,8 +19,8 @@ class PackedTable(NamedTuple):
     """Arguments of the kernel.
 
     Attributes:
-        columns: ``[units, MARGIN + R + MARGIN, pack]``; ``columns[u, MARGIN + R - 1 - t]`` is unit ``u`` of row
-            ``t``'s coordinates. The distance falls along it as the key's position rises.
+        columns: ``[units, TABLE_MARGIN + R + TABLE_MARGIN, pack]``; ``columns[u, TABLE_MARGIN + R - 1 - t]`` is unit
+            ``u`` of row ``t``'s coordinates. The distance falls along it as the key's position rises.
         projection: ``[d, columns]``, the basis in the type of the kernel's sums; ``None`` where it is the identity.
         ranks: ``[ceil(R / RANK_SPAN)]`` int32, units needed at a distance and beyond.
     """
@@ -61,16 +53,18 @@ def _pack(table: torch.Tensor, dtype: torch.dtype, pack: int) -> PackedTable:
     factors = factor_table(table, TOLERANCE[dtype])
     rank = max(span[2] for span in factors.spans)
     units = max(1, -(-rank // pack))
-    columns = torch.zeros(units, MARGIN + R + MARGIN, pack, dtype=torch.bfloat16 if pack == 2 else real)
+    columns = torch.zeros(units, TABLE_MARGIN + R + TABLE_MARGIN, pack, dtype=torch.bfloat16 if pack == 2 else real)
     for first in range(0, R, ROWS_AT_ONCE):
         end = min(first + ROWS_AT_ONCE, R)
         rows = torch.nn.functional.pad(factors.coordinates(table[first:end]), (0, units * pack - rank))
-        columns[:, MARGIN + R - end : MARGIN + R - first] = rows.flip(0).view(-1, units, pack).transpose(0, 1)
+        columns[:, TABLE_MARGIN + R - end : TABLE_MARGIN + R - first] = (
+            rows.flip(0).view(-1, units, pack).transpose(0, 1)
+        )
     ranks = torch.empty(-(-R // RANK_SPAN), dtype=torch.int32)
     for first, end, span_rank in factors.spans:
         ranks[first // RANK_SPAN : -(-end // RANK_SPAN)] = -(-span_rank // pack)
     projection = None
     if factors.basis is not None:
-        projection = torch.zeros(d, -(-units * pack // LANES) * LANES, dtype=real)
+        projection = torch.zeros(d, -(-units * pack // MOST_LANES) * MOST_LANES, dtype=real)
         projection[:, :rank] = factors.basis
     return PackedTable(columns, projection, ranks)

@@ -12,11 +12,13 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 
+from model_registry.attention.native.constants import RANK_SPAN
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-NEAREST_SPAN = 16
-"""Distances below this share a rank; spans beyond it double."""
+NEAREST_SPAN = RANK_SPAN
+"""Distances below this share a rank; spans beyond it double, so that each begins where an entry of ``ranks`` does."""
 
 LARGEST_SHARE = 0.75
 """A basis of a larger share of the dimensions is not worth the product with it."""

@@ -8,25 +8,21 @@ native kernel cannot be built.
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
 
 from model_registry.attention.torch_flash.decode import decode
 from model_registry.attention.torch_flash.prefill import prefill
 
+if TYPE_CHECKING:
+    from model_registry.attention.batch import PagedBatch
+
 
 @torch.no_grad()
-def attention(
-    q: torch.Tensor,
-    k_cache: torch.Tensor,
-    v_cache: torch.Tensor,
-    block_table: torch.Tensor,
-    query_start_loc: torch.Tensor,
-    seq_lens: torch.Tensor,
-    table: torch.Tensor,
-    scale: float,
-    out: torch.Tensor,
-) -> None:
-    """``wavelet_attention`` for CPU tensors; the arguments are its own."""
+def attention(batch: PagedBatch, out: torch.Tensor) -> None:
+    """``wavelet_attention`` for CPU tensors, into ``out`` ``[T, H, d]``."""
+    q, k_cache, v_cache, block_table, query_start_loc, seq_lens, table, scale = batch
     compute = torch.float64 if q.dtype is torch.float64 else torch.float32
     starts, lengths = query_start_loc.tolist(), seq_lens.tolist()
     # Reversed, so that a bias row runs along the keys; rows beyond the longest sequence are never read.

@@ -1,8 +1,9 @@
 """Tile sizes of the Triton kernels: one small table per architecture, and a default that fits everywhere.
 
-Chosen from what the compiler says of registers and shared memory on sm_90 (``benchmarks/compile_report.py``): nothing
-spills to local memory, no wgmma waits for the one before it, and four decode programs of a head of 128 in bfloat16 fit
-into a multiprocessor. Timings are still to be taken, with ``benchmarks/run_gpu.sh``.
+Chosen from what the compiler says of registers and shared memory on sm_90
+(``benchmarks/attention/compile_report.py``): nothing spills to local memory, no wgmma waits for the one before it, and
+four decode programs of a head of 128 in bfloat16 fit into a multiprocessor. Timings are still to be taken, with
+``benchmarks/run_gpu.sh``.
 """
 
 from __future__ import annotations

@@ -45,27 +45,20 @@ from model_registry.attention.triton.prefill import prefill_kernel
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from model_registry.attention.batch import PagedBatch
+
 HEAD_SIZES = (16, 256)
 """Least and largest head size; sizes that are no power of two are padded with masked columns."""
 
 
 @torch.no_grad()
-def attention(
-    q: torch.Tensor,
-    k_cache: torch.Tensor,
-    v_cache: torch.Tensor,
-    block_table: torch.Tensor,
-    query_start_loc: torch.Tensor,
-    seq_lens: torch.Tensor,
-    table: torch.Tensor,
-    scale: float,
-    out: torch.Tensor,
-) -> None:
-    """``wavelet_attention``; the arguments are its own.
+def attention(batch: PagedBatch, out: torch.Tensor) -> None:
+    """``wavelet_attention`` for tensors of a GPU, into ``out`` ``[T, H, d]``.
 
     Raises:
         AttentionArgumentError: float64, a head size out of range, or CPU tensors outside Triton's interpreter.
     """
+    q = batch.q
     if q.dtype is torch.float64:
         raise AttentionArgumentError("q", q.dtype, "the triton implementation computes in float32")
     if not HEAD_SIZES[0] <= q.shape[2] <= HEAD_SIZES[1]:
@@ -74,20 +67,14 @@ def attention(
         raise AttentionArgumentError("impl", "'triton'", "runs on CPU tensors under TRITON_INTERPRET=1 only")
     # Triton launches on the current device, which need not be that of the tensors.
     with torch.accelerator.device_index(q.device.index):
-        paged_attention(q, k_cache, v_cache, block_table, query_start_loc, seq_lens, table, scale, out)
+        paged_attention(batch, out)
 
 
 def paged_attention(
-    q: torch.Tensor,
-    k_cache: torch.Tensor,
-    v_cache: torch.Tensor,
-    block_table: torch.Tensor,
-    query_start_loc: torch.Tensor,
-    seq_lens: torch.Tensor,
-    table: torch.Tensor | None,
-    scale: float,
+    batch: PagedBatch,
     out: torch.Tensor,
     *,
+    positions: bool = True,
     max_query_len: int | None = None,
     max_seq_len: int | None = None,
     k_scale: torch.Tensor | None = None,
@@ -99,24 +86,20 @@ def paged_attention(
     the tensors within those bounds.
 
     Args:
-        q: ``[T, H, d]``.
-        k_cache: ``[B, block, H_kv, d]`` of the type of ``q``, or float8 e4m3.
-        v_cache: ``[B, block, H_kv, d]`` of the type of ``k_cache``.
-        block_table: ``[S, max_blocks]`` int32, rows contiguous.
-        query_start_loc: ``[S + 1]`` int32, contiguous.
-        seq_lens: ``[S]`` int32, contiguous.
-        table: ``[R, d]``, or None for attention without positions. Converted to the type of ``q`` if it is another.
-        scale: factor of both terms.
-        out: ``[T, H, d]``.
+        batch: its caches may be float8 e4m3 as well, and its table of any float type: what is not of the type of ``q``
+            is converted to it.
+        out: ``[T, H, d]`` of the type of ``q``, to write to.
+        positions: False leaves the position term out, and the table unread.
         max_query_len: most queries of a sequence; by default any count.
         max_seq_len: most keys of a sequence; by default what the block table can hold. It sets the count of parts, not
             a limit.
         k_scale: float32 scalar on the device of ``q``; true keys are those of the cache times it. Default 1.
         v_scale: likewise for values.
     """
+    q, k_cache = batch.q, batch.k_cache
     T, H, d = q.shape
     _, block_size, H_kv, _ = k_cache.shape
-    S = seq_lens.shape[0]
+    S = batch.seq_lens.shape[0]
     if S == 0 or T == 0:
         return
     tiles = configuration(d, q.element_size())
@@ -124,25 +107,30 @@ def paged_attention(
     if scaled:
         one = torch.ones((), dtype=torch.float32, device=q.device) if k_scale is None or v_scale is None else None
         k_scale, v_scale = one if k_scale is None else k_scale, one if v_scale is None else v_scale
-    tensors = [q, k_cache, v_cache, _row_contiguous(block_table), query_start_loc.contiguous(), seq_lens.contiguous()]
-    # A kernel argument must be a tensor even where it is not read.
-    tensors += [q if table is None else table.to(q.dtype).contiguous(), out]
-    strides = [*q.stride(), *k_cache.stride(), *v_cache.stride(), tensors[3].stride(0), *out.stride()]
+    batch = batch._replace(
+        block_table=_row_contiguous(batch.block_table),
+        query_start_loc=batch.query_start_loc.contiguous(),
+        seq_lens=batch.seq_lens.contiguous(),
+        # A kernel argument must be a tensor even where it is not read.
+        table=batch.table.to(q.dtype).contiguous() if positions else q,
+    )
+    block_stride = batch.block_table.stride(0)
+    strides = [*q.stride(), *k_cache.stride(), *batch.v_cache.stride(), block_stride, *out.stride()]
     common = {
         "GROUP": H // H_kv,
         "HEAD_SIZE": d,
         "D": padded(d),
         "BLOCK_SIZE": block_size,
         "SCALED": scaled,
-        "POSITIONS": table is not None,
+        "POSITIONS": positions,
     }
-    scalars = [scale * math.log2(math.e), 0 if table is None else table.shape[0]]
+    scalars = [batch.scale * math.log2(math.e), batch.table.shape[0] if positions else 0]
     factors = [k_scale if scaled else q, v_scale if scaled else q]
-    most = block_table.shape[1] * block_size if max_seq_len is None else max_seq_len
-    _decode(tensors, factors, scalars, strides, common, tiles, most)
+    most = batch.block_table.shape[1] * block_size if max_seq_len is None else max_seq_len
+    _decode(batch, out, factors, scalars, strides, common, tiles, most)
     if max_query_len is None or max_query_len > 1:
         prefill_kernel[(T // tiles.prefill.m + S, H)](
-            *tensors,
+            *_tensors(batch, out),
             *factors,
             S,
             *scalars,
@@ -166,8 +154,14 @@ def count_parts(S: int, H_kv: int, max_seq_len: int, tiles: Configuration) -> in
     return max(1, wanted)
 
 
+def _tensors(batch: PagedBatch, out: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    """The tensors that both kernels begin with, in their order."""
+    return (*batch[:-1], out)
+
+
 def _decode(
-    tensors: Sequence[torch.Tensor],
+    batch: PagedBatch,
+    out: torch.Tensor,
     factors: Sequence[torch.Tensor | None],
     scalars: Sequence[float],
     strides: Sequence[int],
@@ -176,13 +170,13 @@ def _decode(
     max_seq_len: int,
 ) -> None:
     """Sequences with one query, out of the same arguments as the prefill kernel's."""
-    q, k_cache, out = tensors[0], tensors[1], tensors[7]
-    (_, H, d), H_kv, S = q.shape, k_cache.shape[2], tensors[5].shape[0]
+    q = batch.q
+    (_, H, d), H_kv, S = q.shape, batch.k_cache.shape[2], batch.seq_lens.shape[0]
     parts = count_parts(S, H_kv, max_seq_len, tiles)
     part_out = torch.empty((S, H, parts, d) if parts > 1 else 1, dtype=torch.float32, device=q.device)
     part_lse = torch.empty((S, H, parts) if parts > 1 else 1, dtype=torch.float32, device=q.device)
     decode_kernel[(S, H_kv, parts)](
-        *tensors,
+        *_tensors(batch, out),
         part_out,
         part_lse,
         *factors,
@@ -198,7 +192,7 @@ def _decode(
     )
     if parts > 1:
         merge_kernel[(S, H)](
-            tensors[4],
+            batch.query_start_loc,
             out,
             part_out,
             part_lse,

@@ -90,9 +90,10 @@ def test_a_device_without_an_implementation_is_refused_not_computed_elsewhere():
 def test_the_layout_checks_read_no_data():
     """A meta tensor has no data: reading a value of one raises."""
     from model_registry.attention.arguments import check_layout
+    from model_registry.attention.batch import PagedBatch
 
     case = paged_case([20], [3], dtype=torch.float32)
-    check_layout(*(x.to("meta") for x in case.arguments()[:-1]), case.scale, None)
+    check_layout(PagedBatch(*(x.to("meta") for x in case.arguments()[:-1]), case.scale), None)
 
 
 def test_importing_the_op_imports_neither_vllm_nor_transformers():

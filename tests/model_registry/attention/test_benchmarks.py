@@ -10,7 +10,7 @@ from helpers.python import ROOT, run
 
 def test_the_benchmark_checks_parity_before_it_times(tmp_path):
     output = tmp_path / "results.json"
-    run("-W", "ignore", "benchmarks/attention.py", "--smoke", "--output", str(output), TRITON_INTERPRET="1")
+    run("-W", "ignore", "-m", "benchmarks.attention.gpu", "--smoke", "--output", str(output), TRITON_INTERPRET="1")
     result = json.loads(output.read_text())
     assert result["interpreted"]
     assert [case["shape"]["queries"] for case in result["cases"]] == [1, 40]
@@ -20,31 +20,32 @@ def test_the_benchmark_checks_parity_before_it_times(tmp_path):
         }
         assert all(peer.get("unavailable") or "error" in peer for peer in case["peers"].values())
     plot = tmp_path / "plot.svg"
-    run("benchmarks/plot_attention.py", str(output), str(plot))
+    run("-m", "benchmarks.attention.plot_gpu", str(output), str(plot))
     assert plot.stat().st_size > 0
 
 
 def test_a_peer_that_fails_parity_is_not_timed(tmp_path):
     """A peer without positions passed off as one with them."""
     program = (
-        "import sys; sys.path.insert(0, 'benchmarks'); sys.argv += ['--smoke', '--output', '/dev/null']\n"
-        "import attention, attention_peers as peers\n"
+        "import sys; sys.argv += ['--smoke', '--output', '/dev/null']\n"
+        "from benchmarks.attention import gpu, peers\n"
         "wrong = {'wavelet': peers.PEERS['wavelet'], 'wrong': (peers.term_off, True)}\n"
         "peers.PEERS.clear(); peers.PEERS.update(wrong)\n"
-        "attention.main()"
+        "gpu.main()"
     )
     report = run("-W", "ignore", "-c", program, TRITON_INTERPRET="1")
     assert report.count("FAILS PARITY, not timed") == 2
 
 
 def test_random_shapes_are_in_bounds():
-    report = run("-W", "ignore", "benchmarks/parity.py", "--shapes", "2", "--longest", "90", TRITON_INTERPRET="1")
+    command = ["-W", "ignore", "-m", "benchmarks.attention.parity", "--shapes", "2", "--longest", "90"]
+    report = run(*command, TRITON_INTERPRET="1")
     assert report.count("2 of 2 in bounds") == 3
 
 
 def test_shapes_are_shared_out_to_processes():
-    command = ["-W", "ignore", "benchmarks/parity.py", "--shapes", "1", "--longest", "40", "--workers", "2"]
-    assert run(*command, TRITON_INTERPRET="1").count("1 of 1 in bounds") == 3
+    command = ["-m", "benchmarks.attention.parity", "--shapes", "1", "--longest", "40", "--workers", "2"]
+    assert run("-W", "ignore", *command, TRITON_INTERPRET="1").count("1 of 1 in bounds") == 3
 
 
 def test_the_script_for_gpus_says_what_it_lacks(tmp_path):
@@ -63,7 +64,7 @@ def test_the_script_for_gpus_says_what_it_lacks(tmp_path):
 
 def test_the_smoke_run_refuses_to_start_without_the_interpreter():
     finished = subprocess.run(
-        [sys.executable, "benchmarks/attention.py", "--smoke"],
+        [sys.executable, "-m", "benchmarks.attention.gpu", "--smoke"],
         cwd=ROOT,
         env={"PYTHONPATH": str(ROOT)},
         capture_output=True,

@@ -1,6 +1,8 @@
 """The native kernel's library: every variant is right, any number of threads, and without a compiler it is said."""
 
+import ctypes
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -11,7 +13,9 @@ from helpers.paged_case import paged_case
 from helpers.python import IMPORTABLE, ROOT
 
 from model_registry.attention import wavelet_attention
+from model_registry.attention.native.kernel_arguments import KernelArguments
 from model_registry.attention.native.library import (
+    SOURCES,
     NativeLibraryUnavailableError,
     build,
     find_compiler,
@@ -21,8 +25,7 @@ from model_registry.attention.native.library import (
 
 SWEEP = ROOT / "tests/helpers/native_sweep.py"
 PROGRAM = """
-import sys, torch
-sys.path.insert(0, {tests!r})
+import torch
 from helpers.paged_case import paged_case
 from model_registry.attention import default_implementation, wavelet_attention
 case = paged_case([300, 40], [20, 1], dtype=torch.float32)
@@ -130,3 +133,11 @@ print(len(before), runtimes() == before)
 """
     finished = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert finished.stdout.split() == ["1", "True"]
+
+
+def test_the_kernels_arguments_have_the_same_fields_in_python_and_in_c():
+    """Python fills the structure that C++ reads: fields of one size could change places without a sound."""
+    struct = re.search(r"struct Arguments \{(.*?)\};", (SOURCES / "attention.cpp").read_text(), re.DOTALL)[1]
+    declared = [(name, int(length or 1)) for name, length in re.findall(r"\**(\w+)(?:\[(\d)\])?[,;]", struct)]
+    assert declared == [(name, getattr(kind, "_length_", 1)) for name, kind in KernelArguments._fields_]
+    assert load_library()[0].wavelet_attention_arguments_size() == ctypes.sizeof(KernelArguments)

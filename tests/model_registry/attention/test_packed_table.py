@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from model_registry.attention.native.packed_table import MARGIN, RANK_SPAN, packed_table
+from model_registry.attention.native.constants import RANK_SPAN, TABLE_MARGIN
+from model_registry.attention.native.packed_table import packed_table
 from model_registry.attention.native.table_factors import factor_table
 from model_registry.positions.wavelet import position_table
 
@@ -48,9 +49,9 @@ def test_columns_run_backwards_between_zeros(dtype, pack):
     table = TABLES["full rank"]
     packed = packed_table(table, dtype, pack)
     rows = packed.columns.permute(1, 0, 2).flatten(1)
-    assert (rows[:MARGIN] == 0).all()
-    assert (rows[-MARGIN:] == 0).all()
-    assert torch.equal(rows[MARGIN:-MARGIN].flip(0), table.to(rows.dtype))
+    assert (rows[:TABLE_MARGIN] == 0).all()
+    assert (rows[-TABLE_MARGIN:] == 0).all()
+    assert torch.equal(rows[TABLE_MARGIN:-TABLE_MARGIN].flip(0), table.to(rows.dtype))
     assert packed.ranks.tolist() == [48 // pack] * -(-700 // RANK_SPAN)
 
 

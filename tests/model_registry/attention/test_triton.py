@@ -19,7 +19,8 @@ def test_the_interpreted_kernels_are_the_equation():
 
 
 def test_the_kernels_compile_for_hopper_without_spills_and_with_products_in_flight(tmp_path):
-    report = run("benchmarks/compile_report.py", "--head-sizes", "128", "--elements", "bf16", TRITON_CACHE_DIR=tmp_path)
+    command = ["-m", "benchmarks.attention.compile_report", "--head-sizes", "128", "--elements", "bf16"]
+    report = run(*command, TRITON_CACHE_DIR=tmp_path)
     assert ", 0 spill, 0 serialise" in report
 
 

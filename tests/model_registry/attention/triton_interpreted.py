@@ -39,7 +39,7 @@ def exact(case):
 
 def run(case, **options):
     out = torch.full_like(case.q, NAN)
-    paged_attention(*case.arguments(), out, **options)
+    paged_attention(case.batch(), out, **options)
     return out
 
 
@@ -112,7 +112,7 @@ def test_rows_past_the_table_are_never_read():
 def test_without_a_table_it_is_attention_without_positions():
     case = paged_case(*RAGGED, R=1, dtype=torch.float32)
     case = replace(case, table=torch.zeros(1, 32))
-    assert (run(replace(case, table=None)) - exact(case)).abs().max() <= float32_bound(case)
+    assert (run(case, positions=False) - exact(case)).abs().max() <= float32_bound(case)
 
 
 def test_sequences_that_share_cached_blocks():
@@ -141,7 +141,7 @@ def test_strides_of_q_caches_block_table_and_out_do_not_matter():
         strided = replace(case, q=wide[:, 1], k_cache=k_cache, v_cache=v_cache, block_table=block_table)
         out = torch.full((4, 41, 64), NAN)
         view = out.transpose(0, 1)[..., ::2]
-        paged_attention(*strided.arguments(), view)
+        paged_attention(strided.batch(), view)
         assert (view - exact(case)).abs().max() <= float32_bound(case)
         assert out[..., 1::2].isnan().all()
 
@@ -167,7 +167,7 @@ def test_caches_of_more_than_two_to_the_31_elements(dim):
 def test_queries_and_outputs_of_more_than_two_to_the_31_elements(queries):
     case = paged_case([40], [queries], H=3, H_kv=1, dtype=torch.float16)
     out = far_apart(torch.zeros_like(case.q), 1, 2**30)
-    paged_attention(*replace(case, q=far_apart(case.q, 1, 2**30)).arguments(), out)
+    paged_attention(replace(case, q=far_apart(case.q, 1, 2**30)).batch(), out)
     assert torch.equal(out, run(case))
 
 
@@ -175,7 +175,7 @@ def test_padding_entries_get_zeros_and_rows_of_no_sequence_are_left_alone():
     case = paged_case([20, 0, 40, 0], [3, 2, 1, 1], dtype=torch.float32)
     longer = replace(case, q=torch.cat([case.q, torch.full_like(case.q[:4], NAN)]))
     out = torch.full_like(longer.q, 7.0)
-    paged_attention(*longer.arguments(), out)
+    paged_attention(longer.batch(), out)
     assert (out[3:5] == 0).all()
     assert (out[6] == 0).all()
     assert (out[7:] == 7).all()

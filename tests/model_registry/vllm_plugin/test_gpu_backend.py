@@ -10,9 +10,9 @@ import pytest
 import torch
 from vllm.v1.attention.backend import AttentionCGSupport
 
-from model_registry.vllm_plugin import backend, cpu, gpu
+from model_registry.vllm_plugin import backend, base, gpu
 from model_registry.vllm_plugin.backend import WaveletAttentionBackend
-from model_registry.vllm_plugin.cpu import WaveletAttentionImpl
+from model_registry.vllm_plugin.cpu import WaveletCpuAttentionImpl
 from model_registry.vllm_plugin.errors import UnsupportedByWaveletAttentionError
 from model_registry.vllm_plugin.gpu import WaveletGpuAttentionImpl
 
@@ -47,14 +47,14 @@ class Platform:
 
 
 def on(platform: Platform, monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in (backend, cpu, gpu):
+    for module in (backend, base, gpu):
         monkeypatch.setattr(module, "current_platform", platform)
 
 
 @pytest.mark.parametrize(
     ("kind", "implementation"),
     [
-        ("cpu", WaveletAttentionImpl),
+        ("cpu", WaveletCpuAttentionImpl),
         ("cuda", WaveletGpuAttentionImpl),
         ("rocm", WaveletGpuAttentionImpl),
         ("xpu", WaveletGpuAttentionImpl),

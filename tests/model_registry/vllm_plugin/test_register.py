@@ -16,7 +16,7 @@ from vllm.v1.attention.backends.registry import AttentionBackendEnum
 import model_registry
 from model_registry.configuration_wavelet import WaveletLlamaConfig
 from model_registry.vllm_plugin.backend import BACKEND_NAME, WaveletAttentionBackend
-from model_registry.vllm_plugin.cpu import WaveletAttentionImpl
+from model_registry.vllm_plugin.cpu import WaveletCpuAttentionImpl
 from model_registry.vllm_plugin.errors import UnsupportedByWaveletAttentionError
 
 TABLE = torch.ones(3, 32)
@@ -58,12 +58,12 @@ def test_another_vllm_series_is_refused_by_name(version: str, monkeypatch: pytes
 )
 def test_what_wavelet_attention_cannot_do_is_refused_at_start(argument: str, value: object) -> None:
     with pytest.raises(UnsupportedByWaveletAttentionError, match=argument) as caught:
-        WaveletAttentionImpl(2, 32, 1.0, **{argument: value}, table=TABLE)
+        WaveletCpuAttentionImpl(2, 32, 1.0, **{argument: value}, table=TABLE)
     assert caught.value.value == value
 
 
 def test_padding_slots_are_not_written() -> None:
-    impl = WaveletAttentionImpl(2, 32, 1.0, num_kv_heads=2, table=TABLE)
+    impl = WaveletCpuAttentionImpl(2, 32, 1.0, num_kv_heads=2, table=TABLE)
     cache = torch.zeros(3, 2, 16, 64)
     key, value = torch.ones(4, 2, 32), torch.full((4, 2, 32), 2.0)
     impl.do_kv_cache_update(torch.nn.Module(), key, value, cache, torch.tensor([17, -1, 47]))

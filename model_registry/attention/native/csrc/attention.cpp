@@ -9,6 +9,10 @@
 #include <utility>
 #include <vector>
 
+#if !defined(WAVE_RANK_SPAN)
+#error "compile with the options of ../library.py: ../constants.py defines what Python and this file share"
+#endif
+
 #include "single_query.h"
 
 namespace {
@@ -16,10 +20,11 @@ namespace {
 constexpr int64_t kTileRows = 128;   // query rows, that is queries x heads of a group, in a task
 constexpr int64_t kPartKeys = 1024;  // keys in a part, for a sequence of one query tile
 
-enum ElementType : int64_t { kFloat32, kBfloat16, kFloat16, kFloat64 };
+enum ElementType : int64_t { WAVE_ELEMENT_TYPES };  // k_float32, ...: see ../constants.py
 
 }  // namespace
 
+// ../kernel_arguments.py has the same fields in the same order.
 extern "C" struct Arguments {
     const void *q, *k_cache, *v_cache;
     void* out;
@@ -288,17 +293,20 @@ static bool in_bounds(const Arguments& a) {
 
 // Units that an element type is multiplied in: 2 for pairs of bfloat16, else 1.
 extern "C" __attribute__((visibility("default"))) int wavelet_attention_pack(int32_t element_type) {
-    return element_type == kBfloat16 ? Bfloat16Products::kPack : 1;
+    return element_type == k_bfloat16 ? Bfloat16Products::kPack : 1;
 }
+
+// Compared with the size of the caller's idea of `Arguments`.
+extern "C" __attribute__((visibility("default"))) int wavelet_attention_arguments_size() { return int(sizeof(Arguments)); }
 
 // Returns 0, or 1 where a value of an index tensor is out of bounds; then nothing is written.
 extern "C" __attribute__((visibility("default"))) int wavelet_attention(const Arguments* a) {
     if (!in_bounds(*a)) return 1;
     switch (a->element_type) {
-        case kFloat32: attend<float, FloatProducts>(*a); break;
-        case kBfloat16: attend<Bfloat16, Bfloat16Products>(*a); break;
-        case kFloat16: attend<Float16, FloatProducts>(*a); break;
-        case kFloat64: attend<double, DoubleProducts>(*a); break;
+        case k_float32: attend<float, FloatProducts>(*a); break;
+        case k_bfloat16: attend<Bfloat16, Bfloat16Products>(*a); break;
+        case k_float16: attend<Float16, FloatProducts>(*a); break;
+        case k_float64: attend<double, DoubleProducts>(*a); break;
     }
     return 0;
 }

@@ -4,8 +4,10 @@
 #include "tile.h"
 
 constexpr double kMasked = -1e30;  // a score that no key has; finite, so that a row that sees no key stays finite
-constexpr int kRankSpan = 16;      // distances that share an entry of `ranks`
-constexpr int kTableMargin = 128;  // columns of zeros on either side of the table
+// ../constants.py says what these are; Python packs the table with the same numbers.
+constexpr int kRankSpan = WAVE_RANK_SPAN, kTableMargin = WAVE_TABLE_MARGIN, kMostLanes = WAVE_MOST_LANES;
+static_assert(kTableMargin >= kTileKeys, "a vector of keys may lie a whole tile past the query");
+static_assert(kMostLanes % (kVectorBytes / sizeof(float)) == 0, "a vector may not reach past a row of the projection");
 
 // The table in units: column kTableMargin + R - 1 - t holds p(t), or its coordinates, so that it runs along the keys.
 template <class P>

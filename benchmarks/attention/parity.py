@@ -1,10 +1,10 @@
 """Parity of the Triton kernels on random ragged shapes: bfloat16, float16, and a float8 cache, against float64.
 
-    python benchmarks/parity.py [--shapes 200] [--seed 0] [--workers N] [--output FILE]
+    python -m benchmarks.attention.parity [--shapes 200] [--seed 0] [--workers N] [--output FILE]
 
 Each shape draws lengths, query counts, heads, head size, block size, table and scales; what the kernels are compiled
 for, head size, block size and group, is drawn once for ``SHARED`` shapes. Unused cache slots and the output before the
-call are NaN. The bound is the one of the benchmark: see ``attention_case.allowed_error``. Exits 1
+call are NaN. The bound is the one of the benchmark: see ``case.allowed_error``. Exits 1
 with the seed of each shape that fails.
 """
 
@@ -19,9 +19,10 @@ from pathlib import Path
 
 import torch
 import triton
-from attention_case import allowed_error
 
+from benchmarks.attention.case import allowed_error
 from model_registry.attention import wavelet_attention
+from model_registry.attention.batch import PagedBatch
 from model_registry.attention.triton.op import paged_attention
 from model_registry.positions.wavelet import position_table, wavelet_names
 
@@ -123,15 +124,14 @@ def check_shared(task: tuple[range, str, str, int]) -> list[dict]:
 
 def check(seed: int, kind: str, device: str, longest: int) -> dict:
     case = random_case(seed, kind, device, longest)
-    names = ("q", "k_cache", "v_cache", "block_table", "query_start_loc", "seq_lens", "table", "scale")
-    arguments = [case[name] for name in names]
+    batch = PagedBatch(*(case[name] for name in PagedBatch._fields))
     out = torch.full_like(case["q"], NAN)
     if kind == "fp8 cache":
         k_scale, v_scale = (torch.tensor(case[name], device=device) for name in ("k_factor", "v_factor"))
         case |= {"k_factor": float(k_scale), "v_factor": float(v_scale)}
-        paged_attention(*arguments, out, k_scale=k_scale, v_scale=v_scale)
+        paged_attention(batch, out, k_scale=k_scale, v_scale=v_scale)
     else:
-        wavelet_attention(*arguments, out=out, impl="triton")
+        wavelet_attention(*batch, out=out, impl="triton")
     exact, rounded = rounded_reference(case, out.dtype)
     result = {"seed": seed, "kind": kind, "d": case["q"].shape[2], "R": case["table"].shape[0]}
     if out.numel() == 0:

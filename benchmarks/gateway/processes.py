@@ -7,9 +7,8 @@ import sys
 import urllib.request
 from pathlib import Path
 
-from gateway_client import KEY
-from servers import free_port, wait_ready
-
+from benchmarks.gateway.client import KEY
+from benchmarks.servers import free_port, wait_ready
 from wave_serve.keys.file import entry_for
 
 TICKS = os.sysconf("SC_CLK_TCK")
@@ -82,7 +81,7 @@ class Process:
 def mock(tokenizer: Path, scratch: Path) -> Process:
     """The upstream that computes nothing."""
     port = free_port()
-    script = Path(__file__).with_name("gateway_mock.py")
+    script = Path(__file__).with_name("mock.py")
     one = Process("mock", [sys.executable, str(script), str(port), str(tokenizer)], port, scratch / "mock.log", {})
     one.wait("/health")
     return one

@@ -1,6 +1,6 @@
 """The models that ``extrapolation.py`` measures: one architecture, data order, seed and budget, many positions.
 
-    python benchmarks/family.py --out runs/family
+    python -m benchmarks.quality.train_family --out runs/family
 
 Trains each member in turn with ``wave-serve train`` (about four minutes each on one core); a finished one is kept.
 ``variants`` are the rows of the table: a member, and what is changed in its config at inference, without training.

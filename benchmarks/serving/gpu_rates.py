@@ -1,7 +1,7 @@
 """``vllm bench serve`` on a wavelet model and on its rotary twin: what the positions cost a server.
 
-    python benchmarks/serving_rates.py [--output FILE]
-    python benchmarks/serving_rates.py --smoke     tiny, wherever vLLM runs: that it runs, not how fast
+    python -m benchmarks.serving.gpu_rates [--output FILE]
+    python -m benchmarks.serving.gpu_rates --smoke     tiny, wherever vLLM runs: that it runs, not how fast
 
 A quarter of Llama-3-8B: 8 of its 32 layers, with the bundled tokenizer's small vocabulary, so that attention's share of
 a step is at least that of the whole model. Weights are random and the same shape for both, so nothing is downloaded;
@@ -20,10 +20,10 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from attention import environment
-from servers import free_port, wait_ready
+from benchmarks.attention.gpu import environment
+from benchmarks.servers import free_port, wait_ready
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 TOKENIZER = ROOT / "model_registry/demo/wave-demo"
 RESULTS = ROOT / "benchmarks/results/serving_gpu.json"
 FIGURES = ("median_ttft_ms", "median_tpot_ms", "output_throughput", "total_token_throughput", "duration")

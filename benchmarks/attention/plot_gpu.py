@@ -1,4 +1,4 @@
-"""Plot cost against context from the benchmark's JSON: python benchmarks/plot_attention.py RESULTS.json PLOT.svg"""
+"""Plots cost against context from gpu.py's JSON: python -m benchmarks.attention.plot_gpu RESULTS.json PLOT.svg"""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """What the gateway adds to a request, beside direct access and LiteLLM's proxy on the same bodies.
 
-    python benchmarks/gateway.py --litellm /path/to/venv/bin/litellm      # latency, requests a vCPU, /health
-    python benchmarks/gateway.py --soak 30                                # memory and leaks under 30 minutes of abuse
+    python -m benchmarks.gateway.cost --litellm /path/to/venv/bin/litellm    # latency, requests a vCPU, /health
+    python -m benchmarks.gateway.cost --soak 30                              # memory and leaks in 30 minutes of abuse
 
 A mock upstream on the same machine answers after a time that each request sets, half to one and a half times a mean:
 requests that all take as long would keep arriving in bursts, which no real engine's do. Direct, gateway and LiteLLM are
@@ -21,17 +21,17 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import gateway_process
-from gateway_bodies import LONG_TOKENS, SHORT_TOKENS, maker, spread
-from gateway_client import Connection, Load, closed_loop, get, post
-from gateway_soak import soak
-from helpers.gateway_process import Process
-from servers import machine
 from tokenizers import Tokenizer
 
+from benchmarks.gateway import processes
+from benchmarks.gateway.bodies import LONG_TOKENS, SHORT_TOKENS, maker, spread
+from benchmarks.gateway.client import Connection, Load, closed_loop, get, post
+from benchmarks.gateway.processes import Process
+from benchmarks.gateway.soak import soak
+from benchmarks.servers import machine
 from wave_serve.engine.checkpoint import bundled_checkpoint
 
-RESULTS = Path(__file__).parent / "results"
+RESULTS = Path(__file__).parents[1] / "results"
 BUSY = 0.0  # seconds that the mock takes while the proxies' cost is measured
 BIG_BODY = 27_000_000
 MIXES: dict[str, dict[str, Any]] = {
@@ -120,11 +120,11 @@ async def compare(chosen: argparse.Namespace, scratch: Path) -> dict[str, Any]:
     """All of it but the soak."""
     path = bundled_checkpoint() / "tokenizer.json"
     tokenizer = Tokenizer.from_file(str(path))
-    arms = {"direct": gateway_process.mock(path, scratch)}
+    arms = {"direct": processes.mock(path, scratch)}
     try:
-        arms["wave-serve"] = gateway_process.wave_serve(arms["direct"], path, scratch)
+        arms["wave-serve"] = processes.wave_serve(arms["direct"], path, scratch)
         if chosen.litellm:
-            arms["litellm"] = gateway_process.litellm(arms["direct"], chosen.litellm, scratch)
+            arms["litellm"] = processes.litellm(arms["direct"], chosen.litellm, scratch)
         mixes = {name: await measure_mix(name, arms, tokenizer, chosen.scale, chosen.rounds) for name in chosen.mixes}
         health = await measure_health(arms["wave-serve"], chosen.health)
     finally:
@@ -142,7 +142,7 @@ def described(results: dict[str, Any], chosen: argparse.Namespace) -> dict[str, 
         site = next(Path(chosen.litellm).parent.parent.glob("lib/python*/site-packages/litellm-*.dist-info"))
         versions["litellm"] = site.name.removeprefix("litellm-").removesuffix(".dist-info")
     return {
-        "command": "python benchmarks/gateway.py " + " ".join(sys.argv[1:]),
+        "command": "python -m benchmarks.gateway.cost " + " ".join(sys.argv[1:]),
         "date": datetime.now(UTC).date().isoformat(),
         "machine": machine(),
         "versions": versions,

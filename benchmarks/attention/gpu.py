@@ -1,8 +1,8 @@
 """Time wavelet attention on a GPU against its peers and against the GPU's own ceilings; parity comes first.
 
-    python benchmarks/attention.py [--output FILE]                    on a GPU; needs torch and triton only
-    python benchmarks/attention.py --minutes 2 --quick                what fits into that; see the options
-    TRITON_INTERPRET=1 python benchmarks/attention.py --smoke         tiny, on the CPU: that it runs, not how fast
+    python -m benchmarks.attention.gpu [--output FILE]                    on a GPU; needs torch and triton only
+    python -m benchmarks.attention.gpu --minutes 2 --quick                what fits into that; see the options
+    TRITON_INTERPRET=1 python -m benchmarks.attention.gpu --smoke         tiny, on the CPU: that it runs, not how fast
 
 A peer that fails parity is reported and not timed. Times are medians of ``triton.testing.do_bench``, which empties the
 L2 cache before each call. Bytes are each key and value once, FLOP those of plain causal attention.
@@ -22,10 +22,11 @@ from typing import Any
 
 import torch
 import triton
-from attention_case import Case, Shape
-from attention_peers import PEERS, Call
 
-RESULTS = Path(__file__).parent / "results"
+from benchmarks.attention.case import Case, Shape
+from benchmarks.attention.peers import PEERS, Call
+
+RESULTS = Path(__file__).parents[1] / "results"
 MODELS = {"Llama-3-8B": (32, 8, 128), "Llama-2-7B": (32, 32, 128), "Qwen2.5-7B": (28, 4, 128)}
 SMOKE = [Shape("tiny", 4, 2, 32, 2, 70, 1), Shape("tiny", 4, 2, 32, 1, 70, 40)]
 MEMORY_SHARE = 0.35

@@ -1,6 +1,6 @@
 """A vLLM server that computes nothing: answers after a fixed time, and knows which requests are under way.
 
-    python benchmarks/gateway_mock.py PORT TOKENIZER
+    python -m benchmarks.gateway.mock PORT TOKENIZER
 
 The request's `user` field sets how it answers: `<seconds to the first token>:<tokens>:<seconds between tokens>`.
 """

@@ -1,6 +1,6 @@
 """Draws the bundled model's loss and pass keys beside those of its rope and ALiBi twins, as they were recorded.
 
-python benchmarks/twins.py      # after the evaluations that docs/results.md lists
+python -m benchmarks.quality.plot_twins      # after the evaluations that docs/results.md lists
 """
 
 import json
@@ -12,7 +12,7 @@ from typing import Any
 from wave_serve.engine.checkpoint import bundled_checkpoint
 from wave_serve.eval.plot import draw
 
-RESULTS = Path(__file__).parent / "results/demo"
+RESULTS = Path(__file__).parents[1] / "results/demo"
 RECORDED = {
     "perplexity": (bundled_checkpoint() / "eval.json", RESULTS / "rope-loss.json", RESULTS / "alibi-loss.json"),
     "passkey": (RESULTS / "passkey.json", RESULTS / "rope-passkey.json", RESULTS / "alibi-passkey.json"),

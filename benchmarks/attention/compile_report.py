@@ -1,6 +1,6 @@
 """Compile the Triton attention kernels for a GPU that need not be there, and report what each takes of it.
 
-    python benchmarks/compile_report.py [--output benchmarks/results/triton_sm90_resources.json]
+    python -m benchmarks.attention.compile_report [--output benchmarks/results/triton_sm90_resources.json]
 
 For every head size and element type, with the tiles of ``configuration``: registers a thread, spills to local
 memory, and shared memory of a program, as the assembler of the installed Triton says, and whether it serialises the

@@ -1,6 +1,6 @@
 """Prefix-cache hits of 40 questions about 8 documents at two vLLM engines: through the gateway, and round robin.
 
-    python benchmarks/routing.py [--rounds N] [--document-tokens N] [--concurrency N]
+    python -m benchmarks.gateway.routing [--rounds N] [--document-tokens N] [--concurrency N]
 
 Two engines serve the bundled model. Each round asks 5 questions about each of 8 documents in a shuffled order, under a
 system prompt that all share: once through the gateway, once with the engines by turns, with fresh texts for each so
@@ -28,12 +28,12 @@ from pathlib import Path
 import httpx
 import yaml
 from prometheus_client.parser import text_string_to_metric_families
-from servers import START_SECONDS, free_port, machine, wait_ready
 
+from benchmarks.servers import START_SECONDS, free_port, machine, wait_ready
 from wave_serve.engine.checkpoint import bundled_checkpoint
 from wave_serve.engine.command import ONE_PROCESS
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 RESULTS = ROOT / "benchmarks/results/routing.json"
 MODEL = "model"
 DOCUMENTS = 8

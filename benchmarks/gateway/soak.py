@@ -7,12 +7,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import gateway_process
-from gateway_bodies import LONG_TOKENS, invalid, maker
-from gateway_client import Request, closed_loop
-from helpers.gateway_process import Process
 from tokenizers import Tokenizer
 
+from benchmarks.gateway import processes
+from benchmarks.gateway.bodies import LONG_TOKENS, invalid, maker
+from benchmarks.gateway.client import Request, closed_loop
+from benchmarks.gateway.processes import Process
 from wave_serve.engine.checkpoint import bundled_checkpoint
 
 CONCURRENCY = 4
@@ -27,8 +27,8 @@ SAMPLE_SECONDS = 10.0
 async def soak(minutes: float, scratch: Path) -> dict[str, Any]:
     """Memory by time, statuses, and what still runs at the end."""
     path = bundled_checkpoint() / "tokenizer.json"
-    upstream = gateway_process.mock(path, scratch)
-    gateway = gateway_process.wave_serve(upstream, path, scratch)
+    upstream = processes.mock(path, scratch)
+    gateway = processes.wave_serve(upstream, path, scratch)
     try:
         return await _soak(minutes, Tokenizer.from_file(str(path)), upstream, gateway)
     finally:

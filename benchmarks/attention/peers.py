@@ -14,10 +14,11 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.attention.bias import causal_lower_right
 from torch.nn.attention.flex_attention import create_block_mask, flex_attention
 
+from model_registry.attention.batch import PagedBatch
 from model_registry.attention.triton.op import paged_attention
 
 if TYPE_CHECKING:
-    from attention_case import Case
+    from benchmarks.attention.case import Case
 
 Call = Callable[[], torch.Tensor]
 
@@ -26,23 +27,26 @@ class Unavailable(Exception):  # noqa: N818 - a reason, not an error
     """The peer cannot run here."""
 
 
-def _ours(case: Case, table: torch.Tensor | None) -> Call:
+def _ours(case: Case, *, positions: bool) -> Call:
     out = torch.empty_like(case.q)
     one = torch.ones((), device=case.q.device)
     scales = {"k_scale": one, "v_scale": one} if case.kv.dtype != case.dtype else {}
-    k_cache, v_cache = case.k_cache, case.v_cache
+    batch = PagedBatch(
+        case.q,
+        case.k_cache,
+        case.v_cache,
+        case.block_table,
+        case.query_start_loc,
+        case.seq_lens,
+        case.table.to(case.dtype),
+        case.scale,
+    )
 
     def call() -> torch.Tensor:
         paged_attention(
-            case.q,
-            k_cache,
-            v_cache,
-            case.block_table,
-            case.query_start_loc,
-            case.seq_lens,
-            table,
-            case.scale,
+            batch,
             out,
+            positions=positions,
             max_query_len=case.shape.queries,
             max_seq_len=case.shape.context,
             **scales,
@@ -53,11 +57,11 @@ def _ours(case: Case, table: torch.Tensor | None) -> Call:
 
 
 def wavelet(case: Case) -> Call:
-    return _ours(case, case.table.to(case.dtype))
+    return _ours(case, positions=True)
 
 
 def term_off(case: Case) -> Call:
-    return _ours(case, None)
+    return _ours(case, positions=False)
 
 
 def _packed(case: Case, out: torch.Tensor) -> torch.Tensor:
