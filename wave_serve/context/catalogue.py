@@ -49,8 +49,8 @@ class ServedModel:
         """The ready upstream with the fewest requests, if possible one that does not fail. Raises ApiError 503."""
         found = least_busy(self.upstreams)
         if found is None:
-            message = f"No upstream of model {self.name} is ready: {self.upstreams[0].reason}."
-            raise unavailable(message, self._retry_after)
+            reason = self.upstreams[0].reason if self.upstreams else "it has none"
+            raise unavailable(f"No upstream of model {self.name} is ready: {reason}.", self._retry_after)
         return found
 
     async def ask(self, question: Callable[[Upstream], Awaitable[T]], tries: int) -> T:
