@@ -55,6 +55,10 @@ class Code(StrEnum):
     METHOD_NOT_ALLOWED = "method_not_allowed"
 
 
+class ExplainedError(Exception):
+    """A failure that whoever started the command can mend; the command line shows its message without a traceback."""
+
+
 class ApiError(Exception):
     """An answer other than success.
 

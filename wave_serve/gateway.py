@@ -49,8 +49,7 @@ class Gateway:
         self.bodies = Bodies(self.workers[0])
         self.catalogue = Catalogue(settings, self.upstreams, self.workers[1])
         for upstream in self.upstreams:
-            upstream.before_ready = self.catalogue.learn
-            upstream.on_change = self.admission.serve_queue
+            upstream.tell(self.catalogue.learn, self.admission.serve_queue)
 
     def apply(self, settings: Settings, keys: Sequence[ApiKey]) -> list[str]:
         """Takes over keys, limits and policies; requests that run go on. Returns what only a restart would change."""

@@ -58,7 +58,7 @@ class FakeUpstream:
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
         self._thread.start()
-        self._start()
+        self.start()
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -81,7 +81,7 @@ class FakeUpstream:
         """Closes the listening socket and every connection, as a killed process does."""
         asyncio.run_coroutine_threadsafe(self._stop(), self._loop).result()
 
-    def _start(self) -> None:
+    def start(self) -> None:
         asyncio.run_coroutine_threadsafe(self._listen(), self._loop).result()
 
     async def _listen(self) -> None:

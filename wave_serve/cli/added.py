@@ -5,11 +5,13 @@ import re
 from collections.abc import Callable
 from importlib.metadata import EntryPoint
 
+from wave_serve.errors import ExplainedError
+
 GROUP = "wave_serve.commands"
 DISTRIBUTION = "wave-serve"
 
 
-class CommandUnavailableError(RuntimeError):
+class CommandUnavailableError(ExplainedError, RuntimeError):
     """A command's packages are not installed; the message says which extra brings them."""
 
 

@@ -68,7 +68,12 @@ def cut(ids: Sequence[int], ranges: Sequence[Range]) -> list[int]:
 
 @dataclass(frozen=True)
 class Turns:
-    """A chat's messages in whole turns: a user's message with all that answers it, so that roles still alternate."""
+    """A chat's messages in whole turns: a user's message with all that answers it, so that roles still alternate.
+
+    Attributes:
+        messages: how many there are.
+        droppable: for each turn that may be dropped, oldest first, the indices of its messages.
+    """
 
     messages: int
     droppable: tuple[tuple[int, ...], ...]

@@ -6,10 +6,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from wave_serve.errors import ExplainedError
+
 REQUIRED_FIELDS = ("model_type", "hidden_size", "num_hidden_layers", "num_attention_heads", "vocab_size")
 
 
-class CheckpointError(ValueError):
+class CheckpointError(ExplainedError, ValueError):
     """The directory is not a checkpoint that can be served; the message names the file, the field and the value."""
 
 

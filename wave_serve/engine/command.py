@@ -8,6 +8,7 @@ import sys
 from collections.abc import Mapping, Sequence
 
 from wave_serve.engine.checkpoint import Checkpoint
+from wave_serve.errors import ExplainedError
 from wave_serve.settings import EngineSettings
 from wave_serve.worker.cores import cores
 
@@ -24,9 +25,10 @@ OWNED = {
     "--ssl-certfile": "the gateway in front of it",
 }
 
-# vLLM's CPU build puts the model into a process of its own, for which the scheduler's waits in a loop of sched_yield.
-# The loop takes a core from the attention, and on Linux 6.18 leaves the server and the gateway next to none while a
-# generation lasts. vLLM does so to set OpenMP's environment, which `engine_environment` has done already.
+# vLLM's CPU build runs the model in a second process, in order to set OpenMP's environment there. Its scheduler waits
+# for that process in a busy loop (sched_yield), which burns a core that the attention kernel needs; on Linux 6.18 the
+# API server and the gateway then get almost no processor time while a generation lasts. `engine_environment` sets
+# OpenMP's environment before vLLM starts, so the second process is not needed.
 ONE_PROCESS = ("--distributed-executor-backend", "vllm.v1.executor.uniproc_executor.UniProcExecutor")
 # Arguments that may ask for more; `--config` names a file that may.
 SEVERAL_PROCESSES = re.compile(r"--(distributed-executor-backend|config|nnodes|.*-parallel-.*)|-(n|[tpd]p|[pd]cp)")
@@ -34,7 +36,7 @@ SEVERAL_PROCESSES = re.compile(r"--(distributed-executor-backend|config|nnodes|.
 BINDING, NO_BINDING = "VLLM_CPU_OMP_THREADS_BIND", "nobind"
 
 
-class EngineSetupError(ValueError):
+class EngineSetupError(ExplainedError, ValueError):
     """The engine cannot be started as asked."""
 
 

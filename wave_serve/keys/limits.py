@@ -10,7 +10,9 @@ from wave_serve.headers import Header
 from wave_serve.keys.file import ApiKey
 
 MINUTE = 60.0
-ROUNDING = 0.01  # units; what may be missing of one after the time that was told
+# Units. After the wait that a 429 announced, rounding may leave a bucket this much short of the unit that was promised;
+# the request is let through all the same.
+ROUNDING = 0.01
 CONCURRENCY_RETRY_S = 1.0  # when one of a key's own requests ends is for its owner to know
 
 

@@ -19,7 +19,15 @@ LONGEST_RETRY = 300.0  # seconds; by then the backlog is another one
 
 @dataclass(order=True)
 class Waiter:
-    """A generation in the queue, ordered by when its key's fair share lets it through."""
+    """A generation in the queue, ordered by turn.
+
+    Attributes:
+        turn: when its key's fair share lets it through, in tokens; see `Admission`.
+        number: order of arrival, which decides between equal turns.
+        demand: its work.
+        without: upstreams that have failed it already.
+        granted: done with the upstream that it may use, or with the error that refuses it.
+    """
 
     turn: float
     number: int
@@ -77,7 +85,7 @@ class Admission:
             self._release(upstream, demand, done=done)
 
     def serve_queue(self) -> None:
-        """Gives out what places there are; to be called when there may be more of them, or fewer upstreams."""
+        """Lets waiting generations through in turn, as far as there is room; called whenever there may be more room."""
         reserved: set[str] = set()
         for waiter in tuple(self._waiting):
             if waiter.granted.done() or all(one.base_url in reserved for one in waiter.demand.upstreams):
@@ -88,7 +96,8 @@ class Admission:
                 waiter.granted.set_exception(error)
                 continue
             if upstream is None:
-                # Whoever comes later may not take what this one waits for, or a long prompt would never get its turn.
+                # Nobody behind it may take the upstreams that it waits for. Otherwise short prompts would fill each
+                # gap, and a long one that needs more room would never get its turn.
                 reserved |= {one.base_url for one in waiter.demand.upstreams}
             else:
                 waiter.granted.set_result(upstream)

@@ -16,7 +16,8 @@ from wave_serve.upstream.upstream import Upstream
 logger = logging.getLogger("wave_serve.dispatch")
 
 Attempt = Callable[[Upstream], Awaitable[None]]
-# The upstream is overloaded, going away or out of order; of other errors the next upstream would say the same.
+# Statuses after which another upstream is tried: the first is overloaded, going away or out of order. With any other
+# error the next upstream would answer the same.
 WORTH_ANOTHER = (429, 502, 503, 504)
 OUT_OF_ORDER = (502, 503, 504)
 

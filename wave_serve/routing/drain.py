@@ -12,7 +12,12 @@ RETRY_SECONDS = 1  # another instance, or this one's successor, can be asked at 
 
 
 class Drain:
-    """Knows the running requests. `stopping` after SIGTERM, `over` once the time for them is up."""
+    """Knows the running requests.
+
+    Attributes:
+        stopping: set at SIGTERM; running requests go on.
+        over: set when the time for them is up.
+    """
 
     def __init__(self) -> None:
         self.stopping = False
@@ -20,7 +25,7 @@ class Drain:
         self._tasks: set[asyncio.Task[Any]] = set()
 
     def begin(self) -> None:
-        """No new work is expected from now on."""
+        """The process is asked to stop: it is not ready for new work any more."""
         self.stopping = True
 
     def end(self) -> None:
@@ -31,7 +36,7 @@ class Drain:
 
     @contextlib.contextmanager
     def covers(self) -> Iterator[None]:
-        """The current task is ended by `end`. Raises ApiError 503 when it is."""
+        """Makes the current task, one request, known to `end`. Raises ApiError 503 where `end` has ended it."""
         task = cast("asyncio.Task[Any]", asyncio.current_task())
         if self.over:
             raise _stopping()

@@ -8,10 +8,11 @@ from collections.abc import Iterator
 import uvicorn
 from starlette.types import ASGIApp
 
+from wave_serve.errors import ExplainedError
 from wave_serve.run.connection import connection_class
 
 
-class ListenError(OSError):
+class ListenError(ExplainedError, OSError):
     """The address cannot be listened on; the message says which and why."""
 
 

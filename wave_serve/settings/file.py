@@ -10,13 +10,14 @@ import yaml
 from pydantic import BaseModel, ValidationError
 from yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
 
+from wave_serve.errors import ExplainedError
 from wave_serve.settings import Settings
 
 KeyPath = tuple[str | int, ...]
 Section = TypeVar("Section", bound=BaseModel)
 
 
-class SettingsError(ValueError):
+class SettingsError(ExplainedError, ValueError):
     """The settings file cannot be used; the message names file, position and reason, one mistake a line."""
 
 

@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 
 from tokenizers import Tokenizer
 
+from wave_serve.errors import ExplainedError
 from wave_serve.tokens.byte_pairs import byte_pairs
 from wave_serve.tokens.pieces import PieceCounts, cuts_alike
 from wave_serve.worker.cores import cores
@@ -23,7 +24,7 @@ COUNTED_AT_ONCE = 2**12  # characters: a millisecond, about what handing it to a
 PROBES = ("a", "def f(x):\n    return x\n", "  two  spaces\tand a tab\r\n", "naïve 日本語 🙂", "0123456789 <s> </s>")
 
 
-class TokenizerError(ValueError):
+class TokenizerError(ExplainedError, ValueError):
     """The tokenizer file cannot be used."""
 
 

@@ -23,12 +23,19 @@ OnChange = Callable[[], None]
 
 
 class Upstream:
-    """State of one server, kept current by `watch`.
+    """State of one server, kept current by `watch`. Its methods write it; everyone may read it.
 
-    `reason` is None while the server is ready, otherwise it says why not; `limits` are its max_model_len by model,
-    `cache_tokens` what its KV cache holds of one request (None where it does not tell). `in_flight` and
-    `outstanding_tokens` (of prompts) are what it has been sent and has not finished. `life` counts how often it was
-    ready: with each one it starts from an empty cache. `ejection` knows of requests that fail while its health is good.
+    Attributes:
+        base_url: root of the server.
+        models: names of the models that it has to serve.
+        client: sends requests to it.
+        reason: why no requests may be sent to it; None while it is ready.
+        limits: its max_model_len by model, in tokens.
+        cache_tokens: what its KV cache holds of one request; None where it does not tell.
+        in_flight: requests that it has been sent and has not finished.
+        outstanding_tokens: prompt tokens of these.
+        life: how often it became ready; each time it may have an empty cache.
+        ejection: knows of requests that fail while the server's health is good.
     """
 
     def __init__(
@@ -47,8 +54,8 @@ class Upstream:
         self.outstanding_tokens = 0
         self.life = 0
         self.ejection = Ejection(routing)
-        self.before_ready: BeforeReady | None = None
-        self.on_change: OnChange | None = None
+        self._before_ready: BeforeReady | None = None
+        self._on_change: OnChange | None = None
         self._up = asyncio.Event()
         self._timeouts = timeouts
         self._late = 0
@@ -59,6 +66,11 @@ class Upstream:
     def ready(self) -> bool:
         """Whether requests may be sent."""
         return self.reason is None
+
+    def tell(self, before_ready: BeforeReady, on_change: OnChange) -> None:
+        """Who is told: `before_ready` has to end well before the server is used, `on_change` hears of each change."""
+        self._before_ready = before_ready
+        self._on_change = on_change
 
     async def wait_ready(self) -> None:
         """Returns as soon as the server is ready."""
@@ -135,8 +147,8 @@ class Upstream:
         if missing:
             return f"it does not serve {', '.join(missing)}; it serves {', '.join(map(str, cards)) or 'nothing'}"
         self.limits = {model: cards[model] for model in self.models if isinstance(cards[model], int)}
-        if self.before_ready is not None:
-            await self.before_ready(self)
+        if self._before_ready is not None:
+            await self._before_ready(self)
         return None
 
     def _set(self, reason: str | None) -> None:
@@ -151,5 +163,5 @@ class Upstream:
             self._up.set()
         else:
             self._up.clear()
-        if changed and self.on_change is not None:
-            self.on_change()
+        if changed and self._on_change is not None:
+            self._on_change()

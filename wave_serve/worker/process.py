@@ -22,6 +22,11 @@ class Worker:
         self._turn = asyncio.Lock()
         self._calls: set[asyncio.Task[Any]] = set()
 
+    @property
+    def pid(self) -> int | None:
+        """The process's number; None before its first call."""
+        return None if self._process is None else self._process.pid
+
     def is_large(self, size: int) -> bool:
         """Whether an input of that size is better left to the worker."""
         return size > self._large

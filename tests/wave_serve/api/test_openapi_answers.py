@@ -228,7 +228,7 @@ def ask_when_the_upstream_fails(ask: Asking, upstream: FakeUpstream) -> None:
 def ask_when_the_gateway_fails(ask: Asking, one: Running) -> None:
     large = BODY | {"prompt": "x" * 30_000}
     ask.post(COMPLETIONS, large)
-    worker = one.gateway.workers[0]._process.pid
+    worker = one.gateway.workers[0].pid
     os.kill(worker, signal.SIGSTOP)
     killing = threading.Timer(0.2, os.kill, (worker, signal.SIGKILL))
     killing.start()
