@@ -13,8 +13,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from wave_serve.eval.endpoint import read_address
 from wave_serve.eval.errors import EvalError, OptionError
 from wave_serve.eval.journal import Journal
-from wave_serve.eval.passkey import PasskeyRun
-from wave_serve.eval.perplexity import PerplexityRun
+from wave_serve.eval.passkey.run import PasskeyRun
+from wave_serve.eval.perplexity.run import PerplexityRun
 from wave_serve.eval.plot import check_plotting, draw
 from wave_serve.eval.results import print_table, write_json, write_markdown
 from wave_serve.eval.settings import EvalSettings
