@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from wave_serve.eval.endpoint import Endpoint
 from wave_serve.eval.errors import LengthError
-from wave_serve.eval.passkey.run import episode
+from wave_serve.eval.passkey import episode
 
 
 @dataclass(frozen=True)
