@@ -93,7 +93,7 @@ async def _run(
     # As long as it takes to end the engine and to tell every client that reads; one that does not is not waited for.
     ending = 0.0 if supervisor is None else timeouts.stop + REAP_SECONDS
     grace = timeouts.drain + FAREWELL_SECONDS + SLACK_SECONDS + ending
-    server = make_server(build_app(gateway), grace, timeouts.body)
+    server = make_server(build_app(gateway), gateway.settings, grace)
     asked = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):

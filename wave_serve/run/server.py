@@ -10,6 +10,7 @@ from starlette.types import ASGIApp
 
 from wave_serve.errors import ExplainedError
 from wave_serve.run.connection import connection_class
+from wave_serve.settings import Settings
 
 
 class ListenError(ExplainedError, OSError):
@@ -43,11 +44,11 @@ def listen(host: str, port: int) -> socket.socket:
     return sock
 
 
-def make_server(app: ASGIApp, grace: float, arrival: float) -> Server:
-    """A server that lets running requests take `grace` seconds after `stop`, and requests `arrival` to come."""
+def make_server(app: ASGIApp, settings: Settings, grace: float) -> Server:
+    """A server that lets running requests take `grace` seconds after `stop`."""
     config = uvicorn.Config(
         app,
-        http=connection_class(arrival),
+        http=connection_class(settings),
         log_config=None,
         access_log=False,
         timeout_graceful_shutdown=math.ceil(grace),
