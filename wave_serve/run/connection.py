@@ -28,6 +28,7 @@ class Connection(HttpToolsProtocol):
         super().__init__(*given, **options)
         self.timeout_keep_alive = self.settings.timeouts.idle  # type: ignore[assignment] # uvicorn's option is whole
         self._bounds = HeadBounds(self.settings.max_head_bytes, self.settings.max_headers)
+        self._step = self.settings.max_head_bytes // 4  # bytes parsed before the bounds are looked at
         self._partial = False  # whether a request has arrived in part
         self._in_body = False  # whether its head was complete
         self._refusal: ApiError | None = None
@@ -49,9 +50,11 @@ class Connection(HttpToolsProtocol):
             return
         self._unset_keepalive_if_required()
         try:
-            self._parse(data)
-            if self._partial:
-                self._bounds.read(len(data))
+            for start in range(0, len(data), self._step):
+                part = memoryview(data)[start : start + self._step]
+                self._parse(part)
+                if self._partial:
+                    self._bounds.read(len(part))
         except ApiError as refusal:
             self._refuse(refusal)
         except httptools.HttpParserError as error:
@@ -103,14 +106,13 @@ class Connection(HttpToolsProtocol):
         if self._refusal is not None and not self._answering():
             self.transport.close()
 
-    def _parse(self, data: bytes) -> None:
-        """Has the parser read all of `data`; it calls the methods above.
+    def _parse(self, left: memoryview) -> None:
+        """Has the parser read all that is left; it calls the methods above.
 
         At an upgrade the parser stops behind the head and would not read the body. No other protocol is spoken here,
         and such a request is to be answered like any other (RFC 9110, 7.8), so it gets the head again without the
         header that asks, and then what follows.
         """
-        left = memoryview(data)
         while left:
             try:
                 self.parser.feed_data(left)

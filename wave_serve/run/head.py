@@ -41,10 +41,11 @@ class HeadBounds:
         self._begun_in_this_read = True
 
     def read(self, size: int) -> None:
-        """All of `size` bytes from the socket have been parsed, and the request is not complete.
+        """The next `size` bytes have been parsed, and the request is not complete.
 
-        Those that hold no part of a body belong to the head or the trailers, though the parser may not have told of
-        them yet: it holds a header until the whole of it has come.
+        The parser holds a header until the whole of it has come, so they count though it may not have told of them.
+        Where the request began or a part of its body ended among them it is not known how many belong to the head, and
+        none counts: keep `size` well below the bound.
         """
         if not self._begun_in_this_read:
             self._unfinished += size

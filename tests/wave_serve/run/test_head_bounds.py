@@ -98,6 +98,13 @@ def test_the_bound_is_on_the_url_and_the_headers_together(
     assert int(exchange(narrow, iter(parts)).split()[1]) == status
 
 
+@pytest.mark.parametrize(("start", "status"), [(START + b"a: ", 431), (b"GET /", 414)])
+def test_a_head_that_stops_beyond_the_bound_is_refused_without_waiting_for_its_end(
+    narrow: Running, start: bytes, status: int
+) -> None:
+    assert int(exchange(narrow, iter([start + b"y" * MOST * 3 // 2])).split()[1]) == status
+
+
 @pytest.mark.parametrize(("more", "status"), [(0, 200), (1, 431)])
 def test_one_header_more_than_the_most_is_refused(narrow: Running, more: int, status: int) -> None:
     lines = [b"x%d: y" % number for number in range(HEADERS - 2 + more)]
