@@ -102,7 +102,7 @@ def test_the_bound_is_on_the_url_and_the_headers_together(
 def test_a_head_that_stops_beyond_the_bound_is_refused_without_waiting_for_its_end(
     narrow: Running, start: bytes, status: int
 ) -> None:
-    assert int(exchange(narrow, iter([start + b"y" * MOST * 3 // 2])).split()[1]) == status
+    assert int(exchange(narrow, iter([start + b"y" * (MOST * 3 // 2)])).split()[1]) == status
 
 
 @pytest.mark.parametrize(("more", "status"), [(0, 200), (1, 431)])
