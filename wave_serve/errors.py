@@ -16,7 +16,7 @@ class Code(StrEnum):
     """Every machine-readable reason of an error, with the statuses that it comes with; docs/clients.md explains each.
 
     Attributes:
-        statuses: of the answers of documented endpoints; empty for what is no endpoint.
+        statuses: of the answers of documented endpoints; empty for what is no endpoint, or not known to be one yet.
     """
 
     statuses: tuple[int, ...]
@@ -53,6 +53,8 @@ class Code(StrEnum):
     UPSTREAM_ERROR = "upstream_error", 500, 501, 502, 503, 504
     UNKNOWN_URL = "unknown_url"
     METHOD_NOT_ALLOWED = "method_not_allowed"
+    REQUEST_URL_TOO_LONG = "request_url_too_long"
+    REQUEST_HEAD_TOO_LARGE = "request_head_too_large"
 
 
 class ExplainedError(Exception):

@@ -17,6 +17,10 @@ class Settings(Frozen):
 
     host: str = Field("127.0.0.1", description="Address to listen on; 0.0.0.0 for all.")
     port: Port = Field(8000, description="Port to listen on.")
+    max_head_bytes: Annotated[int, Field(ge=1024)] = Field(
+        2**16, description="Largest head of a request: its URL and headers; more is a 414 or 431."
+    )
+    max_headers: PositiveInt = Field(100, description="Most headers of a request; more is a 431.")
     max_body_bytes: PositiveInt = Field(32 * 2**20, description="Largest request body.")
     large_body_bytes: PositiveInt = Field(
         2**20, description="Larger bodies are read by a process of their own, so that others are answered meanwhile."

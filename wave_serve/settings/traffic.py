@@ -20,6 +20,10 @@ class TimeoutSettings(Frozen):
     body: PositiveFloat = Field(
         60.0, description="For a request's head, and its whole body, to arrive; a late body is a 408."
     )
+    idle: PositiveFloat = Field(
+        120.0,
+        description="For a client's connection to stay open without a request; above what a proxy in front keeps it.",
+    )
     connect: PositiveFloat = Field(5.0, description="TCP connection to an upstream.")
     silence: PositiveFloat = Field(600.0, description="Longest gap without a byte from an upstream.")
     generation: PositiveFloat = Field(3600.0, description="Longest that one generation may take, queue included.")
