@@ -25,7 +25,6 @@ from wave_serve.settings import Settings, UpstreamSettings
 logger = logging.getLogger("wave_serve.serve")
 STDIN = 0
 SLACK_SECONDS = 1.0  # for uvicorn, which counts in whole seconds and looks ten times in each
-LOOPBACK = ("127.0.0.1", "::1", "localhost")
 
 
 def run_gateway(source: SettingsSource, on_ready: Callable[[str], None]) -> None:
@@ -88,7 +87,7 @@ async def _run(
     on_ready: Callable[[], None],
 ) -> None:
     timeouts = gateway.settings.timeouts
-    if not gateway.auth.guarded and gateway.settings.host not in LOOPBACK:
+    if not gateway.auth.guarded and not gateway.settings.on_loopback:
         event(logger, logging.WARNING, "no API keys: open to whoever reaches the port", host=gateway.settings.host)
     # As long as it takes to end the engine and to tell every client that reads; one that does not is not waited for.
     ending = 0.0 if supervisor is None else timeouts.stop + REAP_SECONDS

@@ -9,6 +9,7 @@ from wave_serve.settings.section import Frozen
 from wave_serve.settings.service import AuthSettings, EngineSettings, TracingSettings
 from wave_serve.settings.traffic import AdmissionSettings, RoutingSettings, TimeoutSettings, UpstreamSettings
 
+LOOPBACK = ("127.0.0.1", "::1", "localhost")
 Port = Annotated[int, Field(ge=1, le=65535)]
 
 
@@ -21,6 +22,10 @@ class Settings(Frozen):
     large_body_bytes: PositiveInt = Field(
         2**20, description="Larger bodies are read by a process of their own, so that others are answered meanwhile."
     )
+    page: bool | None = Field(
+        None,
+        description="Serve the page at / for a first look; where unset, on a loopback address without API keys only.",
+    )
     models: dict[str, ModelSettings] = Field(
         default_factory=dict, description="Policy by model name.", examples=["wave-demo"]
     )
@@ -31,6 +36,11 @@ class Settings(Frozen):
     routing: RoutingSettings = RoutingSettings()
     tracing: TracingSettings = TracingSettings()
     engine: EngineSettings = EngineSettings()
+
+    @property
+    def on_loopback(self) -> bool:
+        """Whether no other machine reaches the gateway's port."""
+        return self.host in LOOPBACK
 
     @model_validator(mode="after")
     def _upstreams_and_models_agree(self) -> Self:
