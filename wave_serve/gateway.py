@@ -26,7 +26,7 @@ from wave_serve.upstream.upstream import Upstream
 from wave_serve.worker.process import Worker
 
 T = TypeVar("T")
-RELOADED = ("auth", "admission", "routing", "models", "max_body_bytes")
+RELOADED = ("auth", "admission", "routing", "models", "max_body_bytes", "page")
 
 
 class Gateway:

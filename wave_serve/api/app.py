@@ -5,6 +5,7 @@ from starlette.types import ASGIApp
 
 from wave_serve.api import docs as docs_routes
 from wave_serve.api.error_handlers import install_error_handlers
+from wave_serve.api.page import route as page_route
 from wave_serve.api.routes import router
 from wave_serve.gateway import Gateway
 from wave_serve.observe.access_log import AccessLog
@@ -17,5 +18,6 @@ def build_app(gateway: Gateway) -> ASGIApp:
     app.state.gateway = gateway
     app.include_router(router)
     app.include_router(docs_routes.router)
+    app.include_router(page_route.router)
     install_error_handlers(app)
     return AccessLog(app, gateway.metrics, tracing_from(gateway.settings.tracing))

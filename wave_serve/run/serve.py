@@ -18,10 +18,10 @@ from wave_serve.engine.supervisor import REAP_SECONDS, Supervisor
 from wave_serve.gateway import Gateway
 from wave_serve.logs import event
 from wave_serve.relay.relay import FAREWELL_SECONDS
-from wave_serve.run.address import is_loopback, local_url
 from wave_serve.run.reload import Reload, SettingsSource
 from wave_serve.run.server import Server, listen, make_server
 from wave_serve.settings import Settings, UpstreamSettings
+from wave_serve.settings.address import local_url
 
 logger = logging.getLogger("wave_serve.serve")
 STDIN = 0
@@ -83,7 +83,7 @@ async def _run(
     on_ready: Callable[[], None],
 ) -> None:
     timeouts = gateway.settings.timeouts
-    if not gateway.auth.guarded and not is_loopback(gateway.settings.host):
+    if not gateway.auth.guarded and not gateway.settings.on_loopback:
         event(logger, logging.WARNING, "no API keys: open to whoever reaches the port", host=gateway.settings.host)
     # As long as it takes to end the engine and to tell every client that reads; one that does not is not waited for.
     ending = 0.0 if supervisor is None else timeouts.stop + REAP_SECONDS

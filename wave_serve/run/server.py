@@ -9,9 +9,9 @@ import uvicorn
 from starlette.types import ASGIApp
 
 from wave_serve.errors import ExplainedError
-from wave_serve.run.address import plain_host
 from wave_serve.run.connection import connection_class
 from wave_serve.settings import Settings
+from wave_serve.settings.address import plain_host
 
 
 class ListenError(ExplainedError, OSError):

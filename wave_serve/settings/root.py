@@ -4,6 +4,7 @@ from typing import Annotated, Self
 
 from pydantic import Field, PositiveInt, model_validator
 
+from wave_serve.settings.address import is_loopback
 from wave_serve.settings.model import ModelSettings
 from wave_serve.settings.section import Frozen
 from wave_serve.settings.service import AuthSettings, EngineSettings, TracingSettings
@@ -25,6 +26,10 @@ class Settings(Frozen):
     large_body_bytes: PositiveInt = Field(
         2**20, description="Larger bodies are read by a process of their own, so that others are answered meanwhile."
     )
+    page: bool | None = Field(
+        None,
+        description="Serve the page at / for a first look; where unset, on a loopback address without API keys only.",
+    )
     models: dict[str, ModelSettings] = Field(
         default_factory=dict, description="Policy by model name.", examples=["wave-demo"]
     )
@@ -35,6 +40,11 @@ class Settings(Frozen):
     routing: RoutingSettings = RoutingSettings()
     tracing: TracingSettings = TracingSettings()
     engine: EngineSettings = EngineSettings()
+
+    @property
+    def on_loopback(self) -> bool:
+        """Whether no other machine reaches the gateway's port."""
+        return is_loopback(self.host)
 
     @model_validator(mode="after")
     def _upstreams_and_models_agree(self) -> Self:

@@ -9,9 +9,9 @@ from wave_serve.eval.endpoint import Endpoint
 from wave_serve.eval.errors import TextError
 from wave_serve.eval.intervals import wilson
 from wave_serve.eval.journal import Journal, key_of
+from wave_serve.eval.passkey import episode
 from wave_serve.eval.passkey.filler import neutral_text
 from wave_serve.eval.passkey.prompt import PromptBuilder, Trial
-from wave_serve.eval.passkey import episode
 from wave_serve.eval.runner import bar, check_limit, each, open_endpoints, token_lengths
 from wave_serve.eval.settings import PasskeySettings
 from wave_serve.eval.texts import Document, read_document, tokenize_documents

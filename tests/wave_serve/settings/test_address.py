@@ -8,8 +8,8 @@ from pathlib import Path
 import httpx
 import pytest
 
-from wave_serve.run.address import is_loopback, local_url
 from wave_serve.run.server import ListenError, listen
+from wave_serve.settings.address import is_loopback, local_url
 
 
 @pytest.mark.parametrize(
