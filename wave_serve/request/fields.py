@@ -16,11 +16,14 @@ from wave_serve.request.types import (
     Integer,
     Messages,
     Natural,
+    Natural32,
+    NaturalOrAll32,
     Number,
     NumbersByToken,
     Object,
     Objects,
     OverflowPolicy,
+    Positive32,
     Prompts,
     StringOrObject,
     StringOrStrings,
@@ -28,8 +31,6 @@ from wave_serve.request.types import (
     TokenIds,
     complaint,
 )
-
-INT32 = 2**31 - 1
 
 
 def about(description: str, **bounds: Any) -> Any:
@@ -74,12 +75,12 @@ class GenerationBody(PromptBody):
 
     stream: bool | None = about("Answer with server-sent events.")
     stream_options: StreamOptions | None = about("include_usage: a last event with the usage. Only with stream.")
-    n: int | None = about("Completions of each prompt.", ge=1, le=INT32)
+    n: Positive32 | None = about("Completions of each prompt.")
     max_tokens: Natural | None = about("Longest completion, in tokens; by default what is left up to a limit.")
     overflow: OverflowPolicy | None = about("What happens to a prompt over the cap; by default the model's policy.")
     temperature: Number | None = about("Sampling temperature; 0 takes the likeliest token.", ge=0.0)
     top_p: Number | None = about("Samples from the likeliest tokens of this total probability.", gt=0.0, le=1.0)
-    top_k: int | None = about("Samples from this many likeliest tokens; 0 and -1 for all.", ge=-1, le=INT32)
+    top_k: NaturalOrAll32 | None = about("Samples from this many likeliest tokens; 0 and -1 for all.")
     min_p: Number | None = about("Leaves out tokens less likely than this share of the likeliest one.", ge=0.0, le=1.0)
     frequency_penalty: Number | None = about("Penalty for each earlier occurrence of a token.", ge=-2.0, le=2.0)
     presence_penalty: Number | None = about("Penalty for a token that has occurred.", ge=-2.0, le=2.0)
@@ -90,13 +91,13 @@ class GenerationBody(PromptBody):
     stop_token_ids: TokenIds | None = about("Ends the completion at these tokens.")
     include_stop_str_in_output: bool | None = about("Keep the text that ended the completion.")
     ignore_eos: bool | None = about("Go on after the end-of-text token.")
-    min_tokens: int | None = about("Shortest completion, in tokens.", ge=0, le=INT32)
+    min_tokens: Natural32 | None = about("Shortest completion, in tokens.")
     skip_special_tokens: bool | None = about("Leave special tokens out of the text.")
     spaces_between_special_tokens: bool | None = about("Put spaces between special tokens of the text.")
     logit_bias: NumbersByToken | None = about("Added to the logits, by token id.")
     bad_words: Strings | None = about("Text that is not generated.")
     allowed_token_ids: TokenIds | None = about("The only tokens that are generated.")
-    prompt_logprobs: int | None = about("Log-probabilities of so many tokens at each prompt position.", ge=-1, le=INT32)
+    prompt_logprobs: NaturalOrAll32 | None = about("Log-probabilities of so many tokens at each prompt position.")
     response_format: Object | None = about("Grammar or JSON schema of the completion.")
     structured_outputs: Object | None = about("vLLM's form of response_format.")
     use_beam_search: bool | None = about("Search with n beams instead of sampling.")
@@ -118,7 +119,7 @@ class CompletionRequest(GenerationBody):
     model_config = ConfigDict(json_schema_extra={"required": ["prompt"]})
 
     prompt: Prompts = None
-    logprobs: int | None = about("Log-probabilities of so many tokens at each position.", ge=0, le=INT32)
+    logprobs: Natural32 | None = about("Log-probabilities of so many tokens at each position.")
     echo: bool | None = about("Repeat the prompt before the completion.")
     suffix: str | None = about("Not supported by the engine.")
 
@@ -131,7 +132,7 @@ class ChatRequest(GenerationBody, TemplateBody):
     messages: Messages = None
     max_completion_tokens: Natural | None = about("As max_tokens, which it replaces.")
     logprobs: bool | None = about("Log-probabilities of the completion's tokens.")
-    top_logprobs: int | None = about("Log-probabilities of so many tokens at each position.", ge=0, le=INT32)
+    top_logprobs: Natural32 | None = about("Log-probabilities of so many tokens at each position.")
     tool_choice: StringOrObject | None = about("Which tool to call.")
     parallel_tool_calls: bool | None = about("Several tool calls in one answer.")
     reasoning_effort: str | None = about("How long the model reasons, where it does.")

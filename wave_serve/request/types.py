@@ -4,11 +4,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, TypeAlias
 
-from pydantic import Field, GetCoreSchemaHandler, WithJsonSchema
+from pydantic import BeforeValidator, Field, GetCoreSchemaHandler, WithJsonSchema
 from pydantic_core import CoreSchema, ErrorDetails, core_schema
 
 from wave_serve.request.values import shown
 from wave_serve.settings import Overflow
+from wave_serve.worker.operations import whole
 
 WRONG = {
     "bool_type": "must be true or false",
@@ -36,15 +37,20 @@ class Must:
         return core_schema.custom_error_schema(handler(source), "must", custom_error_message=f"must {self.be}")
 
 
-Integer = Annotated[int, Field(ge=-(2**63), le=2**63 - 1)]
-Natural = Annotated[int, Field(ge=0, le=2**63 - 1)]
+INT32, INT64 = 2**31 - 1, 2**63 - 1
+WHOLE = BeforeValidator(whole)  # comes last: pydantic hides bounds that are added behind it from the document
+Integer = Annotated[int, Field(ge=-INT64 - 1, le=INT64), WHOLE]
+Natural = Annotated[int, Field(ge=0, le=INT64), WHOLE]
+Positive32 = Annotated[int, Field(ge=1, le=INT32), WHOLE]
+Natural32 = Annotated[int, Field(ge=0, le=INT32), WHOLE]
+NaturalOrAll32 = Annotated[int, Field(ge=-1, le=INT32), WHOLE]
 Number = Annotated[float, Field(allow_inf_nan=False)]
 Object: TypeAlias = dict[str, Any]
 Objects = Annotated[list[Object], Must("be a list of objects")]
 Strings = Annotated[list[str], Must("be a list of strings")]
 StringOrStrings = Annotated[str | list[str], Must("be a string or a list of strings")]
 StringOrObject = Annotated[str | Object, Must("be a string or an object")]
-TokenIds = Annotated[list[Natural], Must("be a list of token ids")]
+TokenIds = Annotated[list[Annotated[int, Field(ge=0, le=INT64)]], WHOLE, Must("be a list of token ids")]
 OverflowPolicy = Annotated[Overflow, Field(strict=False), Must(f"be one of {', '.join(Overflow)}")]
 NumbersByToken = Annotated[
     dict[Annotated[str, Field(pattern="^[0-9]+$")], Number],
