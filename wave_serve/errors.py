@@ -3,9 +3,11 @@
 import math
 from collections.abc import Mapping
 from enum import StrEnum
-from typing import Any
+from typing import Literal, NotRequired
 
+from pydantic import ConfigDict, NonNegativeInt, with_config
 from starlette.responses import JSONResponse, Response
+from typing_extensions import TypedDict
 
 from wave_serve.headers import Header
 
@@ -61,17 +63,50 @@ class ExplainedError(Exception):
     """A failure that whoever started the command can mend; the command line shows its message without a traceback."""
 
 
+ErrorType = Literal[
+    "authentication_error", "invalid_request_error", "permission_error", "rate_limit_error", "server_error"
+]
+
+
+class PromptLength(TypedDict):
+    """Further members of an error with the code context_length_exceeded."""
+
+    n_prompt_tokens: int
+    n_ctx: int
+
+
+@with_config(ConfigDict(use_attribute_docstrings=True))
+class ErrorDetails(TypedDict):
+    """What went wrong."""
+
+    message: str
+    type: ErrorType
+    param: str | None
+    """The field of the request at fault."""
+    code: str | None
+    """Machine-readable reason; each status names its own."""
+    n_prompt_tokens: NotRequired[NonNegativeInt]
+    """With context_length_exceeded: tokens of the longest prompt."""
+    n_ctx: NotRequired[NonNegativeInt]
+    """With context_length_exceeded: the cap that was exceeded."""
+
+
+class Error(TypedDict):
+    """The body of every error, in OpenAI's shape."""
+
+    error: ErrorDetails
+
+
 class ApiError(Exception):
     """An answer other than success.
 
     Args:
         status: HTTP status.
         message: for the person who reads it; names field and value.
-        type: OpenAI's error type; by default from the status.
         param: the field of the request at fault.
         code: machine-readable reason.
         headers: further response headers, e.g. retry-after.
-        extra: further members of the error object.
+        length: members of the error object that tell the prompt's length.
     """
 
     def __init__(
@@ -79,32 +114,31 @@ class ApiError(Exception):
         status: int,
         message: str,
         *,
-        type: str | None = None,  # noqa: A002 - OpenAI's name
         param: str | None = None,
         code: Code | None = None,
         headers: Mapping[str, str] | Mapping[Header, str] | None = None,
-        extra: Mapping[str, Any] | None = None,
+        length: PromptLength | None = None,
     ) -> None:
         super().__init__(message)
         self.status = status
         self.message = message
-        self.type = type or error_type(status)
+        self.type = error_type(status)
         self.param = param
         self.code = code
         self.headers: dict[str, str] = {str(name): value for name, value in (headers or {}).items()}
-        self.extra = dict(extra or {})
+        self.length = length
 
-    def body(self) -> dict[str, Any]:
-        """The JSON body: {"error": {...}}."""
-        error = {"message": self.message, "type": self.type, "param": self.param, "code": self.code, **self.extra}
-        return {"error": error}
+    def body(self) -> Error:
+        """The JSON body."""
+        error: ErrorDetails = {"message": self.message, "type": self.type, "param": self.param, "code": self.code}
+        return {"error": error if self.length is None else {**error, **self.length}}
 
     def response(self) -> Response:
         """The HTTP answer."""
         return JSONResponse(self.body(), status_code=self.status, headers=self.headers)
 
 
-def error_type(status: int) -> str:
+def error_type(status: int) -> ErrorType:
     """OpenAI's error type for an HTTP status."""
     match status:
         case 401:

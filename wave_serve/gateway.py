@@ -99,10 +99,21 @@ class Gateway:
         return model, cap
 
     async def read(self, request: Request) -> tuple[bytes, dict[str, Any]]:
-        """A request's body, and the JSON object in it. Raises ApiError 400, 408, 413 or 415."""
+        """A request's body, and the JSON object in it; a field that is null is in neither.
+
+        vLLM refuses a null of many fields, where OpenAI's clients take it for a field that is not there.
+
+        Raises:
+            ApiError: 400, 408, 413 or 415.
+        """
         body = await read_body(request, self.settings.max_body_bytes, self.settings.timeouts.body)
         exchange_of(request).body_read()
-        return body, await self.bodies.parse(body, request.headers.get("content-type"))
+        payload = await self.bodies.parse(body, request.headers.get("content-type"))
+        nulls = [field for field, value in payload.items() if value is None]
+        if not nulls:
+            return body, payload
+        body = await self.bodies.edit(body, payload, {}, without=nulls)
+        return body, {field: value for field, value in payload.items() if value is not None}
 
     async def ask(self, request: Request, model: ServedModel, question: Callable[[Upstream], Awaitable[T]]) -> T:
         """The answer of any of a model's upstreams, as long as the client is there to get it.

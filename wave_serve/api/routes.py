@@ -1,7 +1,5 @@
 """The endpoints; each only names the parts that answer it."""
 
-from collections.abc import Mapping
-
 from fastapi import APIRouter, Depends, Request
 from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.responses import JSONResponse, Response
@@ -9,9 +7,11 @@ from starlette.responses import JSONResponse, Response
 from wave_serve.api.entry import enter, gateway_of
 from wave_serve.api.generate import generate
 from wave_serve.api.preflight import preflight
-from wave_serve.api.readiness import readiness
+from wave_serve.api.readiness import Health, readiness
+from wave_serve.context.card import Models
+from wave_serve.errors import invalid
 from wave_serve.exchange import exchange_of
-from wave_serve.request.fields import DETOKENIZE, TOKENIZE, Field, check_fields, check_present
+from wave_serve.request.fields import Body, DetokenizeRequest, TokenizeChat, TokenizeText, check_fields
 from wave_serve.request.generation import check_messages
 
 router = APIRouter(dependencies=[Depends(enter)])
@@ -36,7 +36,7 @@ async def models(request: Request) -> Response:
     """The served models with their limits."""
     exchange = exchange_of(request)
     cards = [model.card(exchange.key_limit) for model in gateway_of(request).visible_models(exchange)]
-    return JSONResponse({"object": "list", "data": cards})
+    return JSONResponse(Models(object="list", data=cards))
 
 
 @router.get("/v1/models/{model:path}")
@@ -58,23 +58,27 @@ async def context(request: Request) -> Response:
 async def tokenize(request: Request) -> Response:
     """Token ids of a prompt, as vLLM's endpoint of that name."""
     with gateway_of(request).drain.covers():
-        return await _ask(request, "/tokenize", TOKENIZE, "prompt", "messages")
+        return await _ask(request, "/tokenize", prompt=TokenizeText, messages=TokenizeChat)
 
 
 @router.post("/detokenize")
 async def detokenize(request: Request) -> Response:
     """The text of token ids, as vLLM's endpoint of that name."""
     with gateway_of(request).drain.covers():
-        return await _ask(request, "/detokenize", DETOKENIZE, "tokens")
+        return await _ask(request, "/detokenize", tokens=DetokenizeRequest)
 
 
-async def _ask(request: Request, path: str, fields: Mapping[str, Field], *needed: str) -> Response:
+async def _ask(request: Request, path: str, **kinds: type[Body]) -> Response:
+    """The upstream's own answer; `kinds`: what the body must be where it has that field, and it must have one."""
     gateway = gateway_of(request)
     body, payload = await gateway.read(request)
     model = gateway.model_of(payload, exchange_of(request))
-    check_fields(payload, fields)
-    check_present(payload, *needed)
-    if "messages" in needed and payload.get("messages") is not None:
+    given = [field for field in kinds if payload.get(field) is not None]
+    if not given:
+        raise invalid(f"{' or '.join(kinds)} is required", next(iter(kinds)))
+    for field in given:
+        check_fields(payload, kinds[field])
+    if "messages" in given:
         check_messages(payload)
     answer = await gateway.ask(request, model, lambda upstream: upstream.client.ask_object(path, body))
     return Response(answer, media_type="application/json")
@@ -83,7 +87,7 @@ async def _ask(request: Request, path: str, fields: Mapping[str, Field], *needed
 @router.get("/health")
 async def health() -> Response:
     """Answers as long as this process does."""
-    return JSONResponse({"status": "ok"})
+    return JSONResponse(Health(status="ok"))
 
 
 @router.get("/ready")

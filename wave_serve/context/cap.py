@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from wave_serve.context.zones import Zones
-from wave_serve.errors import ApiError, Code
+from wave_serve.errors import ApiError, Code, PromptLength
 from wave_serve.headers import Header
 from wave_serve.settings import ModelSettings, Overflow
 
@@ -141,5 +141,5 @@ def context_exceeded(prompt_tokens: int, completion: int, cap: Cap, param: str, 
         f"{bound}{prompt_tokens + completion} tokens ({bound}{prompt_tokens} in the prompt, "
         f"{completion} for the completion). Please reduce the length of the {param} or completion."
     )
-    extra = {"n_prompt_tokens": prompt_tokens, "n_ctx": cap.limit}
-    return ApiError(400, message, param=param, code=Code.CONTEXT_LENGTH_EXCEEDED, extra=extra)
+    length: PromptLength = {"n_prompt_tokens": prompt_tokens, "n_ctx": cap.limit}
+    return ApiError(400, message, param=param, code=Code.CONTEXT_LENGTH_EXCEEDED, length=length)

@@ -3,9 +3,10 @@
 import logging
 import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from wave_serve.context.cap import Cap, bounds
+from wave_serve.context.card import Limits, Model, Zones
 from wave_serve.context.zones import zones_of
 from wave_serve.errors import ApiError, Code, invalid, unavailable
 from wave_serve.logs import event
@@ -76,21 +77,22 @@ class ServedModel:
             raise unavailable(f"The context limit of model {self.name} is not known yet.", self._retry_after)
         return Cap(limit, self.settings, self.zones)
 
-    def card(self, key_limit: int | None = None) -> dict[str, Any]:
+    def card(self, key_limit: int | None = None) -> Model:
         """The model as /v1/models shows it; `limits` are the bounds of which `max_model_len` is the least."""
-        settings = self.settings
+        settings, actions = self.settings, self.settings.zones
+        zones: Zones = {"trained": actions.trained, "validated": actions.validated, "hard": actions.hard}
         return {
             "id": self.name,
             "object": "model",
             "created": self._created,
             "owned_by": "wave-serve",
             "max_model_len": self.limit(key_limit),
-            "limits": self.bounds(key_limit),
+            "limits": cast("Limits", self.bounds(key_limit)),
             "train_length": settings.train_length,
             "validated_length": None if self.zones is None else self.zones.validated_length,
             "max_extrapolation": settings.max_extrapolation,
-            "zones": None if self.zones is None else settings.zones.model_dump(mode="json"),
-            "overflow": settings.overflow.value,
+            "zones": None if self.zones is None else zones,
+            "overflow": settings.overflow,
             "default_max_completion_tokens": settings.default_max_completion_tokens,
         }
 

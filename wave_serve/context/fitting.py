@@ -7,7 +7,7 @@ from typing import Any
 
 from wave_serve.context.cap import Cap, Receipt, context_exceeded, decide, truncation_budget, usage_headers
 from wave_serve.context.catalogue import ServedModel
-from wave_serve.context.truncation import Kept, Range, cut, fewest_dropped, keep_tokens, turns_of
+from wave_serve.context.truncation import Kept, Range, Truncation, Unit, cut, fewest_dropped, keep_tokens, turns_of
 from wave_serve.errors import ApiError
 from wave_serve.exchange import PromptRecord
 from wave_serve.headers import Header
@@ -50,7 +50,7 @@ class Truncated:
 
     overflow: Overflow
     kept: tuple[Kept, ...]
-    unit: str
+    unit: Unit
     changes: dict[str, Any]
 
     @property
@@ -58,10 +58,9 @@ class Truncated:
         """Length of each prompt as it is sent."""
         return tuple(one.kept_tokens for one in self.kept)
 
-    def as_json(self) -> dict[str, Any]:
+    def as_json(self) -> Truncation:
         """As it is told in an answer's usage."""
-        prompts = [one.as_json() for one in self.kept]
-        return {"overflow": self.overflow.value, "unit": self.unit, "prompts": prompts}
+        return {"overflow": self.overflow, "unit": self.unit, "prompts": [one.as_json() for one in self.kept]}
 
     def headers(self) -> dict[str, str]:
         """As it is told in response headers."""

@@ -2,14 +2,41 @@
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
+
+from pydantic import ConfigDict, NonNegativeInt, with_config
+from typing_extensions import TypedDict
 
 from wave_serve.settings import Overflow
 
-Range = tuple[int, int]
+Range = tuple[NonNegativeInt, NonNegativeInt]
 """Index of the first that is kept, and of the first after it that is not."""
+Unit = Literal["token", "message"]
 
 ALWAYS_KEPT = ("system", "developer")
+
+
+@with_config(ConfigDict(use_attribute_docstrings=True))
+class KeptPrompt(TypedDict):
+    """What is kept of one prompt."""
+
+    original_tokens: NonNegativeInt
+    """Tokens before the cut."""
+    kept_tokens: NonNegativeInt
+    """Tokens after it."""
+    kept_ranges: list[Range]
+    """First index kept and first index after it that is not."""
+
+
+@with_config(ConfigDict(use_attribute_docstrings=True))
+class Truncation(TypedDict):
+    """What is kept of a request's prompts."""
+
+    overflow: Overflow
+    """The policy of the cut."""
+    unit: Unit
+    """What the ranges count."""
+    prompts: list[KeptPrompt]
 
 
 @dataclass(frozen=True)
@@ -20,12 +47,12 @@ class Kept:
     kept_tokens: int
     ranges: tuple[Range, ...]
 
-    def as_json(self) -> dict[str, Any]:
+    def as_json(self) -> KeptPrompt:
         """As it is told to the client."""
         return {
             "original_tokens": self.original_tokens,
             "kept_tokens": self.kept_tokens,
-            "kept_ranges": [list(one) for one in self.ranges],
+            "kept_ranges": list(self.ranges),
         }
 
     def as_header(self) -> str:

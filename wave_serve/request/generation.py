@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 from wave_serve.errors import invalid
-from wave_serve.request.fields import CHAT, COMPLETION, check_fields
+from wave_serve.request.fields import ChatRequest, CompletionRequest, check_fields
 from wave_serve.request.values import json_kind, shown
 from wave_serve.settings import Overflow
 
@@ -34,22 +34,19 @@ class Generation:
 
 def read_generation(payload: Mapping[str, Any], *, chat: bool) -> Generation:
     """Fields that completions and chat have in common. Raises ApiError 400 naming field and value."""
-    check_fields(payload, CHAT if chat else COMPLETION)
+    fields = check_fields(payload, ChatRequest if chat else CompletionRequest)
     for field in ("truncate_prompt_tokens", "prompt_embeds"):
         if payload.get(field) is not None:
             raise invalid(f"{field} is not supported: its tokens could not be counted against the cap", field)
-    n, overflow = payload.get("n"), payload.get("overflow")
-    fields = ("max_completion_tokens", "max_tokens") if chat else ("max_tokens",)
-    given = [(field, value) for field in fields if (value := payload.get(field)) is not None]
-    field, requested = given[0] if given else (fields[0], None)
+    limit_field, limit = fields.completion_limit()
     return Generation(
         payload,
         chat,
-        n=1 if n is None else n,
-        max_tokens=requested,
-        max_tokens_field=field,
-        stream=bool(payload.get("stream")),
-        overflow=None if overflow is None else Overflow(overflow),
+        n=1 if fields.n is None else fields.n,
+        max_tokens=limit,
+        max_tokens_field=limit_field,
+        stream=bool(fields.stream),
+        overflow=fields.overflow,
     )
 
 

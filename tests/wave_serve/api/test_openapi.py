@@ -15,7 +15,7 @@ from wave_serve.api.routes import router
 from wave_serve.errors import Code
 from wave_serve.headers import Header
 from wave_serve.keys.file import entry_for
-from wave_serve.request.fields import CHAT, COMPLETION
+from wave_serve.request.fields import ChatRequest, CompletionRequest
 from wave_serve.upstream.errors import PASSED_ON
 
 
@@ -74,9 +74,11 @@ def test_a_field_of_another_kind_is_a_400_that_names_it(gateway: Running, field:
 
 
 def test_null_is_as_good_as_absent(gateway: Running) -> None:
-    assert gateway.post(dict.fromkeys(COMPLETION) | {"prompt": "x"}).status_code == 200
+    assert gateway.post(dict.fromkeys(CompletionRequest.model_fields) | {"prompt": "x"}).status_code == 200
     messages = [{"role": "user", "content": "x"}]
-    assert gateway.post(dict.fromkeys(CHAT) | {"messages": messages}, "/v1/context").status_code == 200
+    assert (
+        gateway.post(dict.fromkeys(ChatRequest.model_fields) | {"messages": messages}, "/v1/context").status_code == 200
+    )
 
 
 @pytest.mark.parametrize(

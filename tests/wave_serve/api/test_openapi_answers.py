@@ -28,9 +28,9 @@ from helpers.fake_upstream import (
 from helpers.running import Running, running, settings_for
 
 from wave_serve.api.docs import OPENAPI_PATH
-from wave_serve.api.openapi.answers import answers as own_schemas
 from wave_serve.api.openapi.document import document
 from wave_serve.api.openapi.errors import STATUSES, codes_of
+from wave_serve.api.openapi.schemas import answers as own_schemas
 from wave_serve.headers import Header
 from wave_serve.keys.file import entry_for
 

@@ -24,6 +24,26 @@ def test_the_body_is_passed_on_as_it_came(gateway: Running, upstream: FakeUpstre
     assert answer.json()["choices"][0]["text"] == "ok"
 
 
+@pytest.mark.parametrize("large_body_bytes", [2**20, 1])
+@pytest.mark.parametrize("path", ["/v1/completions", "/v1/chat/completions", "/tokenize", "/detokenize"])
+def test_a_field_that_is_null_is_not_passed_on(upstream: FakeUpstream, path: str, large_body_bytes: int) -> None:
+    upstream.answers |= {one: reply_json({"choices": []}) for one in ("/v1/chat/completions", "/detokenize")}
+    messages = [{"role": "user", "content": None}, {"role": "user", "content": "x"}]
+    given = {
+        "/v1/completions": {"prompt": "x", "max_tokens": 5, "stream_options": None, "suffix": None},
+        "/v1/chat/completions": {"messages": messages, "max_tokens": 5, "tool_choice": None, "echo": None},
+        "/tokenize": {"prompt": "x", "messages": None, "add_special_tokens": None},
+        "/detokenize": {"tokens": [1]},
+    }[path]
+    if path == "/v1/chat/completions":
+        upstream.answers["/tokenize"] = reply_json({"tokens": [1, 2], "count": 2})
+    nulls = dict.fromkeys(("skip_special_tokens", "use_beam_search", "request_id", "unknown", "model"))
+    with running(settings_for(upstream, large_body_bytes=large_body_bytes)) as one:
+        assert one.post(nulls | given, path).status_code == 200
+    kept = {field: value for field, value in given.items() if value is not None}
+    assert json.loads(upstream.requests[-1].body) == kept
+
+
 def test_an_absent_max_tokens_is_what_is_left_up_to_the_default(gateway: Running, upstream: FakeUpstream) -> None:
     gateway.post({"model": "fake", "prompt": "x" * 899})
     assert json.loads(upstream.requests[-1].body)["max_tokens"] == 100

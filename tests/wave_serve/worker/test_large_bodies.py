@@ -15,7 +15,7 @@ from helpers.fake_upstream import FakeUpstream, reply_json
 from helpers.running import Running, running, settings_for
 
 from wave_serve.errors import ApiError
-from wave_serve.request.parsing import Bodies
+from wave_serve.request.parsing import Bodies, parse_object
 from wave_serve.tokens.tokenizer import LocalTokenizer
 from wave_serve.worker.operations import MOST_VALUES, parse
 from wave_serve.worker.process import Worker
@@ -48,8 +48,18 @@ def test_token_ids_come_as_arrays_and_all_else_as_it_is() -> None:
     found = parse(json.dumps(values).encode())
     assert found == values | {"prompt": array("q", [1, 2])}
     assert parse(b'{"prompt": [[1], [2, 3]]}')["prompt"] == [array("q", [1]), array("q", [2, 3])]
-    for odd in ([True], [1.0], ["a"], [], [[1], "a"], [2**64], None):
+    for odd in ([True], [1.5], ["a"], [], [[1], "a"], [2**64], None):
         assert parse(json.dumps({"prompt": odd}).encode())["prompt"] == odd
+
+
+@pytest.mark.parametrize(
+    ("prompt", "read"),
+    [([1.0, 2], [1, 2]), ([[1], [2.0, 3.0]], [[1], [2, 3]]), ([1.5], [1.5]), ([True, 1.0], [True, 1]), (2.0, 2.0)],
+)
+def test_whole_token_ids_are_integers_however_they_are_written(prompt: object, read: object) -> None:
+    body = json.dumps({"prompt": prompt, "other": [1.0]}).encode()
+    assert repr(parse_object(body, "application/json")) == repr({"prompt": read, "other": [1.0]})
+    assert json.dumps(parse(body)["prompt"], default=list) == json.dumps(read)
 
 
 @pytest.mark.parametrize("value", [[0] * MOST_VALUES, [[0]] * (MOST_VALUES // 2), [{}] * MOST_VALUES, "deep"])

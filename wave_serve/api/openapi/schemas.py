@@ -1,52 +1,85 @@
-"""JSON schemas of request bodies, from the table that is checked, and of what the engine answers."""
+"""JSON schemas of request bodies and of the gateway's own answers, from their types, and of what the engine answers."""
 
-from collections.abc import Mapping
+from typing import Any, Literal
 
-from wave_serve.api.openapi.answers import answers
-from wave_serve.api.openapi.shapes import COUNT, IDS, TEXT, Schema, array_of, described, open_object, ref
-from wave_serve.request.fields import CHAT, COMPLETION, DETOKENIZE, TOKENIZE, Field
-from wave_serve.request.kinds import nullable
+from pydantic import TypeAdapter
+from pydantic.json_schema import GenerateJsonSchema
+from pydantic_core import core_schema
 
-PROMPT: Schema = {
-    "description": "A text, several texts, token ids, or several lists of token ids.",
-    "anyOf": [
-        {"type": "string", "minLength": 1},
-        {"type": "array", "minItems": 1, "items": {"type": "string", "minLength": 1}},
-        {**IDS, "minItems": 1},
-        {"type": "array", "minItems": 1, "items": {**IDS, "minItems": 1}},
-    ],
-}
-MESSAGES: Schema = {
-    "type": "array",
-    "minItems": 1,
-    "items": {
-        "type": "object",
-        "required": ["role"],
-        "properties": {
-            "role": TEXT,
-            "content": {"anyOf": [TEXT, {"type": "array"}, {"type": "null"}], "description": "Text, or parts."},
-        },
-        "additionalProperties": True,
-    },
-}
+from wave_serve.api.openapi.shapes import COUNT, IDS, TEXT, Schema, array_of, described, nullable, open_object, ref
+from wave_serve.api.preflight import Context
+from wave_serve.api.readiness import Health, Ready
+from wave_serve.context.card import Limits, Model, Models, Zones
+from wave_serve.context.truncation import Truncation
+from wave_serve.errors import Error, ErrorDetails
+from wave_serve.request.fields import ChatRequest, CompletionRequest, DetokenizeRequest, TokenizeChat, TokenizeText
+
+REQUESTS = (CompletionRequest, ChatRequest, TokenizeText, TokenizeChat, DetokenizeRequest)
+ANSWERS = (Model, Models, Limits, Zones, Context, Truncation, Health, Ready, Error, ErrorDetails)
+REFS = "#/components/schemas/{model}"
 
 
 def schemas() -> dict[str, Schema]:
     """All of them by name."""
-    return {
-        "CompletionRequest": _body(COMPLETION, {"prompt": PROMPT}, ["prompt"]),
-        "ChatRequest": _body(CHAT, {"messages": MESSAGES}, ["messages"]),
-        "TokenizeText": _body(TOKENIZE, {"prompt": TEXT}, ["prompt"], without=("messages",)),
-        "TokenizeChat": _body(TOKENIZE, {"messages": MESSAGES}, ["messages"], without=("prompt",)),
-        "DetokenizeRequest": _body(DETOKENIZE, {"tokens": IDS}, ["tokens"]),
-        **_generated(),
-        "Tokens": open_object(
-            {"count": COUNT, "max_model_len": COUNT, "tokens": IDS, "token_strs": nullable(array_of(TEXT))},
-            ["count", "tokens"],
-        ),
-        "Text": open_object({"prompt": TEXT}, ["prompt"]),
-        **answers(),
+    return (
+        _schemas_of(REQUESTS)
+        | _generated()
+        | {
+            "Tokens": open_object(
+                {"count": COUNT, "max_model_len": COUNT, "tokens": IDS, "token_strs": nullable(array_of(TEXT))},
+                ["count", "tokens"],
+            ),
+            "Text": open_object({"prompt": TEXT}, ["prompt"]),
+        }
+        | answers()
+    )
+
+
+def answers() -> dict[str, Schema]:
+    """What the gateway itself answers: objects that have these members and no more."""
+    return _schemas_of(ANSWERS)
+
+
+class _Schemas(GenerateJsonSchema):
+    """Without titles, which repeat names, and without defaults, which are null; objects are closed."""
+
+    def field_title_should_be_set(self, schema: Any) -> bool:  # noqa: ARG002 - pydantic's signature
+        """Never."""
+        return False
+
+    def default_schema(self, schema: core_schema.WithDefaultSchema) -> Schema:
+        """That of the value."""
+        return self.generate_inner(schema["schema"])
+
+    def typed_dict_schema(self, schema: core_schema.TypedDictSchema) -> Schema:
+        """Closed, unless its configuration says otherwise."""
+        return {"additionalProperties": False} | super().typed_dict_schema(schema)
+
+
+def _schemas_of(types: tuple[Any, ...]) -> dict[str, Schema]:
+    """Schemas of types by their names; enumerations and what is part of one type alone stand in their places."""
+    mode: Literal["validation"] = "validation"
+    named = [(kind.__name__, mode, TypeAdapter(kind)) for kind in types]
+    found = TypeAdapter.json_schemas(named, ref_template=REFS, schema_generator=_Schemas)[1]["$defs"]
+    for schema in found.values():
+        schema.pop("title")
+    parts = {
+        REFS.format(model=name): schema
+        for name, schema in found.items()
+        if name not in {kind.__name__ for kind in types}
     }
+    return {name: _inlined(schema, parts) for name, schema in found.items() if REFS.format(model=name) not in parts}
+
+
+def _inlined(value: Any, parts: dict[str, Schema]) -> Any:
+    """The schema with `parts`, by their references, in place of the references."""
+    if isinstance(value, list):
+        return [_inlined(one, parts) for one in value]
+    if not isinstance(value, dict):
+        return value
+    part = parts.get(value.get("$ref", ""))
+    rest = {name: _inlined(one, parts) for name, one in value.items() if part is None or name != "$ref"}
+    return rest if part is None else _inlined(part, parts) | rest
 
 
 def _generated() -> dict[str, Schema]:
@@ -78,20 +111,3 @@ def _answer(choice: Schema) -> Schema:
     usage = nullable(ref("Usage"))
     members = {"id": TEXT, "object": TEXT, "created": COUNT, "model": TEXT, "choices": array_of(choice), "usage": usage}
     return open_object(members, ["object", "choices"])
-
-
-def _body(
-    fields: Mapping[str, Field], own: Mapping[str, Schema], required: list[str], without: tuple[str, ...] = ()
-) -> Schema:
-    """A request body; fields that are not named pass to the engine unseen."""
-    checked = {
-        name: nullable(field.kind.schema) | {"description": field.description}
-        for name, field in fields.items()
-        if name not in without
-    }
-    return {
-        "type": "object",
-        "required": required,
-        "properties": checked | dict(own),
-        "additionalProperties": True,
-    }

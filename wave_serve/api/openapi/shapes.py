@@ -6,8 +6,6 @@ from typing import Any
 Schema = dict[str, Any]
 TEXT: Schema = {"type": "string"}
 COUNT: Schema = {"type": "integer", "minimum": 0}
-NUMBER: Schema = {"type": "number"}
-FLAG: Schema = {"type": "boolean"}
 IDS: Schema = {"type": "array", "items": COUNT}
 
 
@@ -31,11 +29,6 @@ def open_object(properties: Mapping[str, Any], required: list[str]) -> Schema:
     return {"type": "object", "required": required, "properties": dict(properties), "additionalProperties": True}
 
 
-def closed_object(properties: Mapping[str, Any], optional: tuple[str, ...] = ()) -> Schema:
-    """An object that the gateway makes: it has these members, all but the optional ones always, and no more."""
-    return {
-        "type": "object",
-        "required": [name for name in properties if name not in optional],
-        "properties": dict(properties),
-        "additionalProperties": False,
-    }
+def nullable(schema: Mapping[str, Any]) -> Schema:
+    """The schema, or null."""
+    return {"anyOf": [dict(schema), {"type": "null"}]}
