@@ -12,12 +12,14 @@ from wave_serve.errors import ApiError, Code, invalid
 from wave_serve.logs import event
 from wave_serve.request.generation import POLICY_FIELDS, Prompt
 from wave_serve.tokens.special_tokens import PROBE, Affixes, affixes_of
-from wave_serve.tokens.tokenizer import PROBES, LocalTokenizer
+from wave_serve.tokens.tokenizer import LocalTokenizer
 from wave_serve.tokens.upstream_tokens import UpstreamTokens
 from wave_serve.upstream.upstream import Upstream
 from wave_serve.worker.process import Worker
 
 logger = logging.getLogger("wave_serve.counting")
+
+SHOWN = 20  # tokens of a text, in a log line
 
 NO_TEMPLATE = "you must provide a chat template"  # in the words of Transformers
 
@@ -39,7 +41,11 @@ NOT_RENDERED = ("max_tokens", "max_completion_tokens", "stream", "stream_options
 
 
 class TokenCounter:
-    """Tokens of one model's prompts."""
+    """Tokens of one model's prompts.
+
+    The engine has the last word. `check` compares the local tokenizer with an upstream's before that is used, and
+    `compare` with each answer's usage. After the first difference the local tokenizer is not used again.
+    """
 
     def __init__(self, model: str, tokenizer: Path | None, heavy: Worker | None = None) -> None:
         self._model = model
@@ -127,23 +133,58 @@ class TokenCounter:
             self._affixes = affixes_of(*(ids[0] for ids in probe))
         return self._affixes
 
+    @property
+    def local(self) -> bool:
+        """Whether prompts are counted by the local tokenizer."""
+        return self._tokenizer is not None
+
     async def check(self, upstream: Upstream) -> None:
-        """Stops counting locally where the local tokenizer and the upstream's disagree on a probe."""
+        """Sets the local tokenizer aside where the upstream's gives other tokens for a text of the battery."""
         self._renders.pop(upstream, None)
-        if self._tokenizer is None:
-            return
-        for probe in PROBES:
-            if (await self._ask(upstream, prompt=probe)).ids != self._tokenizer.encode(probe):
-                path = str(self._tokenizer.path)
-                event(
-                    logger, logging.WARNING, "tokenizer differs; counting upstream", model=self._model, tokenizer=path
-                )
-                self._tokenizer = None
-                self._affixes = None
-                return
+        for special in (True, False):
+            for text in self._tokenizer.battery if self._tokenizer is not None else ():
+                theirs = (await self._ask(upstream, prompt=text, add_special_tokens=special)).ids
+                tokenizer = self._tokenizer  # a request that ended meanwhile may have set it aside
+                if tokenizer is None:
+                    return
+                if (ours := tokenizer.encode(text, add_special_tokens=special)) != theirs:
+                    where = first_difference(tokenizer, ours, theirs)
+                    self._set_aside("the upstream's tokenizer gives other tokens", text=where, special_tokens=special)
+                    return
+
+    def compare(self, counted: int, reported: int, *, local: bool) -> bool:
+        """Whether a prompt had as many tokens as were counted; if not, counts no more with what counted it.
+
+        Args:
+            counted: tokens of a request's prompts.
+            reported: what the upstream's answer says of them.
+            local: whether the local tokenizer counted them. An upstream's own count is only reported.
+        """
+        if counted == reported:
+            return True
+        if local and self._tokenizer is not None:
+            self._set_aside("an answer's usage differs from the count", counted=counted, reported=reported)
+        else:
+            fields = {"model": self._model, "counted": counted, "reported": reported}
+            event(logger, logging.WARNING, "prompt tokens differ from the count", **fields)
+        return False
+
+    def _set_aside(self, reason: str, **fields: Any) -> None:
+        """From now on the upstreams count. `fields` hold no text of a request."""
+        path = None if self._tokenizer is None else str(self._tokenizer.path)
+        self._tokenizer = None
+        self._affixes = None
+        message = "local tokenizer set aside; counting upstream"
+        event(logger, logging.WARNING, message, model=self._model, tokenizer=path, reason=reason, **fields)
 
     async def _ask(self, upstream: Upstream, **request: Any) -> UpstreamTokens:
         return UpstreamTokens(await upstream.client.ask_bytes("/tokenize", to_json({"model": self._model, **request})))
+
+
+def first_difference(tokenizer: LocalTokenizer, ours: Sequence[int], theirs: Sequence[int]) -> str:
+    """The text from shortly before the first token that differs, by the local tokenizer."""
+    same = next((at for at, pair in enumerate(zip(ours, theirs, strict=False)) if pair[0] != pair[1]), len(theirs))
+    return tokenizer.decode(ours[max(0, same - 5) : same + SHOWN])
 
 
 def _template_kwargs(payload: Mapping[str, Any]) -> dict[str, Any]:
