@@ -10,9 +10,11 @@ from wave_serve.api.entry import enter, gateway_of
 from wave_serve.api.generate import generate
 from wave_serve.api.preflight import preflight
 from wave_serve.api.readiness import readiness
+from wave_serve.context.fitting import check_size
 from wave_serve.exchange import exchange_of
 from wave_serve.request.fields import DETOKENIZE, TOKENIZE, Field, check_fields, check_present
 from wave_serve.request.generation import check_messages
+from wave_serve.tokens.upstream_tokens import UpstreamTokens
 
 router = APIRouter(dependencies=[Depends(enter)])
 
@@ -69,14 +71,18 @@ async def detokenize(request: Request) -> Response:
 
 
 async def _ask(request: Request, path: str, fields: Mapping[str, Field], *needed: str) -> Response:
-    gateway = gateway_of(request)
+    gateway, exchange = gateway_of(request), exchange_of(request)
+    exchange.may_count()
     body, payload = await gateway.read(request)
-    model = gateway.model_of(payload, exchange_of(request))
+    model = gateway.model_of(payload, exchange)
     check_fields(payload, fields)
     check_present(payload, *needed)
     if "messages" in needed and payload.get("messages") is not None:
         check_messages(payload)
+    elif "prompt" in needed:
+        check_size(payload["prompt"], model, exchange.key_limit)
     answer = await gateway.ask(request, model, lambda upstream: upstream.client.ask_object(path, body))
+    exchange.charge(len(UpstreamTokens(answer)) if "prompt" in needed else len(payload["tokens"]))
     return Response(answer, media_type="application/json")
 
 

@@ -19,6 +19,8 @@ from wave_serve.worker.process import Worker
 
 logger = logging.getLogger("wave_serve.counting")
 
+CHARACTER_TOKENS = 4  # at most: one for each byte of a character
+BROKEN = "\ufffd"  # what decoders write for bytes that are no character
 SHOWN = 20  # tokens of a text, in a log line
 
 NO_TEMPLATE = "you must provide a chat template"  # in the words of Transformers
@@ -132,6 +134,35 @@ class TokenCounter:
             probe = [await self.encode([PROBE], upstream, add_special_tokens=special) for special in (True, False)]
             self._affixes = affixes_of(*(ids[0] for ids in probe))
         return self._affixes
+
+    async def whole_characters(
+        self, ids: Sequence[int], ranges: Sequence[tuple[int, int]], upstream: Upstream
+    ) -> tuple[tuple[int, int], ...]:
+        """Ranges of a prompt's tokens, made shorter where one begins or ends within a character.
+
+        A character outside of a vocabulary is several tokens, one for each of its bytes: half of it would be text
+        that nobody sent.
+        """
+        kept = []
+        for start, end in ranges:
+            first = await self._character(ids, start, 1, upstream) if start > 0 else start
+            last = await self._character(ids, end, -1, upstream) if end < len(ids) else end
+            kept.append((first, last))
+        return tuple(one for one in kept if one[0] < one[1])
+
+    async def _character(self, ids: Sequence[int], at: int, step: int, upstream: Upstream) -> int:
+        """The nearest position from `at` on at which a character begins; `at` itself where there is none near."""
+        for found in range(at, at + step * CHARACTER_TOKENS, step):
+            if not (await self._decode(ids[found : found + CHARACTER_TOKENS], upstream)).startswith(BROKEN):
+                return found
+        return at  # the text itself holds BROKEN
+
+    async def _decode(self, ids: Sequence[int], upstream: Upstream) -> str:
+        if self._tokenizer is not None:
+            return self._tokenizer.decode(ids)
+        asked = to_json({"model": self._model, "tokens": list(ids)})
+        text = (await upstream.client.ask("/detokenize", asked)).get("prompt")
+        return text if isinstance(text, str) else ""
 
     @property
     def local(self) -> bool:

@@ -4,6 +4,7 @@ docs/counting.md says why this library, and what each family of tokenizers costs
 here relies on its word: a file is only taken if both libraries give the same token ids for the whole battery.
 """
 
+import itertools
 import unicodedata
 from array import array
 from collections.abc import Mapping, Sequence
@@ -13,12 +14,13 @@ import splintr
 from pydantic_core import to_json
 from tokenizers import Tokenizer
 
+from wave_serve.tokens.pieces import PATTERNS
 from wave_serve.tokens.special_tokens import PROBE, Affixes, affixes_of
 
 NFC = {"type": "NFC"}
-# Normalizers that know nothing of Unicode. All others are left to `tokenizers`: the two libraries follow different
-# versions of Unicode there, so new characters (157 of them with NFC) would be counted otherwise.
-PLAIN_NORMALIZERS = ("Prepend", "Replace", "Sequence")
+# Normalizers that do not depend on a library's version of Unicode. With another one, such as BERT's, the two libraries
+# differ on hundreds of characters.
+PLAIN_NORMALIZERS = ("Precompiled", "Prepend", "Replace", "Sequence")
 
 
 class UnsupportedTokenizerError(ValueError):
@@ -30,8 +32,10 @@ class FastTokenizer:
 
     def __init__(self, description: Mapping[str, Any]) -> None:
         """Takes the content of a tokenizer.json. Raises UnsupportedTokenizerError."""
-        # Unicode's normal form is left to Python, which tells whether a text has it already: splintr knows newer
-        # characters than `tokenizers` does, and would reorder them.
+        # splintr follows a newer version of Unicode than `tokenizers`. What a text with characters that are new to
+        # one of them becomes is therefore for `tokenizers` (`takes`), and so is the normal form of any text that does
+        # not have it yet: Python tells which do.
+        self._own_split = _splits_by_own_expression(description.get("pre_tokenizer") or {})
         self._nfc = description.get("normalizer") == NFC
         normalizer = None if self._nfc else description.get("normalizer")
         unknown = [one for one in _types(normalizer) if one not in PLAIN_NORMALIZERS]
@@ -46,19 +50,23 @@ class FastTokenizer:
 
     def takes(self, text: str) -> bool:
         """Whether a text can be left to splintr; the other texts are for `tokenizers`."""
-        return not self._nfc or text.isascii() or unicodedata.is_normalized("NFC", text)
+        if text.isascii():
+            return True
+        if self._nfc and not unicodedata.is_normalized("NFC", text):
+            return False
+        return not (self._own_split and any(unicodedata.category(one) == "Cn" for one in set(text)))
 
     def counts(self, texts: Sequence[str]) -> list[int]:
         """Tokens of each text, special ones around it left out. Other threads run meanwhile."""
         _, ends = self._encode(texts)
         around = len(self._around.prefix) + len(self._around.suffix)
-        return [end - start - around for start, end in zip(ends, ends[1:], strict=False)]
+        return [end - start - around for start, end in itertools.pairwise(ends)]
 
     def encode(self, texts: Sequence[str], *, add_special_tokens: bool) -> "list[array[int]]":
         """Token ids of each text. Other threads run meanwhile."""
         ids, ends = self._encode(texts)
         before, after = (0, 0) if add_special_tokens else (len(self._around.prefix), len(self._around.suffix))
-        return [ids[start + before : end - after] for start, end in zip(ends, ends[1:], strict=False)]
+        return [ids[start + before : end - after] for start, end in itertools.pairwise(ends)]
 
     def _encode(self, texts: Sequence[str]) -> "tuple[array[int], array[int]]":
         """The ids of all texts, one after the other, and where each begins and ends."""
@@ -82,6 +90,12 @@ def fast_tokenizer(description: Mapping[str, Any], tokenizer: Tokenizer, battery
             if one.ids != list(ids):
                 raise UnsupportedTokenizerError(f"splintr gives other tokens than tokenizers for {text[:200]!r}")
     return fast
+
+
+def _splits_by_own_expression(pre_tokenizer: Mapping[str, Any]) -> bool:
+    """Whether a pre-tokenizer has a regular expression for which no test went through all of Unicode."""
+    steps = pre_tokenizer.get("pretokenizers", [pre_tokenizer])
+    return any(step.get("type") == "Split" and step["pattern"].get("Regex") not in (None, *PATTERNS) for step in steps)
 
 
 def _types(normalizer: Any) -> list[str]:

@@ -15,7 +15,7 @@ from wave_serve.logs import event
 from wave_serve.tokens import battery
 from wave_serve.tokens.fast_tokenizer import FastTokenizer, UnsupportedTokenizerError, fast_tokenizer
 from wave_serve.tokens.named_tokens import named_tokens
-from wave_serve.tokens.pieces import PieceCounts, cuts_alike
+from wave_serve.tokens.pieces import PIECE, PieceCounts, cuts_alike
 from wave_serve.worker.cores import cores
 from wave_serve.worker.process import Worker
 
@@ -37,8 +37,14 @@ class LocalTokenizer:
     `battery`: the texts on which it can be compared with the engine's.
     """
 
-    def __init__(self, path: Path, heavy: Worker | None = None) -> None:
-        """Loads the file; texts that are large go to `heavy`, where it is given. Raises TokenizerError."""
+    def __init__(self, path: Path, heavy: Worker | None = None, piece: int = PIECE) -> None:
+        """Loads the file. Raises TokenizerError.
+
+        Args:
+            path: the tokenizer.json; the other files of its checkpoint are looked for beside it.
+            heavy: does what would take long; without it a thread does.
+            piece: characters of the pieces whose counts are remembered.
+        """
         try:
             self._tokenizer = Tokenizer.from_file(str(path))
             description = json.loads(path.read_text(encoding="utf-8"))
@@ -51,7 +57,7 @@ class LocalTokenizer:
         self.battery = battery.texts(named_tokens(path), self._tokenizer)
         self._heavy = heavy
         self._fast = self._load_fast(description)
-        self._counts = PieceCounts() if cuts_alike(description) else None
+        self._counts = PieceCounts(piece) if cuts_alike(description) else None
         self._threads = ThreadPoolExecutor(max_workers=min(cores(), THREADS), thread_name_prefix="tokenizer")
 
     @property
