@@ -9,7 +9,14 @@ from collections.abc import Sequence
 
 from tokenizers import Tokenizer
 
-TOKENS_A_TEXT = 8  # so that a text in a log line is short
+TOKENS_A_TEXT = 8
+# Tokens that the classes of Transformers add of their own accord, so that no file need name them.
+DEFAULT_TOKENS = (
+    *("<s>", "</s>", "<unk>", "<pad>", "<mask>", "[CLS]", "[SEP]", "[PAD]", "[UNK]", "[MASK]", "<bos>", "<eos>"),
+    *("<|endoftext|>", "<|startoftext|>", "<|im_start|>", "<|im_end|>", "<|begin_of_text|>", "<|end_of_text|>"),
+    *("<BOS_TOKEN>", "<EOS_TOKEN>", "<UNK>", "<PAD>", "<CLS>", "<SEP>", "<MASK_TOKEN>", "<start_of_turn>", "[INST]"),
+    *("<|START_OF_TURN_TOKEN|>", "<|END_OF_TURN_TOKEN|>", "<think>", "</think>", "<tool_call>", "<extra_id_0>"),
+)
 SAMPLE = 1000  # entries of a vocabulary
 
 PROBES = (
@@ -39,7 +46,8 @@ LONG = "\n".join(PROBES) * 5
 
 def texts(tokens: Sequence[str], tokenizer: Tokenizer) -> list[str]:
     """The whole battery for a tokenizer.json whose checkpoint names `tokens`; the short texts come first."""
-    return [*PROBES, *token_texts(tokens), vocabulary_text(tokenizer), LONG + "".join(tokens[:99])]
+    found_first = [*dict.fromkeys((*tokens, *DEFAULT_TOKENS))]
+    return [*PROBES, *token_texts(found_first), vocabulary_text(tokenizer), LONG + "".join(tokens[:99])]
 
 
 def token_texts(tokens: Sequence[str]) -> list[str]:

@@ -22,6 +22,8 @@ logger = logging.getLogger("wave_serve.counting")
 CHARACTER_TOKENS = 4  # at most: one for each byte of a character
 BROKEN = "\ufffd"  # what decoders write for bytes that are no character
 SHOWN = 20  # tokens of a text, in a log line
+LONGEST_SHOWN = 200  # characters
+NO_ANSWER = (Code.UPSTREAM_UNAVAILABLE, Code.UPSTREAM_TIMEOUT, Code.UPSTREAM_DIED)
 
 NO_TEMPLATE = "you must provide a chat template"  # in the words of Transformers
 
@@ -170,16 +172,26 @@ class TokenCounter:
         return self._tokenizer is not None
 
     async def check(self, upstream: Upstream) -> None:
-        """Sets the local tokenizer aside where the upstream's gives other tokens for a text of the battery."""
+        """Sets the local tokenizer aside where the upstream's gives other tokens for a text of the battery.
+
+        Raises:
+            ApiError: the upstream does not answer.
+        """
         self._renders.pop(upstream, None)
         for special in (True, False):
             for text in self._tokenizer.battery if self._tokenizer is not None else ():
-                theirs = (await self._ask(upstream, prompt=text, add_special_tokens=special)).ids
+                try:
+                    theirs = (await self._ask(upstream, prompt=text, add_special_tokens=special)).ids
+                except ApiError as error:
+                    if error.code in NO_ANSWER:
+                        raise
+                    self._set_aside(f"the upstream refuses a text: {error.message}", text=text[:LONGEST_SHOWN])
+                    return
                 tokenizer = self._tokenizer  # a request that ended meanwhile may have set it aside
                 if tokenizer is None:
                     return
                 if (ours := tokenizer.encode(text, add_special_tokens=special)) != theirs:
-                    where = first_difference(tokenizer, ours, theirs)
+                    where = first_difference(tokenizer, ours, theirs) or text[:LONGEST_SHOWN]
                     self._set_aside("the upstream's tokenizer gives other tokens", text=where, special_tokens=special)
                     return
 
