@@ -127,6 +127,17 @@ class Exchange:
         finally:
             self.headers |= self.key_use.headers()
 
+    def may_count(self) -> None:
+        """Before prompts are counted without a generation. Raises ApiError 429 where its key has no tokens left."""
+        if self.key_use is not None:
+            self.key_use.check()
+
+    def charge(self, tokens: int) -> None:
+        """Takes from its key's rate the tokens that were counted without a generation."""
+        if self.key_use is not None:
+            self.key_use.charge(tokens)
+            self.headers |= self.key_use.headers()
+
     def body_read(self) -> None:
         """The whole body is here."""
         self.read_s = self.elapsed()

@@ -1,13 +1,17 @@
-"""A generation's way through the gateway: read, find the model, fit, spend, edit, relay."""
+"""A generation's way through the gateway: read, find the model, fit, spend, edit, relay, compare."""
+
+from functools import partial
+from typing import Any
 
 from fastapi import Request
 from starlette.responses import Response
 
-from wave_serve.context.fitting import Fitting
+from wave_serve.context.catalogue import ServedModel
+from wave_serve.context.fitting import Fitting, Outcome
 from wave_serve.exchange import exchange_of
 from wave_serve.gateway import Gateway
 from wave_serve.relay.relay import Relay
-from wave_serve.request.generation import POLICY_FIELDS, read_generation
+from wave_serve.request.generation import POLICY_FIELDS, Generation, read_generation
 
 
 async def generate(gateway: Gateway, request: Request, path: str, *, chat: bool) -> Response:
@@ -21,6 +25,30 @@ async def generate(gateway: Gateway, request: Request, path: str, *, chat: bool)
     exchange.record(outcome.record())
     longest = outcome.accepted().completion_tokens * generation.n * len(outcome.tokens)
     exchange.spend(sum(outcome.tokens) + longest)
-    body = await gateway.bodies.edit(body, payload, outcome.changes, without=POLICY_FIELDS)
+    usage = _ask_for_usage(generation, outcome)
+    body = await gateway.bodies.edit(body, payload, outcome.changes | usage, without=POLICY_FIELDS)
     dispatch = gateway.dispatch(exchange, model, sum(outcome.tokens), payload | outcome.changes)
-    return Relay(dispatch, path, body, exchange, gateway.metrics, timeouts=gateway.settings.timeouts)
+    return Relay(
+        dispatch,
+        path,
+        body,
+        exchange,
+        gateway.metrics,
+        timeouts=gateway.settings.timeouts,
+        on_usage=partial(_compare, gateway, model, outcome),
+        hide_usage=bool(usage),
+    )
+
+
+def _ask_for_usage(generation: Generation, outcome: Outcome) -> dict[str, Any]:
+    """The field that makes a stream tell its usage, where the local count could not be compared without it."""
+    options = generation.payload.get("stream_options") or {}
+    if not generation.stream or not outcome.local or options.get("include_usage"):
+        return {}
+    return {"stream_options": {"include_usage": True}}
+
+
+def _compare(gateway: Gateway, model: ServedModel, outcome: Outcome, reported: int) -> None:
+    """Holds the count of a request's prompts against what its answer says of them."""
+    if not model.counter.compare(sum(outcome.tokens), reported, local=outcome.local):
+        gateway.metrics.count_mismatches.labels(model.name).inc()

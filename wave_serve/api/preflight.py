@@ -69,18 +69,20 @@ class Context(TypedDict):
 
 
 async def preflight(gateway: Gateway, request: Request) -> Context:
-    """The answer to a completion or chat body, which is neither generated from nor charged for.
+    """The answer to a completion or chat body, which is not generated from; its key pays for what is counted.
 
     Raises:
         ApiError: the body is no request that could be answered at any length.
     """
     exchange = exchange_of(request)
+    exchange.may_count()
     _, payload = await gateway.read(request)
     model, cap = gateway.find(payload, exchange)
     if "prompt" in payload and "messages" in payload:
         raise invalid("give either prompt (a completion) or messages (a chat), not both", "messages")
     fitting = Fitting(model, read_generation(payload, chat="messages" in payload), cap)
     measured, cuts = await gateway.ask(request, model, lambda upstream: _measure(fitting, upstream, cap))
+    exchange.charge(0 if measured.over_by_size else sum(measured.tokens))
     as_it_is = fitting.decide(measured.tokens, measured)
     exchange.record(count_record(max(measured.tokens), cap))
     cut = cuts.get(fitting.overflow)

@@ -9,10 +9,12 @@ from wave_serve.api.generate import generate
 from wave_serve.api.preflight import preflight
 from wave_serve.api.readiness import Health, readiness
 from wave_serve.context.card import Models
+from wave_serve.context.fitting import check_size
 from wave_serve.errors import invalid
 from wave_serve.exchange import exchange_of
 from wave_serve.request.fields import Body, DetokenizeRequest, TokenizeChat, TokenizeText, check_fields
 from wave_serve.request.generation import check_messages
+from wave_serve.tokens.upstream_tokens import UpstreamTokens
 
 router = APIRouter(dependencies=[Depends(enter)])
 
@@ -70,9 +72,10 @@ async def detokenize(request: Request) -> Response:
 
 async def _ask(request: Request, path: str, **kinds: type[Body]) -> Response:
     """The upstream's own answer; `kinds`: what the body must be where it has that field, and it must have one."""
-    gateway = gateway_of(request)
+    gateway, exchange = gateway_of(request), exchange_of(request)
+    exchange.may_count()
     body, payload = await gateway.read(request)
-    model = gateway.model_of(payload, exchange_of(request))
+    model = gateway.model_of(payload, exchange)
     given = [field for field in kinds if payload.get(field) is not None]
     if not given:
         raise invalid(f"{' or '.join(kinds)} is required", next(iter(kinds)))
@@ -80,7 +83,10 @@ async def _ask(request: Request, path: str, **kinds: type[Body]) -> Response:
         check_fields(payload, kinds[field])
     if "messages" in given:
         check_messages(payload)
+    elif "prompt" in given:
+        check_size(payload["prompt"], model, exchange.key_limit)
     answer = await gateway.ask(request, model, lambda upstream: upstream.client.ask_object(path, body))
+    exchange.charge(len(payload["tokens"]) if "tokens" in given else len(UpstreamTokens(answer)))
     return Response(answer, media_type="application/json")
 
 

@@ -35,6 +35,7 @@ class Measured:
         add_special_tokens: whether the counts include the tokenizer's special tokens.
         over_by_size: their size alone shows that they cannot fit, so they were not tokenised.
         exact: False where the counts are lower bounds.
+        local: whether the local tokenizer counted them.
     """
 
     tokens: tuple[int, ...]
@@ -42,6 +43,7 @@ class Measured:
     add_special_tokens: bool = True
     over_by_size: bool = False
     exact: bool = True
+    local: bool = False
 
 
 @dataclass(frozen=True)
@@ -84,6 +86,7 @@ class Outcome:
         truncated_from: tokens of the longest prompt before it was truncated; None where it was not.
         truncated: what is left of the prompts, where they were truncated.
         changes: fields of the request's body to set.
+        local: whether the local tokenizer counted what is sent.
     """
 
     cap: Cap
@@ -93,6 +96,7 @@ class Outcome:
     truncated_from: int | None = None
     truncated: Truncated | None = None
     changes: dict[str, Any] = field(default_factory=dict)
+    local: bool = False
 
     def accepted(self) -> Receipt:
         """The receipt. Raises the refusal where there is none."""
@@ -124,6 +128,18 @@ def count_record(tokens: int, cap: Cap) -> PromptRecord:
     return PromptRecord(tokens, cap.factor(tokens), headers=usage_headers(tokens, cap))
 
 
+def check_size(prompt: str, model: ServedModel, key_limit: int | None) -> None:
+    """Refuses a text that is only to be tokenised where its size shows that no truncation would take it either.
+
+    Its tokenising would hold up the upstream's other requests. Raises ApiError 400.
+    """
+    if model.limit(key_limit) is None:
+        return
+    cap, fewest = model.cap(key_limit), model.counter.fewest(prompt)
+    if fewest > cap.longest_truncated:
+        raise context_exceeded(fewest, 0, cap, "prompt", at_least=True)
+
+
 class Fitting:
     """One request held against the cap of its model. It decides, and leaves it to its caller to write that down."""
 
@@ -131,6 +147,7 @@ class Fitting:
         self._model = model
         self._generation = generation
         self._cap = cap
+        self._ids: list[Sequence[int]] | None = None
 
     @property
     def overflow(self) -> Overflow:
@@ -156,7 +173,8 @@ class Fitting:
         if outcome.receipt is None:
             return replace(outcome, tokens=measured.tokens)
         changes = truncated.changes | outcome.changes
-        return replace(outcome, truncated_from=max(measured.tokens), truncated=truncated, changes=changes)
+        longest = max(measured.tokens)
+        return replace(outcome, truncated_from=longest, truncated=truncated, changes=changes, local=False)
 
     def decide(self, tokens: tuple[int, ...], measured: Measured) -> Outcome:
         """The decision on prompts of those lengths."""
@@ -170,7 +188,7 @@ class Fitting:
             return Outcome(self._cap, tokens, refusal=refusal)
         granted = receipt.completion_tokens
         changes = {} if granted == asked else {self._generation.max_tokens_field: granted}
-        return Outcome(self._cap, tokens, receipt, changes=changes)
+        return Outcome(self._cap, tokens, receipt, changes=changes, local=measured.local)
 
     async def measure(self, upstream: Upstream, longest_counted: int) -> Measured:
         """Tokens of each prompt; one whose size shows more than `longest_counted` is not tokenised.
@@ -197,8 +215,9 @@ class Fitting:
                 check_token_ids(prompt, model.settings.vocab_size)
                 await asyncio.sleep(0)  # many long prompts must not hold up others
         special = generation.payload.get("add_special_tokens") is not False
+        local = model.counter.local and any(isinstance(prompt, str) for prompt in prompts)
         tokens = await model.counter.count(prompts, upstream, add_special_tokens=special)
-        return Measured(tuple(tokens), tuple(prompts), special)
+        return Measured(tuple(tokens), tuple(prompts), special, local=local)
 
     async def truncate(self, measured: Measured, upstream: Upstream, overflow: Overflow) -> Truncated | None:
         """Cuts the prompts to the cap; None where they need no cut, may not be cut, or would not fit even then."""
@@ -211,10 +230,14 @@ class Fitting:
         affixes = await counter.affixes(upstream)
         prompts, kept = [], []
         special = measured.add_special_tokens
-        for ids in await counter.encode(measured.prompts, upstream, add_special_tokens=special):
+        if self._ids is None:  # the preflight tries several policies
+            self._ids = await counter.encode(measured.prompts, upstream, add_special_tokens=special)
+        for ids in self._ids:
             ranges = keep_tokens(len(ids), budget, overflow, *affixes.around(ids))
             if ranges is None:
                 return None
+            if len(ranges) > 1 or ranges[0] != (0, len(ids)):
+                ranges = await counter.whole_characters(ids, ranges, upstream)
             prompts.append(cut(ids, ranges))
             kept.append(Kept(len(ids), len(prompts[-1]), ranges))
         return Truncated(overflow, tuple(kept), "token", {"prompt": prompts if len(prompts) > 1 else prompts[0]})

@@ -109,6 +109,16 @@ class Limits:
             raise _rate_error(key, "tokens", state.tokens.limit, wait)
         state.tokens.take(tokens, now)
 
+    def check(self, key: ApiKey, state: KeyState) -> None:
+        """Refuses what will be charged for later while the key has no tokens left. Raises ApiError 429."""
+        if state.tokens is not None and (wait := state.tokens.until(1, self._clock())) > 0:
+            raise _rate_error(key, "tokens", state.tokens.limit, wait)
+
+    def charge(self, state: KeyState, tokens: int) -> None:
+        """Takes tokens that were used already; what the key does not have is missing for its next requests."""
+        if state.tokens is not None:
+            state.tokens.take(tokens, self._clock())
+
     def give_back(self, state: KeyState, tokens: int) -> None:
         """Returns the tokens of a request that no upstream worked on."""
         if state.tokens is not None:

@@ -39,6 +39,16 @@ class KeyUse:
             self._limits.spend(self.key, self._state, tokens)
             self._spent = tokens
 
+    def check(self) -> None:
+        """Raises ApiError 429 where a counted request's key has no tokens left."""
+        if self._counted:
+            self._limits.check(self.key, self._state)
+
+    def charge(self, tokens: int) -> None:
+        """Takes tokens that a counted request has used, whatever the key has left."""
+        if self._counted:
+            self._limits.charge(self._state, tokens)
+
     def headers(self) -> dict[str, str]:
         """`x-ratelimit-*` of the key."""
         return self._limits.headers(self._state)

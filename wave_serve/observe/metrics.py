@@ -26,6 +26,9 @@ class Metrics:
         self.aborted = self._counter("wave_aborted_total", "Generations whose client went away.", "model")
         self.retries = self._counter("wave_retries_total", "Times that a generation was sent elsewhere.", "model")
         self.truncated = self._counter("wave_truncated_total", "Generations whose prompt was shortened.", "model")
+        self.count_mismatches = self._counter(
+            "wave_count_mismatches_total", "Answers whose usage tells another number of prompt tokens.", "model"
+        )
         self.in_flight = Gauge("wave_in_flight_requests", "Generations running.", ["model"], registry=self.registry)
         self.prompt_tokens = self._histogram("wave_prompt_tokens", "Tokens of admitted prompts.", "model", TOKENS)
         self.prompt_tokens_by_factor = self._counter(

@@ -2,12 +2,11 @@
 
 import json
 import re
-from collections.abc import Mapping
-from typing import Any
 
-from pydantic_core import from_json, to_json
+from pydantic_core import from_json
 
 from wave_serve.errors import ApiError, Code
+from wave_serve.relay.usage import AnswerUsage
 from wave_serve.upstream.errors import event_error
 
 KEEP_ALIVE = b": keep-alive\n\n"
@@ -19,15 +18,15 @@ LARGEST_EVENT = 64 * 2**20
 class EventStream:
     """Takes bytes as they come and gives back the whole events among them.
 
-    `usage_extension` joins the usage of every event that has one; all other events pass byte for byte.
+    `usage` may extend or hide the usage in an event; all other events pass byte for byte.
 
     Attributes:
         has_event: whether an event with data has passed.
         done: whether `data: [DONE]` has.
     """
 
-    def __init__(self, usage_extension: Mapping[str, Any] | None = None) -> None:
-        self._usage_extension = usage_extension
+    def __init__(self, usage: AnswerUsage) -> None:
+        self._usage = usage
         self.has_event = False
         self.done = False
         self._rest = b""
@@ -70,7 +69,10 @@ class EventStream:
                 if error is not None:
                     raise error
             self.has_event = True
-            extended = extend_usage(value, self._usage_extension)
+            self._usage.note(value)
+            if self._usage.hides(value):
+                return b""
+            extended = self._usage.extended(value)
             if extended is not None:
                 part = part.replace(data, extended)
         return part
@@ -92,10 +94,3 @@ def error_event(error: ApiError) -> bytes:
 
 def _malformed(what: str) -> ApiError:
     return ApiError(502, f"The upstream sent {what}.", code=Code.UPSTREAM_MALFORMED)
-
-
-def extend_usage(answer: Any, extension: Mapping[str, Any] | None) -> bytes | None:
-    """`answer` as JSON with `extension` inside its `usage`; None where there is nothing to add, or no usage."""
-    if not extension or not isinstance(answer, dict) or not isinstance(answer.get("usage"), dict):
-        return None
-    return to_json({**answer, "usage": {**answer["usage"], **extension}})

@@ -2,7 +2,7 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 
 from pydantic_core import from_json
 from starlette.responses import Response
@@ -13,7 +13,8 @@ from wave_serve.exchange import Exchange
 from wave_serve.headers import Header
 from wave_serve.observe.metrics import Metrics
 from wave_serve.relay.event_writer import EventWriter
-from wave_serve.relay.events import BrokenStreamError, EventStream, extend_usage
+from wave_serve.relay.events import BrokenStreamError, EventStream
+from wave_serve.relay.usage import AnswerUsage
 from wave_serve.request.presence import disconnected
 from wave_serve.routing.dispatch import Dispatch
 from wave_serve.settings import TimeoutSettings
@@ -27,7 +28,9 @@ FAREWELL_SECONDS = 1.0  # for a client to take the error that ends its stream, a
 class Relay(Response):
     """The answer to a generation, fetched from an upstream while it is sent.
 
-    `dispatch` chooses the upstream, and another one as long as no upstream has begun to answer (`_committed`).
+    `dispatch` chooses the upstream, and another one as long as no upstream has begun to answer (`_committed`). The
+    prompt tokens that a complete answer's usage tells go to `on_usage`; `hide_usage` keeps a stream's usage from the
+    client, which did not ask for it.
     """
 
     def __init__(
@@ -39,6 +42,8 @@ class Relay(Response):
         metrics: Metrics,
         *,
         timeouts: TimeoutSettings,
+        on_usage: Callable[[int], None] = lambda _: None,
+        hide_usage: bool = False,
     ) -> None:
         super().__init__()
         self._dispatch = dispatch
@@ -47,6 +52,8 @@ class Relay(Response):
         self._exchange = exchange
         self._metrics = metrics
         self._timeouts = timeouts
+        self._on_usage = on_usage
+        self._hide_usage = hide_usage
         self._committed = False
         self._answered = False
 
@@ -95,7 +102,10 @@ class Relay(Response):
             answered = None
         if not isinstance(answered, dict):
             raise ApiError(502, "The upstream's answer is not a JSON object.", code=Code.UPSTREAM_MALFORMED)
-        return extend_usage(answered, self._exchange.prompt.usage_extension) or body
+        usage = self._usage()
+        usage.note(answered)
+        self._report(usage)
+        return usage.extended(answered) or body
 
     async def _stream(self, send: Send) -> None:
         writer: EventWriter | None = None
@@ -127,7 +137,8 @@ class Relay(Response):
                 raise from_upstream(answer.status, await answer.read(), answer.headers)
             if not answer.headers.get("content-type", "").startswith("text/event-stream"):
                 raise ApiError(502, "The upstream did not answer with an event stream.", code=Code.UPSTREAM_MALFORMED)
-            events = EventStream(self._exchange.prompt.usage_extension)
+            usage = self._usage()
+            events = EventStream(usage)
             chunks = self._chunks(answer)
             async for chunk in chunks:
                 self._exchange.first_byte()
@@ -144,10 +155,18 @@ class Relay(Response):
                     raise broken.error
                 if events.done:
                     self._answered = True
+                    self._report(usage)
                     await writer.close()
                     await _end_of(chunks)
                     return
         raise ApiError(502, "The upstream ended its stream before the answer was complete.", code=Code.UPSTREAM_DIED)
+
+    def _usage(self) -> AnswerUsage:
+        return AnswerUsage(self._exchange.prompt.usage_extension, hidden=self._hide_usage)
+
+    def _report(self, usage: AnswerUsage) -> None:
+        if usage.prompt_tokens is not None:
+            self._on_usage(usage.prompt_tokens)
 
     async def _chunks(self, answer: UpstreamAnswer) -> AsyncIterator[bytes]:
         """An answer's bytes; whether it has begun takes account of those that are lost."""

@@ -12,12 +12,18 @@ from wave_serve.errors import ApiError, Code, invalid
 from wave_serve.logs import event
 from wave_serve.request.generation import POLICY_FIELDS, Prompt
 from wave_serve.tokens.special_tokens import PROBE, Affixes, affixes_of
-from wave_serve.tokens.tokenizer import PROBES, LocalTokenizer
+from wave_serve.tokens.tokenizer import LocalTokenizer
 from wave_serve.tokens.upstream_tokens import UpstreamTokens
 from wave_serve.upstream.upstream import Upstream
 from wave_serve.worker.process import Worker
 
 logger = logging.getLogger("wave_serve.counting")
+
+CHARACTER_TOKENS = 4  # at most: one for each byte of a character
+BROKEN = "\ufffd"  # what decoders write for bytes that are no character
+SHOWN = 20  # tokens of a text, in a log line
+LONGEST_SHOWN = 200  # characters
+NO_ANSWER = (Code.UPSTREAM_UNAVAILABLE, Code.UPSTREAM_TIMEOUT, Code.UPSTREAM_DIED)
 
 NO_TEMPLATE = "you must provide a chat template"  # in the words of Transformers
 
@@ -39,7 +45,11 @@ NOT_RENDERED = ("max_tokens", "max_completion_tokens", "stream", "stream_options
 
 
 class TokenCounter:
-    """Tokens of one model's prompts."""
+    """Tokens of one model's prompts.
+
+    The engine has the last word. `check` compares the local tokenizer with an upstream's before that is used, and
+    `compare` with each answer's usage. After the first difference the local tokenizer is not used again.
+    """
 
     def __init__(self, model: str, tokenizer: Path | None, heavy: Worker | None = None) -> None:
         self._model = model
@@ -127,23 +137,97 @@ class TokenCounter:
             self._affixes = affixes_of(*(ids[0] for ids in probe))
         return self._affixes
 
+    async def whole_characters(
+        self, ids: Sequence[int], ranges: Sequence[tuple[int, int]], upstream: Upstream
+    ) -> tuple[tuple[int, int], ...]:
+        """Ranges of a prompt's tokens, made shorter where one begins or ends within a character.
+
+        A character outside of a vocabulary is several tokens, one for each of its bytes: half of it would be text
+        that nobody sent.
+        """
+        kept = []
+        for start, end in ranges:
+            first = await self._character(ids, start, 1, upstream) if start > 0 else start
+            last = await self._character(ids, end, -1, upstream) if end < len(ids) else end
+            kept.append((first, last))
+        return tuple(one for one in kept if one[0] < one[1])
+
+    async def _character(self, ids: Sequence[int], at: int, step: int, upstream: Upstream) -> int:
+        """The nearest position from `at` on at which a character begins; `at` itself where there is none near."""
+        for found in range(at, at + step * CHARACTER_TOKENS, step):
+            if not (await self._decode(ids[found : found + CHARACTER_TOKENS], upstream)).startswith(BROKEN):
+                return found
+        return at  # the text itself holds BROKEN
+
+    async def _decode(self, ids: Sequence[int], upstream: Upstream) -> str:
+        if self._tokenizer is not None:
+            return self._tokenizer.decode(ids)
+        asked = to_json({"model": self._model, "tokens": list(ids)})
+        text = (await upstream.client.ask("/detokenize", asked)).get("prompt")
+        return text if isinstance(text, str) else ""
+
+    @property
+    def local(self) -> bool:
+        """Whether prompts are counted by the local tokenizer."""
+        return self._tokenizer is not None
+
     async def check(self, upstream: Upstream) -> None:
-        """Stops counting locally where the local tokenizer and the upstream's disagree on a probe."""
+        """Sets the local tokenizer aside where the upstream's gives other tokens for a text of the battery.
+
+        Raises:
+            ApiError: the upstream does not answer.
+        """
         self._renders.pop(upstream, None)
-        if self._tokenizer is None:
-            return
-        for probe in PROBES:
-            if (await self._ask(upstream, prompt=probe)).ids != self._tokenizer.encode(probe):
-                path = str(self._tokenizer.path)
-                event(
-                    logger, logging.WARNING, "tokenizer differs; counting upstream", model=self._model, tokenizer=path
-                )
-                self._tokenizer = None
-                self._affixes = None
-                return
+        for special in (True, False):
+            for text in self._tokenizer.battery if self._tokenizer is not None else ():
+                try:
+                    theirs = (await self._ask(upstream, prompt=text, add_special_tokens=special)).ids
+                except ApiError as error:
+                    if error.code in NO_ANSWER:
+                        raise
+                    self._set_aside(f"the upstream refuses a text: {error.message}", text=text[:LONGEST_SHOWN])
+                    return
+                tokenizer = self._tokenizer  # a request that ended meanwhile may have set it aside
+                if tokenizer is None:
+                    return
+                if (ours := tokenizer.encode(text, add_special_tokens=special)) != theirs:
+                    where = first_difference(tokenizer, ours, theirs) or text[:LONGEST_SHOWN]
+                    self._set_aside("the upstream's tokenizer gives other tokens", text=where, special_tokens=special)
+                    return
+
+    def compare(self, counted: int, reported: int, *, local: bool) -> bool:
+        """Whether a prompt had as many tokens as were counted; if not, counts no more with what counted it.
+
+        Args:
+            counted: tokens of a request's prompts.
+            reported: what the upstream's answer says of them.
+            local: whether the local tokenizer counted them. An upstream's own count is only reported.
+        """
+        if counted == reported:
+            return True
+        if local and self._tokenizer is not None:
+            self._set_aside("an answer's usage differs from the count", counted=counted, reported=reported)
+        else:
+            fields = {"model": self._model, "counted": counted, "reported": reported}
+            event(logger, logging.WARNING, "prompt tokens differ from the count", **fields)
+        return False
+
+    def _set_aside(self, reason: str, **fields: Any) -> None:
+        """From now on the upstreams count. `fields` hold no text of a request."""
+        path = None if self._tokenizer is None else str(self._tokenizer.path)
+        self._tokenizer = None
+        self._affixes = None
+        message = "local tokenizer set aside; counting upstream"
+        event(logger, logging.WARNING, message, model=self._model, tokenizer=path, reason=reason, **fields)
 
     async def _ask(self, upstream: Upstream, **request: Any) -> UpstreamTokens:
         return UpstreamTokens(await upstream.client.ask_bytes("/tokenize", to_json({"model": self._model, **request})))
+
+
+def first_difference(tokenizer: LocalTokenizer, ours: Sequence[int], theirs: Sequence[int]) -> str:
+    """The text from shortly before the first token that differs, by the local tokenizer."""
+    same = next((at for at, pair in enumerate(zip(ours, theirs, strict=False)) if pair[0] != pair[1]), len(theirs))
+    return tokenizer.decode(ours[max(0, same - 5) : same + SHOWN])
 
 
 def _template_kwargs(payload: Mapping[str, Any]) -> dict[str, Any]:
