@@ -7,7 +7,8 @@ from pydantic import Field, PositiveInt, model_validator
 from wave_serve.settings.model import ModelSettings
 from wave_serve.settings.section import Frozen
 from wave_serve.settings.service import AuthSettings, EngineSettings, TracingSettings
-from wave_serve.settings.traffic import AdmissionSettings, RoutingSettings, TimeoutSettings, UpstreamSettings
+from wave_serve.settings.traffic import AdmissionSettings, RoutingSettings, TimeoutSettings
+from wave_serve.settings.upstream import UpstreamSettings
 
 Port = Annotated[int, Field(ge=1, le=65535)]
 
