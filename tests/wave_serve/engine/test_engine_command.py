@@ -59,7 +59,5 @@ def test_on_gpu_vllm_chooses(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) 
 @pytest.mark.parametrize(
     ("environment", "key"), [({}, None), ({"VLLM_API_KEY": ""}, None), ({"VLLM_API_KEY": "x"}, "env:VLLM_API_KEY")]
 )
-def test_the_key_that_an_engine_asks_for_is_found(
-    environment: dict[str, str], key: str | None
-) -> None:
+def test_the_key_that_an_engine_asks_for_is_found(environment: dict[str, str], key: str | None) -> None:
     assert engine_key(environment) == key
