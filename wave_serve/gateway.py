@@ -22,6 +22,7 @@ from wave_serve.routing.drain import Drain
 from wave_serve.routing.prefixes import prefixes_of
 from wave_serve.routing.router import Demand, Router
 from wave_serve.settings import Settings
+from wave_serve.upstream.access import access_to
 from wave_serve.upstream.upstream import Upstream
 from wave_serve.worker.process import Worker
 
@@ -37,8 +38,10 @@ class Gateway:
         self.metrics = Metrics()
         self.auth = Auth(settings.auth, load_keys(settings.auth.keys_file, settings.models))
         self.upstreams = [
-            Upstream(upstream.base_url, upstream.models, settings.timeouts, settings.routing)
-            for upstream in settings.upstreams
+            Upstream(
+                one.base_url, one.models, settings.timeouts, settings.routing, access_to(one, f"upstreams.{index}")
+            )
+            for index, one in enumerate(settings.upstreams)
         ]
         self.router = Router(settings.routing)
         self.admission = Admission(settings.admission, self.router, settings.timeouts.retry_after)

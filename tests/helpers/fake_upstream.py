@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import ssl
 import threading
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
@@ -46,6 +47,7 @@ class FakeUpstream:
     aborted: threading.Event = field(default_factory=threading.Event)
     open_generations: int = 0
     port: int = 0
+    tls: ssl.SSLContext | None = None
 
     def __enter__(self) -> "FakeUpstream":
         standard = {
@@ -70,7 +72,7 @@ class FakeUpstream:
     @property
     def url(self) -> str:
         """Root of the server."""
-        return f"http://127.0.0.1:{self.port}"
+        return f"http{'s' if self.tls else ''}://127.0.0.1:{self.port}"
 
     @property
     def generations(self) -> int:
@@ -86,7 +88,7 @@ class FakeUpstream:
 
     async def _listen(self) -> None:
         self._tasks: set[asyncio.Task] = set()
-        self._server = await asyncio.start_server(self._serve, "127.0.0.1", self.port)
+        self._server = await asyncio.start_server(self._serve, "127.0.0.1", self.port, ssl=self.tls)
         self.port = self._server.sockets[0].getsockname()[1]
 
     async def _stop(self) -> None:

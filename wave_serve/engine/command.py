@@ -33,6 +33,7 @@ ONE_PROCESS = ("--distributed-executor-backend", "vllm.v1.executor.uniproc_execu
 # Arguments that may ask for more; `--config` names a file that may.
 SEVERAL_PROCESSES = re.compile(r"--(distributed-executor-backend|config|nnodes|.*-parallel-.*)|-(n|[tpd]p|[pd]cp)")
 
+ENGINE_KEY = "VLLM_API_KEY"
 BINDING, NO_BINDING = "VLLM_CPU_OMP_THREADS_BIND", "nobind"
 
 
@@ -95,6 +96,11 @@ def engine_environment(settings: EngineSettings, environment: Mapping[str, str])
             "OMP_NUM_THREADS": str(cores()),
         }
     return defaults | dict(environment)
+
+
+def engine_key(environment: Mapping[str, str]) -> str | None:
+    """Where the key stands that an engine in that environment asks for, as settings name it; None without one."""
+    return f"env:{ENGINE_KEY}" if environment.get(ENGINE_KEY) else None
 
 
 def on_cpu() -> bool:

@@ -18,6 +18,8 @@ from wave_serve.eval.perplexity.run import PerplexityRun
 from wave_serve.eval.plot import check_plotting, draw
 from wave_serve.eval.results import print_table, write_json, write_markdown
 from wave_serve.eval.settings import EvalSettings
+from wave_serve.settings import redacted
+from wave_serve.settings.secret import UNSHOWN
 
 INTERRUPTED = 130
 
@@ -75,13 +77,15 @@ def _write(
 def _settings(settings_type: type[EvalSettings], options: dict[str, Any]) -> EvalSettings:
     """The settings of a command line. Raises OptionError naming the option and its value."""
     addresses = [dict(zip(("name", "base_url"), read_address(url), strict=True)) for url in options.pop("base_url")]
+    try:
+        settings = settings_type(addresses=addresses, **options)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        option = "base-url" if first["loc"][0] == "addresses" else str(first["loc"][0])
+        shown = "" if first["type"] == UNSHOWN else f" {redacted(repr(first['input']))}"
+        raise OptionError(f"--{option}{shown}: {first['msg']}") from None
     names = [address["name"] for address in addresses]
     for name in names:
         if names.count(name) > 1:
             raise OptionError(f"--base-url: two endpoints are named {name!r}; name them apart, NAME=URL")
-    try:
-        return settings_type(addresses=addresses, **options)
-    except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        option = "base-url" if first["loc"][0] == "addresses" else str(first["loc"][0])
-        raise OptionError(f"--{option} {first['input']!r}: {first['msg']}") from None
+    return settings

@@ -12,10 +12,18 @@ from wave_serve.api.app import build_app
 from wave_serve.context.cap import bounds
 from wave_serve.context.zones import zones_of
 from wave_serve.engine.checkpoint import bundled_checkpoint, inspect_checkpoint
-from wave_serve.engine.command import EngineSetupError, engine_command, engine_environment, free_port
+from wave_serve.engine.command import (
+    ENGINE_KEY,
+    EngineSetupError,
+    engine_command,
+    engine_environment,
+    engine_key,
+    free_port,
+)
 from wave_serve.engine.policy import model_settings
 from wave_serve.engine.supervisor import REAP_SECONDS, Supervisor
 from wave_serve.gateway import Gateway
+from wave_serve.keys.file import ENVIRONMENT
 from wave_serve.logs import event
 from wave_serve.relay.relay import FAREWELL_SECONDS
 from wave_serve.run.reload import Reload, SettingsSource
@@ -61,7 +69,11 @@ def run_with_engine(
     port = free_port()
     environment = engine_environment(settings.engine, os.environ)
     command = engine_command(checkpoint, served, port, limit, settings.engine.args, environment)
-    upstream = UpstreamSettings(base_url=f"http://127.0.0.1:{port}", models=(served,))
+    key = engine_key(environment)
+    upstream = UpstreamSettings(base_url=f"http://127.0.0.1:{port}", models=(served,), api_key=key)
+    if key is not None:
+        theirs = f"its clients' keys are those of auth.keys_file and {ENVIRONMENT}"
+        event(logger, logging.WARNING, f"{ENGINE_KEY} guards the engine, and not the gateway before it; {theirs}")
 
     def complete(given: Settings) -> Settings:
         model = model_settings(given, checkpoint, served, max_context)

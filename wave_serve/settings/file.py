@@ -12,6 +12,8 @@ from yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
 
 from wave_serve.errors import ExplainedError
 from wave_serve.settings import Settings
+from wave_serve.settings.secret import UNSHOWN
+from wave_serve.settings.section import redacted
 
 KeyPath = tuple[str | int, ...]
 Section = TypeVar("Section", bound=BaseModel)
@@ -123,7 +125,8 @@ def _describe(
             re.split(r"[:\s]", message)[0], (line, column)
         )
         return f"{name}:{named[0]}:{named[1]}: {message}"
-    return f"{where}: {_dotted(path)}: {message}" + (f", got {detail['input']!r}" if show_values else "")
+    show_values = show_values and detail["type"] != UNSHOWN
+    return f"{where}: {_dotted(path)}: {message}" + (f", got {redacted(repr(detail['input']))}" if show_values else "")
 
 
 def _fields_at(section: type[BaseModel], path: KeyPath) -> list[str]:

@@ -8,7 +8,8 @@ from wave_serve.settings.address import is_loopback
 from wave_serve.settings.model import ModelSettings
 from wave_serve.settings.section import Frozen
 from wave_serve.settings.service import AuthSettings, EngineSettings, TracingSettings
-from wave_serve.settings.traffic import AdmissionSettings, RoutingSettings, TimeoutSettings, UpstreamSettings
+from wave_serve.settings.traffic import AdmissionSettings, RoutingSettings, TimeoutSettings
+from wave_serve.settings.upstream import UpstreamSettings
 
 Port = Annotated[int, Field(ge=1, le=65535)]
 

@@ -1,18 +1,38 @@
 """The base of every section of the settings, and the kinds of value that several sections hold."""
 
-from typing import Annotated
+import re
+from functools import partial
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, HttpUrl
+from pydantic import AfterValidator, BaseModel, ConfigDict, HttpUrl, ValidationError
 
-
-def _without_trailing_slash(url: str) -> str:
-    return str(HttpUrl(url)).rstrip("/")
-
-
-BaseUrl = Annotated[str, AfterValidator(_without_trailing_slash)]
+from wave_serve.settings.secret import unshown
 
 
 class Frozen(BaseModel):
     """Immutable section of the settings; an unknown key is an error."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+def root_url(instead: str) -> AfterValidator:
+    """Takes the root of a server, without a slash at its end; refuses credentials, for which there is `instead`.
+
+    The roots of upstreams are public: `/ready` and `/metrics` show them without a key, and so do logs.
+    """
+    return AfterValidator(partial(_root_url, instead=instead))
+
+
+def redacted(text: str) -> str:
+    """The text without what stands before an @ in a URL, which may be a password."""
+    return re.sub(r"//[^\s'\"]*@", "//...@", text)
+
+
+def _root_url(url: str, instead: str) -> str:
+    if "@" in url:
+        raise unshown(f"credentials in a URL would be public; {instead}")
+    if "?" in url or "#" in url:
+        raise unshown(f"the root of a server has no query and no fragment; for credentials, {instead}")
+    try:
+        return str(HttpUrl(url)).rstrip("/")
+    except ValidationError as error:
+        raise ValueError(error.errors()[0]["msg"]) from None

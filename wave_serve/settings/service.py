@@ -1,10 +1,11 @@
 """Options of the service itself: who may ask, where spans go, and the engine that `serve` starts."""
 
 from pathlib import Path
+from typing import Annotated
 
 from pydantic import Field, PositiveFloat, PositiveInt
 
-from wave_serve.settings.section import BaseUrl, Frozen
+from wave_serve.settings.section import Frozen, root_url
 
 
 class AuthSettings(Frozen):
@@ -20,7 +21,7 @@ class AuthSettings(Frozen):
 class TracingSettings(Frozen):
     """OpenTelemetry spans; every other choice is OpenTelemetry's own environment (OTEL_TRACES_SAMPLER and so on)."""
 
-    endpoint: BaseUrl | None = Field(
+    endpoint: Annotated[str, root_url("give them in OTEL_EXPORTER_OTLP_HEADERS")] | None = Field(
         None,
         description="OTLP/HTTP collector, without /v1/traces; where unset, OTEL_EXPORTER_OTLP_ENDPOINT decides.",
     )

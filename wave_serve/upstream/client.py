@@ -12,6 +12,7 @@ from pydantic_core import from_json
 from wave_serve.errors import ApiError, Code, unavailable
 from wave_serve.headers import Header
 from wave_serve.settings import TimeoutSettings
+from wave_serve.upstream.access import Access
 from wave_serve.upstream.answer import FAILURES, UpstreamAnswer
 from wave_serve.upstream.errors import from_upstream
 
@@ -23,8 +24,11 @@ IDLE_SECONDS = 2.0  # vLLM's server closes idle connections after 5
 class UpstreamClient:
     """Asks the server at `base_url`; calls `on_unreachable` each time that no connection to it can be made."""
 
-    def __init__(self, base_url: str, timeouts: TimeoutSettings, on_unreachable: Callable[[], None]) -> None:
+    def __init__(
+        self, base_url: str, access: Access, timeouts: TimeoutSettings, on_unreachable: Callable[[], None]
+    ) -> None:
         self._base_url = base_url
+        self._access = access
         self._timeouts = timeouts
         self._on_unreachable = on_unreachable
         self._session: aiohttp.ClientSession | None = None
@@ -96,11 +100,11 @@ class UpstreamClient:
         """The session, which can only begin in an event loop."""
         if self._session is None:
             self._session = aiohttp.ClientSession(
-                connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=IDLE_SECONDS),
+                connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=IDLE_SECONDS, ssl=self._access.tls or True),
                 timeout=aiohttp.ClientTimeout(
                     total=None, sock_connect=self._timeouts.connect, sock_read=self._timeouts.silence
                 ),
-                headers={"accept-encoding": "identity"},
+                headers={"accept-encoding": "identity", **self._access.headers},
                 cookie_jar=aiohttp.DummyCookieJar(),
                 auto_decompress=False,
             )

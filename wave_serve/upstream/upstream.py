@@ -10,13 +10,15 @@ from pydantic_core import from_json
 from wave_serve.errors import ApiError
 from wave_serve.logs import event
 from wave_serve.settings import RoutingSettings, TimeoutSettings
+from wave_serve.upstream.access import Access
 from wave_serve.upstream.answer import FAILURES
 from wave_serve.upstream.client import UpstreamClient
 from wave_serve.upstream.ejection import Ejection
 
 logger = logging.getLogger("wave_serve.upstream")
 LATE_ANSWERS_TOLERATED = 3  # a server that tokenises a huge prompt may answer late without being down
-
+REFUSALS = (401, 403, 407)
+ASKS = "; it asks for a key or headers: in the settings, api_key and headers of the upstream"
 
 BeforeReady = Callable[["Upstream"], Awaitable[None]]
 OnChange = Callable[[], None]
@@ -44,6 +46,7 @@ class Upstream:
         models: tuple[str, ...],
         timeouts: TimeoutSettings,
         routing: RoutingSettings = RoutingSettings(),  # noqa: B008 - frozen
+        access: Access = Access(),  # noqa: B008 - frozen
     ) -> None:
         self.base_url = base_url
         self.models = models
@@ -60,7 +63,7 @@ class Upstream:
         self._timeouts = timeouts
         self._late = 0
         self._down = asyncio.Event()
-        self.client = UpstreamClient(base_url, timeouts, lambda: self.mark_down("it cannot be reached"))
+        self.client = UpstreamClient(base_url, access, timeouts, lambda: self.mark_down("it cannot be reached"))
 
     @property
     def ready(self) -> bool:
@@ -92,7 +95,7 @@ class Upstream:
         try:
             status, _ = await self.client.get("/health")
             if status != 200:
-                self._set(f"its /health answers {status}")
+                self._set(_refusal("/health", status))
             elif not self.ready:
                 self._set(await self._read_models())
             self._late = 0
@@ -138,7 +141,9 @@ class Upstream:
             event(logger, logging.WARNING, "upstream ejected", base_url=self.base_url, reason=self.ejection.reason())
 
     async def _read_models(self) -> str | None:
-        _, content = await self.client.get("/v1/models")
+        status, content = await self.client.get("/v1/models")
+        if status != 200:
+            return _refusal("/v1/models", status)
         try:
             cards = {card["id"]: card.get("max_model_len") for card in from_json(content)["data"]}
         except (ValueError, KeyError, TypeError, AttributeError):
@@ -152,7 +157,9 @@ class Upstream:
         return None
 
     def _set(self, reason: str | None) -> None:
-        if (reason is None) != (self.reason is None):
+        # One that lets nobody in will not come up by itself, so that is told though it was not ready before either.
+        refused = reason is not None and reason.endswith(ASKS) and reason != self.reason
+        if refused or (reason is None) != (self.reason is None):
             name = "upstream ready" if reason is None else "upstream down"
             event(logger, logging.WARNING if reason else logging.INFO, name, base_url=self.base_url, reason=reason)
         changed = reason != self.reason
@@ -165,3 +172,7 @@ class Upstream:
             self._up.clear()
         if changed and self._on_change is not None:
             self._on_change()
+
+
+def _refusal(path: str, status: int) -> str:
+    return f"its {path} answers {status}" + (ASKS if status in REFUSALS else "")
