@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from pydantic_core import from_json, to_json
@@ -26,8 +26,11 @@ class EventStream:
         done: whether `data: [DONE]` has.
     """
 
-    def __init__(self, usage_extension: Mapping[str, Any] | None = None) -> None:
+    def __init__(
+        self, usage_extension: Mapping[str, Any] | None = None, seen: Callable[[Any], None] | None = None
+    ) -> None:
         self._usage_extension = usage_extension
+        self._seen = seen
         self.has_event = False
         self.done = False
         self._rest = b""
@@ -70,6 +73,8 @@ class EventStream:
                 if error is not None:
                     raise error
             self.has_event = True
+            if self._seen is not None:
+                self._seen(value)
             extended = extend_usage(value, self._usage_extension)
             if extended is not None:
                 part = part.replace(data, extended)

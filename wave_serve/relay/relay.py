@@ -95,6 +95,7 @@ class Relay(Response):
             answered = None
         if not isinstance(answered, dict):
             raise ApiError(502, "The upstream's answer is not a JSON object.", code=Code.UPSTREAM_MALFORMED)
+        self._exchange.answer_part(answered)
         return extend_usage(answered, self._exchange.prompt.usage_extension) or body
 
     async def _stream(self, send: Send) -> None:
@@ -127,7 +128,7 @@ class Relay(Response):
                 raise from_upstream(answer.status, await answer.read(), answer.headers)
             if not answer.headers.get("content-type", "").startswith("text/event-stream"):
                 raise ApiError(502, "The upstream did not answer with an event stream.", code=Code.UPSTREAM_MALFORMED)
-            events = EventStream(self._exchange.prompt.usage_extension)
+            events = EventStream(self._exchange.prompt.usage_extension, self._exchange.answer_part)
             chunks = self._chunks(answer)
             async for chunk in chunks:
                 self._exchange.first_byte()
