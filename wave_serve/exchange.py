@@ -4,7 +4,7 @@ import re
 import time
 import uuid
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, cast
 
 from starlette.requests import Request
@@ -16,6 +16,8 @@ from wave_serve.keys.use import KeyUse
 
 KEY = "wave_serve.exchange"
 TRACE_CONTEXT = ("traceparent", "tracestate")
+ASKED = ("temperature", "top_p", "top_k", "frequency_penalty", "presence_penalty", "seed", "n")
+FINISH_REASONS = ("stop", "length", "tool_calls", "function_call", "content_filter", "abort", "error")
 ACCEPTED_ID = re.compile(r"[\x21-\x7e]{1,128}")
 
 
@@ -40,6 +42,48 @@ class PromptRecord:
     headers: dict[str, str] = field(default_factory=dict)
 
 
+@dataclass(frozen=True)
+class AnswerRecord:
+    """What an upstream said of its answer, beside the answer itself.
+
+    Attributes:
+        input_tokens: of the prompt, as it counted them.
+        output_tokens: that it generated.
+        cached_tokens: of the prompt that its cache held.
+        finish_reasons: why it stopped, of each completion that has ended; only those that are known.
+    """
+
+    input_tokens: int | None = None
+    output_tokens: int | None = None
+    cached_tokens: int | None = None
+    finish_reasons: tuple[str, ...] = ()
+
+    def with_part(self, part: Any) -> "AnswerRecord":
+        """With what a whole answer, or an event of its stream, tells."""
+        if not isinstance(part, dict):
+            return self
+        ended = [choice.get("finish_reason") for choice in _objects(part.get("choices"))]
+        reasons = self.finish_reasons + tuple(reason for reason in ended if reason in FINISH_REASONS)
+        usage = part.get("usage")
+        if not isinstance(usage, dict):
+            return self if reasons == self.finish_reasons else replace(self, finish_reasons=reasons)
+        details = usage.get("prompt_tokens_details")
+        return AnswerRecord(
+            _whole(usage.get("prompt_tokens")),
+            _whole(usage.get("completion_tokens")),
+            _whole(details.get("cached_tokens")) if isinstance(details, dict) else None,
+            reasons,
+        )
+
+
+def _objects(value: Any) -> list[dict[str, Any]]:
+    return [each for each in value if isinstance(each, dict)] if isinstance(value, list) else []
+
+
+def _whole(value: Any) -> int | None:
+    return value if isinstance(value, int) else None
+
+
 @dataclass
 class Exchange:
     """One request and what becomes of it. Its methods write it; everyone may read it.
@@ -54,7 +98,9 @@ class Exchange:
         key_use: use of the API key that the request came with, if any.
         model: name of the model that it is for.
         stream: whether it asked for server-sent events.
+        asked: the numbers by which it wants its answer sampled, under the names of its body's fields.
         prompt: what was found out about its prompts.
+        answer: what an upstream said of the answer.
         upstream: URL of the upstream that it was last sent to.
         retries: how often it was sent to another upstream.
         read_s: moment at which its body was complete.
@@ -73,7 +119,9 @@ class Exchange:
     key_use: KeyUse | None = None
     model: str | None = None
     stream: bool = False
+    asked: dict[str, float] = field(default_factory=dict)
     prompt: PromptRecord = PromptRecord()
+    answer: AnswerRecord = AnswerRecord()
     upstream: str | None = None
     retries: int = 0
     read_s: float = 0.0
@@ -154,6 +202,10 @@ class Exchange:
         """Whether the answer is to be streamed."""
         self.stream = stream
 
+    def asks_for(self, payload: Mapping[str, Any]) -> None:
+        """Notes of a request's fields those that are numbers and say how to sample; nothing of its text."""
+        self.asked = {name: value for name in ASKED if isinstance(value := payload.get(name), int | float)}
+
     def record(self, prompt: PromptRecord) -> None:
         """Takes what was found out about the prompts."""
         self.prompt = prompt
@@ -179,6 +231,10 @@ class Exchange:
         """An event of the answer has come."""
         if self.first_token_s is None:
             self.first_token_s = self.elapsed()
+
+    def answer_part(self, part: Any) -> None:
+        """A whole answer, or an event of its stream, has come as JSON."""
+        self.answer = self.answer.with_part(part)
 
     def failed(self, error: ApiError) -> None:
         """It is answered with an error."""

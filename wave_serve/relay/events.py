@@ -2,6 +2,8 @@
 
 import json
 import re
+from collections.abc import Callable
+from typing import Any
 
 from pydantic_core import from_json
 
@@ -25,8 +27,10 @@ class EventStream:
         done: whether `data: [DONE]` has.
     """
 
-    def __init__(self, usage: AnswerUsage) -> None:
+    def __init__(self, usage: AnswerUsage, seen: Callable[[Any], None]) -> None:
+        """`usage` changes what events say of it; `seen` is called with the JSON value of each event."""
         self._usage = usage
+        self._seen = seen
         self.has_event = False
         self.done = False
         self._rest = b""
@@ -69,7 +73,7 @@ class EventStream:
                 if error is not None:
                     raise error
             self.has_event = True
-            self._usage.note(value)
+            self._seen(value)
             if self._usage.hides(value):
                 return b""
             extended = self._usage.extended(value)

@@ -102,10 +102,9 @@ class Relay(Response):
             answered = None
         if not isinstance(answered, dict):
             raise ApiError(502, "The upstream's answer is not a JSON object.", code=Code.UPSTREAM_MALFORMED)
-        usage = self._usage()
-        usage.note(answered)
-        self._report(usage)
-        return usage.extended(answered) or body
+        self._exchange.answer_part(answered)
+        self._report_usage()
+        return self._usage().extended(answered) or body
 
     async def _stream(self, send: Send) -> None:
         writer: EventWriter | None = None
@@ -137,8 +136,7 @@ class Relay(Response):
                 raise from_upstream(answer.status, await answer.read(), answer.headers)
             if not answer.headers.get("content-type", "").startswith("text/event-stream"):
                 raise ApiError(502, "The upstream did not answer with an event stream.", code=Code.UPSTREAM_MALFORMED)
-            usage = self._usage()
-            events = EventStream(usage)
+            events = EventStream(self._usage(), self._exchange.answer_part)
             chunks = self._chunks(answer)
             async for chunk in chunks:
                 self._exchange.first_byte()
@@ -155,7 +153,7 @@ class Relay(Response):
                     raise broken.error
                 if events.done:
                     self._answered = True
-                    self._report(usage)
+                    self._report_usage()
                     await writer.close()
                     await _end_of(chunks)
                     return
@@ -164,9 +162,11 @@ class Relay(Response):
     def _usage(self) -> AnswerUsage:
         return AnswerUsage(self._exchange.prompt.usage_extension, hidden=self._hide_usage)
 
-    def _report(self, usage: AnswerUsage) -> None:
-        if usage.prompt_tokens is not None:
-            self._on_usage(usage.prompt_tokens)
+    def _report_usage(self) -> None:
+        """Tells what the upstream counted, where it said so."""
+        tokens = self._exchange.answer.input_tokens
+        if tokens is not None:
+            self._on_usage(tokens)
 
     async def _chunks(self, answer: UpstreamAnswer) -> AsyncIterator[bytes]:
         """An answer's bytes; whether it has begun takes account of those that are lost."""

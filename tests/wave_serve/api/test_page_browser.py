@@ -136,6 +136,15 @@ def test_a_pasted_document_is_counted_and_put_into_its_zone(
     expect(page.get_by_role("status")).to_contain_text(f"{tokens} tokens")
 
 
+def test_an_answer_that_may_reach_a_further_zone_is_said(open_page: Open) -> None:
+    page = open_page()
+    paste(page, "x" * 90)
+    expect(page.locator("#place")).to_have_text(
+        "Within the 100 tokens that the model was trained at. With up to 20 for the answer it may reach past that."
+    )
+    expect(page.locator("#legend [aria-current]")).to_have_class("validated")
+
+
 def test_over_the_cap_it_shows_what_each_policy_keeps_and_sends_the_one_that_is_chosen(
     open_page: Open, upstream: FakeUpstream
 ) -> None:
@@ -222,7 +231,7 @@ def test_an_upstream_that_dies_mid_answer_leaves_its_words_and_an_error(
     page = open_page()
     page.get_by_label("Question").fill("what?")
     page.get_by_role("button", name="Ask").click()
-    expect(page.get_by_text("upstream_died")).to_be_visible()
+    expect(page.get_by_text("upstream_died", exact=True)).to_be_visible()
     expect(page.locator("#text")).to_have_text("one")
 
 
