@@ -9,6 +9,7 @@ from wave_serve.api.openapi.errors import STATUSES, error_schema
 from wave_serve.api.openapi.schemas import schemas
 from wave_serve.api.openapi.shapes import TEXT, Schema, ref
 from wave_serve.headers import Header
+from wave_serve.keys.auth import KEY_HEADERS
 
 READING = (401, 500)
 POSTING = (400, 401, 403, 404, 408, 413, 415, 429, 500, 501, 502, 503, 504)
@@ -39,7 +40,10 @@ def document(asks: Callable[[str], bool]) -> dict[str, Any]:
         "paths": {path: {method: _operation(one, asks(path))} for path, (method, one) in _endpoints().items()},
         "components": {
             "schemas": schemas(),
-            "securitySchemes": {"key": {"type": "http", "scheme": "bearer"}},
+            "securitySchemes": {
+                "key": {"type": "http", "scheme": "bearer"},
+                **{name: {"type": "apiKey", "in": "header", "name": name} for name in KEY_HEADERS},
+            },
             "headers": {
                 header.value: {"schema": {"type": header.kind}, "description": header.description} for header in Header
             },
@@ -107,7 +111,7 @@ def _operation(one: _Endpoint, asks: bool) -> dict[str, Any]:
         content = {"application/json": {"schema": error_schema(status)}}
         responses[str(status)] = _response(STATUSES[status], content, names)
     operation = {"summary": one.summary, "responses": responses, **one.more}
-    return operation | {"security": [{"key": []}]} if asks else operation
+    return operation | {"security": [{name: []} for name in ("key", *KEY_HEADERS)]} if asks else operation
 
 
 def _response(description: str, content: dict[str, Any], headers: tuple[str, ...]) -> dict[str, Any]:
