@@ -7,7 +7,13 @@ import threading
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 
-UNRECORDED = ("/health", "/v1/models", "/metrics", "/v1/chat/completions/render")  # what a gateway asks by itself
+UNRECORDED = (
+    "/health",
+    "/v1/models",
+    "/metrics",
+    "/v1/chat/completions/render",
+    "/detokenize",
+)  # what a gateway asks by itself
 Handler = Callable[["Connection"], Awaitable[None]]
 
 
@@ -54,6 +60,7 @@ class FakeUpstream:
             "/health": reply(b"{}"),
             "/v1/models": reply_json({"data": [{"id": self.model, "max_model_len": self.max_model_len}]}),
             "/tokenize": self._tokenize,
+            "/detokenize": self._detokenize,
             "/v1/completions": reply_json({"object": "text_completion", "choices": [{"index": 0, "text": "ok"}]}),
         }
         self.answers = standard | self.answers
@@ -124,6 +131,10 @@ class FakeUpstream:
         text = request.get("prompt") or "".join(message["content"] for message in request["messages"])
         ids = [1, *text.encode()] if request.get("add_special_tokens", True) else [*text.encode()]
         await reply_json({"tokens": ids, "count": len(ids), "max_model_len": self.max_model_len})(connection)
+
+    async def _detokenize(self, connection: Connection) -> None:
+        text = bytes(token % 256 for token in json.loads(connection.body)["tokens"]).decode("utf-8", "replace")
+        await reply_json({"prompt": text})(connection)
 
     async def wait_for_abort(self, connection: Connection) -> None:
         """A handler that never answers and notes when the other side gives up."""

@@ -164,7 +164,9 @@ class TokenCounter:
             return self._tokenizer.decode(ids)
         asked = to_json({"model": self._model, "tokens": list(ids)})
         text = (await upstream.client.ask("/detokenize", asked)).get("prompt")
-        return text if isinstance(text, str) else ""
+        if not isinstance(text, str):
+            raise ApiError(502, "The upstream's /detokenize gave no text.", code=Code.UPSTREAM_MALFORMED)
+        return text
 
     @property
     def local(self) -> bool:
@@ -217,7 +219,7 @@ class TokenCounter:
         path = None if self._tokenizer is None else str(self._tokenizer.path)
         self._tokenizer = None
         self._affixes = None
-        message = "local tokenizer set aside; counting upstream"
+        message = "tokenizer differs; counting upstream"
         event(logger, logging.WARNING, message, model=self._model, tokenizer=path, reason=reason, **fields)
 
     async def _ask(self, upstream: Upstream, **request: Any) -> UpstreamTokens:

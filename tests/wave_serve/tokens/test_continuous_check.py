@@ -76,7 +76,7 @@ def test_the_first_difference_sets_the_local_tokenizer_aside(
     assert mismatches(gateway) == 0
     assert gateway.post(body).status_code == 200
     assert mismatches(gateway) == 1
-    (record,) = [record for record in caplog.records if "set aside" in record.message]
+    (record,) = [record for record in caplog.records if "tokenizer differs" in record.message]
     assert record.fields["reported"] == record.fields["counted"] + 1
     assert PROMPT not in str(record.__dict__)
     upstream.requests.clear()

@@ -113,7 +113,7 @@ def test_a_directory_that_makes_another_tokenizer_is_counted_upstream(
     assert any(engine.encode(text) != plain.encode(text).ids for text in texts), "the case shows no fault"
     upstream.answers |= engine.handlers
     assert not checked(path, upstream).local
-    (record,) = [record for record in caplog.records if "set aside" in record.message]
+    (record,) = [record for record in caplog.records if "tokenizer differs" in record.message]
     assert record.fields["text"]
     assert record.fields["tokenizer"] == str(path / "tokenizer.json")
 
@@ -123,7 +123,7 @@ def test_an_upstream_that_refuses_a_text_of_the_battery_counts_for_itself(
 ) -> None:
     upstream.answers["/tokenize"] = reply_json({"error": {"message": "no"}}, "400 Bad Request")
     assert not checked(directory(tmp_path, {}), upstream).local
-    assert [record.fields["reason"] for record in caplog.records if "set aside" in record.message]
+    assert [record.fields["reason"] for record in caplog.records if "tokenizer differs" in record.message]
 
 
 def test_an_upstream_that_cannot_be_reached_is_not_ready(tmp_path: Path, upstream: FakeUpstream) -> None:
