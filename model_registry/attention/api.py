@@ -98,6 +98,7 @@ def _chosen(impl: str, device_type: str) -> str:
     return impl
 
 
+@cache
 def _implementation(impl: str) -> Callable[[PagedBatch, torch.Tensor], None]:
     """The function of an implementation; it is imported here, so that only what is used is loaded."""
     match impl:

@@ -9,6 +9,7 @@ from typing import ClassVar
 class KernelArguments(ctypes.Structure):
     """A batch as the kernel reads it: addresses, strides in elements, and the sizes that ``PagedBatch`` names."""
 
+    __slots__ = ()  # so that a misspelt field raises
     _fields_: ClassVar = [
         ("q", ctypes.c_void_p),
         ("k_cache", ctypes.c_void_p),
