@@ -7,6 +7,7 @@ from starlette.responses import JSONResponse, Response
 from wave_serve.api.entry import enter, gateway_of
 from wave_serve.api.generate import generate
 from wave_serve.api.preflight import preflight
+from wave_serve.api.readable import ReadableRoute
 from wave_serve.api.readiness import Health, readiness
 from wave_serve.context.card import Models
 from wave_serve.context.fitting import check_size
@@ -16,7 +17,7 @@ from wave_serve.request.fields import Body, DetokenizeRequest, TokenizeChat, Tok
 from wave_serve.request.generation import check_messages
 from wave_serve.tokens.upstream_tokens import UpstreamTokens
 
-router = APIRouter(dependencies=[Depends(enter)])
+router = APIRouter(dependencies=[Depends(enter)], route_class=ReadableRoute)
 
 
 @router.post("/v1/completions")

@@ -7,13 +7,14 @@ It imports nothing of the rest of the gateway.
 from wave_serve.settings.model import ModelSettings, Overflow, ZoneAction, ZoneSettings
 from wave_serve.settings.root import Settings
 from wave_serve.settings.section import Frozen, redacted, root_url
-from wave_serve.settings.service import AuthSettings, EngineSettings, TracingSettings
+from wave_serve.settings.service import AuthSettings, CorsSettings, EngineSettings, TracingSettings
 from wave_serve.settings.traffic import AdmissionSettings, RoutingSettings, TimeoutSettings
 from wave_serve.settings.upstream import UpstreamSettings
 
 __all__ = [
     "AdmissionSettings",
     "AuthSettings",
+    "CorsSettings",
     "EngineSettings",
     "Frozen",
     "ModelSettings",

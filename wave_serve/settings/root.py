@@ -7,7 +7,7 @@ from pydantic import Field, PositiveInt, model_validator
 from wave_serve.settings.address import is_loopback
 from wave_serve.settings.model import ModelSettings
 from wave_serve.settings.section import Frozen
-from wave_serve.settings.service import AuthSettings, EngineSettings, TracingSettings
+from wave_serve.settings.service import AuthSettings, CorsSettings, EngineSettings, TracingSettings
 from wave_serve.settings.traffic import AdmissionSettings, RoutingSettings, TimeoutSettings
 from wave_serve.settings.upstream import UpstreamSettings
 
@@ -37,6 +37,7 @@ class Settings(Frozen):
     upstreams: tuple[UpstreamSettings, ...] = Field((), description="The vLLM servers of `gateway`.")
     timeouts: TimeoutSettings = TimeoutSettings()
     auth: AuthSettings = AuthSettings()
+    cors: CorsSettings = CorsSettings()
     admission: AdmissionSettings = AdmissionSettings()
     routing: RoutingSettings = RoutingSettings()
     tracing: TracingSettings = TracingSettings()

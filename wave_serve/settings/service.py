@@ -1,11 +1,15 @@
 """Options of the service itself: who may ask, where spans go, and the engine that `serve` starts."""
 
+import re
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import Field, PositiveFloat, PositiveInt
+from pydantic import AfterValidator, Field, NonNegativeInt, PositiveFloat, PositiveInt
 
 from wave_serve.settings.section import Frozen, root_url
+
+ANY_ORIGIN = "*"
+ORIGIN = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://([^\s/@?#:*\[\]]+|\[[0-9A-Fa-f:.]+\])(:\d{1,5})?")
 
 
 class AuthSettings(Frozen):
@@ -16,6 +20,21 @@ class AuthSettings(Frozen):
     )
     protect_metrics: bool = Field(False, description="Ask for a key at /metrics too.")
     protect_docs: bool = Field(False, description="Ask for a key at /docs and /openapi.json too.")
+
+
+def _origin(text: str) -> str:
+    if text != ANY_ORIGIN and not ORIGIN.fullmatch(text):
+        raise ValueError('must be "*" or an origin as browsers send it: scheme, host, port if any, and no slash behind')
+    return text.lower()
+
+
+class CorsSettings(Frozen):
+    """Web pages of other origins that may ask, from a browser; without any, none may."""
+
+    origins: tuple[Annotated[str, AfterValidator(_origin)], ...] = Field(
+        (), description='Their origins, such as https://app.example:8443, or "*" for all.'
+    )
+    max_age: NonNegativeInt = Field(600, description="Seconds for which a browser need not ask again whether it may.")
 
 
 class TracingSettings(Frozen):

@@ -10,7 +10,7 @@ STATUSES = {
     404: "No such model.",
     408: "The body did not arrive within its deadline.",
     413: "The body is larger than the limit.",
-    415: "The body is not declared as application/json.",
+    415: "The body is not declared as application/json, or encoded in another way than gzip.",
     429: "Over a rate or concurrency limit of the key, or the queue is full; `retry-after` says when to come again.",
     500: "The gateway or the engine failed.",
     501: "The engine does not support this.",
