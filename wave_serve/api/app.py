@@ -2,7 +2,7 @@
 
 from fastapi import FastAPI
 from starlette.middleware.cors import CORSMiddleware
-from starlette.types import ASGIApp
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from wave_serve.api import docs as docs_routes
 from wave_serve.api.error_handlers import install_error_handlers
@@ -17,7 +17,7 @@ from wave_serve.settings.service import ANY_ORIGIN
 
 
 def build_app(gateway: Gateway) -> ASGIApp:
-    """The application; the access log is outermost so that it sees every answer.
+    """The application; the access log is outside of all that answers.
 
     Inside it is what tells browsers who may ask, so that it does so of every answer, errors too.
     """
@@ -27,7 +27,8 @@ def build_app(gateway: Gateway) -> ASGIApp:
     app.include_router(docs_routes.router)
     app.include_router(page_route.router)
     install_error_handlers(app)
-    return AccessLog(_for_browsers(app, gateway.settings.cors), gateway.metrics, tracing_from(gateway.settings.tracing))
+    for_browsers = _for_browsers(app, gateway.settings.cors)
+    return _without_trailing_slash(AccessLog(for_browsers, gateway.metrics, tracing_from(gateway.settings.tracing)))
 
 
 def _for_browsers(app: ASGIApp, settings: CorsSettings) -> ASGIApp:
@@ -47,3 +48,14 @@ def _for_browsers(app: ASGIApp, settings: CorsSettings) -> ASGIApp:
         expose_headers=tuple(Header),
         max_age=settings.max_age,
     )
+
+
+def _without_trailing_slash(app: ASGIApp) -> ASGIApp:
+    """`app`, for which `/v1/models/` is `/v1/models`: a redirect would lose the body of some clients' POST."""
+
+    async def call(scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and scope["path"].endswith("/"):
+            scope = {**scope, "path": scope["path"].rstrip("/") or "/"}
+        await app(scope, receive, send)
+
+    return call

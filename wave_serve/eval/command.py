@@ -83,7 +83,7 @@ def _settings(settings_type: type[EvalSettings], options: dict[str, Any]) -> Eva
         first = error.errors(include_url=False)[0]
         option = "base-url" if first["loc"][0] == "addresses" else str(first["loc"][0])
         shown = "" if first["type"] == UNSHOWN else f" {redacted(repr(first['input']))}"
-        raise OptionError(f"--{option}{shown}: {first['msg']}") from None
+        raise OptionError(f"--{option}{shown}: {first['msg'].removeprefix('Value error, ')}") from None
     names = [address["name"] for address in addresses]
     for name in names:
         if names.count(name) > 1:

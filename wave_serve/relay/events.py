@@ -57,29 +57,30 @@ class EventStream:
         return bytes(whole)
 
     def _checked(self, part: bytes) -> bytes:
-        for line in part.splitlines():
-            if not line.startswith(b"data:"):
-                continue
-            data = line[5:].strip()
-            if data == DONE:
-                self.done = True
-                continue
-            try:
-                value = from_json(data)
-            except ValueError:
-                raise _malformed("an event that is not JSON") from None
-            if data.startswith(b'{"error"'):
-                error = event_error(data)
-                if error is not None:
-                    raise error
-            self.has_event = True
-            self._seen(value)
-            if self._usage.hides(value):
-                return b""
-            extended = self._usage.extended(value)
-            if extended is not None:
-                part = part.replace(data, extended)
-        return part
+        """One event, whose data may stand on several lines, with what joins its usage. Raises ApiError."""
+        lines = part.splitlines()
+        data = b"\n".join([line[5:].strip() for line in lines if line.startswith(b"data:")])
+        if data == DONE:
+            self.done = True
+        if data in (DONE, b""):
+            return part
+        try:
+            value = from_json(data)
+        except ValueError:
+            raise _malformed("an event that is not JSON") from None
+        if isinstance(value, dict) and isinstance(value.get("error"), dict):
+            error = event_error(data)
+            if error is not None:
+                raise error
+        self.has_event = True
+        self._seen(value)
+        if self._usage.hides(value):
+            return b""
+        extended = self._usage.extended(value)
+        if extended is None:
+            return part
+        others = [line for line in lines if line and not line.startswith(b"data:")]
+        return b"\n".join([*others, b"data: " + extended]) + part[len(part.rstrip(b"\r\n")) :]
 
 
 class BrokenStreamError(Exception):

@@ -15,7 +15,7 @@ class Frozen(BaseModel):
 
 
 def root_url(instead: str) -> AfterValidator:
-    """Takes the root of a server, without a slash at its end; refuses credentials, for which there is `instead`.
+    """Takes the root of a server, without a slash or the clients' /v1 at its end; refuses credentials, for which there is `instead`.
 
     The roots of upstreams are public: `/ready` and `/metrics` show them without a key, and so do logs.
     """
@@ -32,7 +32,11 @@ def _root_url(url: str, instead: str) -> str:
         raise unshown(f"credentials in a URL would be public; {instead}")
     if "?" in url or "#" in url:
         raise unshown(f"the root of a server has no query and no fragment; for credentials, {instead}")
+    if "://" not in url:
+        raise ValueError(f"the URL has no scheme; http://{url.lstrip('/')} has one")
     try:
-        return str(HttpUrl(url)).rstrip("/")
+        parsed = HttpUrl(url)
     except ValidationError as error:
         raise ValueError(error.errors()[0]["msg"]) from None
+    root = str(parsed).rstrip("/")
+    return root.removesuffix("/v1").rstrip("/") if f"{parsed.path}".rstrip("/").endswith("/v1") else root

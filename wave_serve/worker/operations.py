@@ -16,6 +16,8 @@ def parse_json(body: bytes) -> Any:
     try:
         value = from_json(body)
     except ValueError as error:
+        if "recursion limit" in str(error):
+            raise ValueError("The body is nested too deep: about 200 levels are read") from None
         raise ValueError(f"The body is not valid JSON: {error}") from None
     if isinstance(value, dict) and isinstance(value.get("prompt"), list):
         value["prompt"] = (

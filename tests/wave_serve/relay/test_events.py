@@ -23,6 +23,29 @@ def test_all_bytes_pass_in_whole_events_however_they_are_cut(size: int) -> None:
     assert stream.done
 
 
+@pytest.mark.parametrize("end", [b"\n", b"\r\n", b"\r"])
+def test_the_data_of_one_event_may_stand_on_several_lines(end: bytes) -> None:
+    lines = [b": why", b'data: {"choices": [],', b"id: 7", b'data:"usage": {"prompt_tokens": 5}}', b"", b""]
+    part = end.join(lines)
+    assert new_stream().feed(part) == part
+    extended = new_stream({"truncation": 1}).feed(part)
+    assert extended.endswith(end + end)
+    assert [line for line in extended.splitlines() if line] == [
+        b": why",
+        b"id: 7",
+        b'data: {"choices":[],"usage":{"prompt_tokens":5,"truncation":1}}',
+    ]
+    with pytest.raises(BrokenStreamError) as caught:
+        new_stream().feed(end.join([b"data: {", b'data: "error": {"message": "no", "code": 400}}', b"", b""]))
+    assert caught.value.error.message == "no"
+
+
+def test_an_event_without_data_passes() -> None:
+    part = b"event: ping\n\nid: 3\ndata:\n\n"
+    stream = new_stream()
+    assert (stream.feed(part), stream.has_event, stream.done) == (part, False, False)
+
+
 def test_half_an_event_is_held_back() -> None:
     stream = new_stream()
     assert stream.feed(b'data: {"a": 1}\n\ndata: {"b"') == b'data: {"a": 1}\n\n'

@@ -2,6 +2,7 @@
 
 import json
 import logging
+from pathlib import Path
 
 import httpx
 import openai
@@ -9,6 +10,9 @@ import pytest
 from helpers.fake_upstream import DONE, FakeUpstream, delta, reply_json, stream
 from helpers.running import Running, running, sdk, settings_for
 
+from wave_serve.keys.file import entry_for
+
+KEY = "sk-wave-0123456789abcdef0123456789abcdef"
 BODY = {"model": "fake", "prompt": "hello", "max_tokens": 5}
 
 
@@ -129,12 +133,45 @@ def test_an_unusable_request_id_is_replaced(gateway: Running, given: str) -> Non
     assert answer.headers["x-request-id"] not in ("", given)
 
 
+def test_a_slash_at_the_end_of_a_path_changes_nothing(upstream: FakeUpstream, tmp_path: Path) -> None:
+    keys = tmp_path / "keys.yaml"
+    keys.write_text(f"keys:\n{entry_for(KEY, 'alice', {})}\n")
+    upstream.answers |= {
+        "/v1/chat/completions": reply_json({"choices": []}),
+        "/detokenize": reply_json({"prompt": "a"}),
+    }
+    bodies = {
+        "/v1/completions": BODY,
+        "/v1/chat/completions": {"messages": [{"role": "user", "content": "x"}]},
+        "/v1/context": BODY,
+        "/tokenize": {"prompt": "x"},
+        "/detokenize": {"tokens": [1]},
+    }
+    pages = ("/health", "/ready", "/metrics", "/docs", "/openapi.json", "/v1/models", "/v1/models/fake")
+    bearer = {"authorization": f"Bearer {KEY}"}
+    with running(settings_for(upstream, auth={"keys_file": str(keys)})) as one:
+        for path, body in bodies.items():
+            plain, slash = (one.post(body, path + end, headers=bearer) for end in ("", "/"))
+            assert (slash.status_code, slash.json()) == (200, plain.json())
+            assert one.post(body, path + "/").status_code == 401
+        for path in pages:
+            plain, slash = (httpx.get(one.url + path + end, headers=bearer) for end in ("", "//"))
+            assert (slash.status_code, slash.headers["content-type"]) == (200, plain.headers["content-type"])
+        assert httpx.get(f"{one.url}/v1/models/", headers=bearer).json()["data"][0]["id"] == "fake"
+        assert [httpx.get(f"{one.url}{path}").status_code for path in ("/health/", "/ready/", "/v1/models/")] == [
+            200,
+            200,
+            401,
+        ]
+
+
 @pytest.mark.parametrize(
     ("method", "path", "status", "code"),
     [
         ("GET", "/nothing", 404, "unknown_url"),
         ("POST", "/v1/embeddings", 404, "unknown_url"),
-        ("GET", "/v1/models/", 404, "model_not_found"),
+        ("GET", "/v1/models/other/", 404, "model_not_found"),
+        ("POST", "/v1/embeddings/", 404, "unknown_url"),
         ("GET", "/v1/models/org/other", 404, "model_not_found"),
         ("GET", "/v1/completions", 405, "method_not_allowed"),
         ("DELETE", "/health", 405, "method_not_allowed"),

@@ -62,6 +62,18 @@ def test_whole_token_ids_are_integers_however_they_are_written(prompt: object, r
     assert json.dumps(parse(body)["prompt"], default=list) == json.dumps(read)
 
 
+@pytest.mark.parametrize("body", ["[" * 300 + "]" * 300, '{"a":' * 300 + "1" + "}" * 300, '{"prompt":' + "[" * 10**5])
+@pytest.mark.parametrize("large_body_bytes", [1, 2**20])
+def test_a_body_that_is_nested_too_deep_is_called_that(
+    upstream: FakeUpstream, body: str, large_body_bytes: int
+) -> None:
+    headers = {"content-type": "application/json"}
+    with running(settings_for(upstream, large_body_bytes=large_body_bytes)) as one:
+        answer = httpx.post(f"{one.url}/v1/completions", content=body, headers=headers)
+    assert answer.status_code == 400
+    assert answer.json()["error"]["message"] == "The body is nested too deep: about 200 levels are read"
+
+
 @pytest.mark.parametrize("value", [[0] * MOST_VALUES, [[0]] * (MOST_VALUES // 2), [{}] * MOST_VALUES, "deep"])
 def test_more_values_than_the_gateway_could_take_at_once_are_refused(value: object) -> None:
     if value == "deep":
