@@ -11,10 +11,10 @@ from wave_serve.context.card import Limits
 from wave_serve.context.fitting import Fitting, Measured, Truncated, count_record
 from wave_serve.context.truncation import Truncation
 from wave_serve.context.zones import Zone
-from wave_serve.errors import ErrorDetails, invalid
+from wave_serve.errors import ErrorDetails
 from wave_serve.exchange import exchange_of
 from wave_serve.gateway import Gateway
-from wave_serve.request.generation import read_generation
+from wave_serve.request.dialects import dialect_of
 from wave_serve.settings import Overflow
 from wave_serve.upstream.upstream import Upstream
 
@@ -69,7 +69,7 @@ class Context(TypedDict):
 
 
 async def preflight(gateway: Gateway, request: Request) -> Context:
-    """The answer to a completion or chat body, which is not generated from; its key pays for what is counted.
+    """The answer to a body in any of the dialects, which is not generated from; its key pays for what is counted.
 
     Raises:
         ApiError: the body is no request that could be answered at any length.
@@ -78,9 +78,7 @@ async def preflight(gateway: Gateway, request: Request) -> Context:
     exchange.may_count()
     _, payload = await gateway.read(request)
     model, cap = gateway.find(payload, exchange)
-    if "prompt" in payload and "messages" in payload:
-        raise invalid("give either prompt (a completion) or messages (a chat), not both", "messages")
-    fitting = Fitting(model, read_generation(payload, chat="messages" in payload), cap)
+    fitting = Fitting(model, dialect_of(payload, request.headers).read(payload), cap)
     measured, cuts = await gateway.ask(request, model, lambda upstream: _measure(fitting, upstream, cap))
     exchange.charge(0 if measured.over_by_size else sum(measured.tokens))
     as_it_is = fitting.decide(measured.tokens, measured)

@@ -4,6 +4,7 @@ from fastapi import APIRouter, Depends, Request
 from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.responses import JSONResponse, Response
 
+from wave_serve.api.count_messages import count_messages
 from wave_serve.api.entry import enter, gateway_of
 from wave_serve.api.generate import generate
 from wave_serve.api.preflight import preflight
@@ -12,6 +13,7 @@ from wave_serve.context.card import Models
 from wave_serve.context.fitting import check_size
 from wave_serve.errors import invalid
 from wave_serve.exchange import exchange_of
+from wave_serve.request.dialects import CHAT, COMPLETIONS, MESSAGES, RESPONSES
 from wave_serve.request.fields import Body, DetokenizeRequest, TokenizeChat, TokenizeText, check_fields
 from wave_serve.request.generation import check_messages
 from wave_serve.tokens.upstream_tokens import UpstreamTokens
@@ -23,14 +25,35 @@ router = APIRouter(dependencies=[Depends(enter)])
 async def completions(request: Request) -> Response:
     """OpenAI's completions."""
     with gateway_of(request).drain.covers():
-        return await generate(gateway_of(request), request, "/v1/completions", chat=False)
+        return await generate(gateway_of(request), request, COMPLETIONS)
 
 
 @router.post("/v1/chat/completions")
 async def chat_completions(request: Request) -> Response:
     """OpenAI's chat completions, where the checkpoint has a chat template."""
     with gateway_of(request).drain.covers():
-        return await generate(gateway_of(request), request, "/v1/chat/completions", chat=True)
+        return await generate(gateway_of(request), request, CHAT)
+
+
+@router.post("/v1/responses")
+async def responses(request: Request) -> Response:
+    """OpenAI's responses."""
+    with gateway_of(request).drain.covers():
+        return await generate(gateway_of(request), request, RESPONSES)
+
+
+@router.post("/v1/messages")
+async def messages(request: Request) -> Response:
+    """Anthropic's messages."""
+    with gateway_of(request).drain.covers():
+        return await generate(gateway_of(request), request, MESSAGES)
+
+
+@router.post("/v1/messages/count_tokens")
+async def count_tokens(request: Request) -> Response:
+    """The tokens of Anthropic's messages; nothing is generated."""
+    with gateway_of(request).drain.covers():
+        return JSONResponse(await count_messages(gateway_of(request), request))
 
 
 @router.get("/v1/models")
@@ -51,7 +74,7 @@ async def one_model(request: Request, model: str) -> Response:
 
 @router.post("/v1/context")
 async def context(request: Request) -> Response:
-    """Whether a completion or chat request would fit; nothing is generated."""
+    """Whether a request in any of the dialects would fit; nothing is generated."""
     with gateway_of(request).drain.covers():
         return JSONResponse(await preflight(gateway_of(request), request))
 

@@ -12,6 +12,7 @@ from wave_serve.headers import Header
 CONTEXT_PHRASE = "maximum context length"
 GATEWAY_AT_FAULT = (401, 403)
 PASSED_ON = (400, 404, 413, 429, 500, 501, 502, 503, 504)  # what the OpenAPI document names; 422 is a 400 to OpenAI
+STATUS_OF_TYPE = {"invalid_request_error": 400, "rate_limit_error": 429, "overloaded_error": 503}  # Anthropic's
 VALIDATION = re.compile(r"\d+ validation errors?:")
 
 
@@ -32,16 +33,18 @@ def from_upstream(status: int, body: bytes, headers: Mapping[str, str] | None = 
     return ApiError(status, message, param=param, code=code, headers={Header.RETRY_AFTER: wait} if wait else None)
 
 
-def event_error(data: bytes) -> ApiError | None:
-    """The error inside one SSE data line's JSON, where it is one."""
-    try:
-        value = json.loads(data)
-    except ValueError:
+def event_error(event: Any) -> ApiError | None:
+    """The error in a stream's event, in whatever dialect it is one; None where it is none."""
+    if not isinstance(event, dict):
         return None
-    if not isinstance(value, dict) or not isinstance(value.get("error"), dict):
-        return None
-    code = value["error"].get("code")
-    return from_upstream(code if isinstance(code, int) and code >= 400 else 500, data)
+    error = event.get("error")
+    if not isinstance(error, dict):
+        if event.get("type") != "error":
+            return None
+        error = event
+    code = error.get("code")
+    status = code if isinstance(code, int) and code >= 400 else STATUS_OF_TYPE.get(str(error.get("type")), 500)
+    return from_upstream(status, json.dumps(error).encode())
 
 
 def _read(body: bytes) -> tuple[str, str | None]:
