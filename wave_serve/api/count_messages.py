@@ -1,8 +1,8 @@
 """Anthropic's count of tokens: of a conversation of any length, whether it fits or not."""
 
-from typing import Any
-
 from fastapi import Request
+from pydantic import ConfigDict, NonNegativeInt, with_config
+from typing_extensions import TypedDict
 
 from wave_serve.context.fitting import count_record
 from wave_serve.exchange import exchange_of
@@ -10,7 +10,15 @@ from wave_serve.gateway import Gateway
 from wave_serve.request.dialects import MESSAGES
 
 
-async def count_messages(gateway: Gateway, request: Request) -> dict[str, Any]:
+@with_config(ConfigDict(use_attribute_docstrings=True))
+class InputTokens(TypedDict):
+    """Anthropic's count."""
+
+    input_tokens: NonNegativeInt
+    """Tokens of system, tools and messages, as the engine counts them."""
+
+
+async def count_messages(gateway: Gateway, request: Request) -> InputTokens:
     """The answer to the body of a message, which is neither generated from nor held against the cap.
 
     Raises:

@@ -2,7 +2,10 @@
 
 import json
 from collections.abc import Iterator, Mapping
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal, NotRequired
+
+from pydantic import ConfigDict, NonNegativeInt, with_config
+from typing_extensions import TypedDict
 
 from wave_serve.errors import ApiError, Code, ContextExceededError, invalid
 from wave_serve.request.dialects.conversation import Conversation, Entry, Role, texts_in
@@ -13,7 +16,18 @@ from wave_serve.request.values import shown
 
 ROLES = {"user": Role.USER, "assistant": Role.MODEL, "system": Role.SYSTEM}
 FINISH_REASONS = {"end_turn": "stop", "stop_sequence": "stop", "max_tokens": "length", "tool_use": "tool_calls"}
-ERROR_TYPES = {
+AnthropicErrorType = Literal[
+    "api_error",
+    "authentication_error",
+    "invalid_request_error",
+    "not_found_error",
+    "overloaded_error",
+    "permission_error",
+    "rate_limit_error",
+    "request_too_large",
+    "timeout_error",
+]
+ERROR_TYPES: dict[int, AnthropicErrorType] = {
     401: "authentication_error",
     403: "permission_error",
     404: "not_found_error",
@@ -22,6 +36,29 @@ ERROR_TYPES = {
     503: "overloaded_error",
     504: "timeout_error",
 }
+
+
+@with_config(ConfigDict(use_attribute_docstrings=True))
+class AnthropicErrorDetails(TypedDict):
+    """What went wrong."""
+
+    type: AnthropicErrorType
+    message: str
+    param: str | None
+    """The field of the request at fault."""
+    code: str | None
+    """Machine-readable reason; each status names its own."""
+    n_prompt_tokens: NotRequired[NonNegativeInt]
+    """With context_length_exceeded: tokens of the prompt."""
+    n_ctx: NotRequired[NonNegativeInt]
+    """With context_length_exceeded: the cap that was exceeded."""
+
+
+class AnthropicError(TypedDict):
+    """The body of every error under /v1/messages, in Anthropic's shape."""
+
+    type: Literal["error"]
+    error: AnthropicErrorDetails
 
 
 class Messages(Conversation):
@@ -93,10 +130,16 @@ class Messages(Conversation):
 
     def error_body(self, error: ApiError) -> dict[str, Any]:
         """Anthropic's shape; what the gateway's other errors tell stands beside its two members."""
-        default = "invalid_request_error" if error.status < 500 else "api_error"
-        told = {"param": error.param, "code": error.code, **(error.length or {})}
+        default: AnthropicErrorType = "invalid_request_error" if error.status < 500 else "api_error"
         kind = ERROR_TYPES.get(error.status, default)
-        return {"type": "error", "error": {"type": kind, "message": _message(error), **told}}
+        told: AnthropicErrorDetails = {
+            "type": kind,
+            "message": _message(error),
+            "param": error.param,
+            "code": error.code,
+        }
+        body: AnthropicError = {"type": "error", "error": told if error.length is None else {**told, **error.length}}
+        return dict(body)
 
     def error_event(self, error: ApiError) -> bytes:
         """The event `error`."""
