@@ -8,6 +8,8 @@ from wave_serve.context.fitting import count_record
 from wave_serve.exchange import exchange_of
 from wave_serve.gateway import Gateway
 from wave_serve.request.dialects import MESSAGES
+from wave_serve.request.dialects.messages_body import CountedMessages
+from wave_serve.request.fields import check_fields
 
 
 @with_config(ConfigDict(use_attribute_docstrings=True))
@@ -19,17 +21,19 @@ class InputTokens(TypedDict):
 
 
 async def count_messages(gateway: Gateway, request: Request) -> InputTokens:
-    """The answer to the body of a message, which is neither generated from nor held against the cap.
+    """The answer to the body of a message, which is not generated from; its key pays for what is counted.
 
     Raises:
         ApiError: the body is no message.
     """
     exchange = exchange_of(request)
+    exchange.may_count()
     _, payload = await gateway.read(request)
-    model, cap = gateway.find(payload, exchange)
-    MESSAGES.read(payload)
+    widest = gateway.find(payload, exchange)[-1]
+    check_fields(payload, CountedMessages)
     MESSAGES.check(payload)
-    count = model.counter.count_conversation
-    tokens = await gateway.ask(request, model, lambda upstream: count(MESSAGES, payload, upstream))
-    exchange.record(count_record(tokens, cap))
+    count = widest.model.counter.count_conversation
+    tokens = await gateway.ask(request, widest.model, lambda upstream: count(MESSAGES, payload, upstream))
+    exchange.charge(tokens)
+    exchange.record(count_record(tokens, widest.cap))
     return {"input_tokens": tokens}

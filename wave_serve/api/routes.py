@@ -10,6 +10,7 @@ from wave_serve.api.generate import generate
 from wave_serve.api.preflight import preflight
 from wave_serve.api.readiness import Health, readiness
 from wave_serve.context.card import Models
+from wave_serve.context.catalogue import unknown_model
 from wave_serve.context.fitting import check_size
 from wave_serve.errors import invalid
 from wave_serve.exchange import exchange_of
@@ -59,17 +60,20 @@ async def count_tokens(request: Request) -> Response:
 @router.get("/v1/models")
 async def models(request: Request) -> Response:
     """The served models with their limits."""
-    exchange = exchange_of(request)
-    cards = [model.card(exchange.key_limit) for model in gateway_of(request).visible_models(exchange)]
+    cards = gateway_of(request).cards(exchange_of(request))
     return JSONResponse(Models(object="list", data=cards))
 
 
 @router.get("/v1/models/{model:path}")
 async def one_model(request: Request, model: str) -> Response:
-    """One served model with its limits."""
-    found = gateway_of(request).catalogue.find(model)
-    exchange_of(request).check_model(found.name)
-    return JSONResponse(found.card(exchange_of(request).key_limit))
+    """One served model, or an alias of some, with its limits."""
+    gateway, exchange = gateway_of(request), exchange_of(request)
+    if not gateway.members(model):
+        exchange.check_model(gateway.catalogue.find(model).name)
+    card = next((card for card in gateway.cards(exchange) if card["id"] == model), None)
+    if card is None:  # the key may use none of the alias
+        raise unknown_model(model, gateway.catalogue.names)
+    return JSONResponse(card)
 
 
 @router.post("/v1/context")

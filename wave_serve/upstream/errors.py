@@ -9,7 +9,7 @@ from typing import Any
 from wave_serve.errors import ApiError, Code
 from wave_serve.headers import Header
 
-CONTEXT_PHRASE = "maximum context length"
+CONTEXT_PHRASES = ("maximum context length", "exceeds the max_model_len", "prompt is too long", "exceed context limit")
 GATEWAY_AT_FAULT = (401, 403)
 PASSED_ON = (400, 404, 413, 429, 500, 501, 502, 503, 504)  # what the OpenAPI document names; 422 is a 400 to OpenAI
 STATUS_OF_TYPE = {"invalid_request_error": 400, "rate_limit_error": 429, "overloaded_error": 503}  # Anthropic's
@@ -21,10 +21,13 @@ def from_upstream(status: int, body: bytes, headers: Mapping[str, str] | None = 
     message, param = _read(body)
     if status in GATEWAY_AT_FAULT:
         return ApiError(502, f"The upstream refused the gateway: {message}", code=Code.UPSTREAM_REFUSED)
+    over_context = status <= 500 and any(phrase in message for phrase in CONTEXT_PHRASES)
+    if over_context:  # some servers call it a 413, 422 or 500; it is the request's fault, and no other server's
+        status = 400
     if status not in PASSED_ON:
         status = 400 if status < 500 else 502
     wait = headers.get("retry-after") if headers and status >= 429 else None  # below, another try is no use
-    if status == 400 and CONTEXT_PHRASE in message:
+    if over_context:
         code: Code | None = Code.CONTEXT_LENGTH_EXCEEDED
     elif status == 404 and param == "model":
         code = Code.MODEL_NOT_FOUND

@@ -24,6 +24,7 @@ class Dialect(ABC):
         policy_fields: addressed to the gateway alone; no upstream sees them.
         preamble: types of a stream's events that come before the first token.
         last_events: types of the events of which one ends a complete stream; `data: [DONE]` always does.
+        needs_model: whether an upstream must be told the model's name even where it serves only one.
         usage_inside: the member of a stream's event that may hold the usage in the event's place.
     """
 
@@ -34,6 +35,7 @@ class Dialect(ABC):
     preamble: ClassVar[frozenset[str]] = frozenset()
     last_events: ClassVar[frozenset[str]] = frozenset()
     usage_inside: ClassVar[str | None] = None
+    needs_model: ClassVar[bool] = False
 
     def read(self, payload: Mapping[str, Any]) -> Generation:
         """What the cap's policy needs of a body. Raises ApiError 400 naming field and value."""
