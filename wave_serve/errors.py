@@ -6,7 +6,6 @@ from enum import StrEnum
 from typing import Literal, NotRequired
 
 from pydantic import ConfigDict, NonNegativeInt, with_config
-from starlette.responses import JSONResponse, Response
 from typing_extensions import TypedDict
 
 from wave_serve.headers import Header
@@ -133,9 +132,32 @@ class ApiError(Exception):
         error: ErrorDetails = {"message": self.message, "type": self.type, "param": self.param, "code": self.code}
         return {"error": error if self.length is None else {**error, **self.length}}
 
-    def response(self) -> Response:
-        """The HTTP answer."""
-        return JSONResponse(self.body(), status_code=self.status, headers=self.headers)
+
+class ContextExceededError(ApiError):
+    """A request over its cap.
+
+    Args:
+        prompt_tokens: length of the longest prompt.
+        completion_tokens: longest completion that was asked for, or 1.
+        limit: the cap on both together.
+        param: the field that holds the prompt.
+        at_least: whether the prompt's length is a lower bound, not a count.
+    """
+
+    def __init__(
+        self, prompt_tokens: int, completion_tokens: int, limit: int, param: str, *, at_least: bool = False
+    ) -> None:
+        bound = "at least " if at_least else ""
+        message = (
+            f"This model's maximum context length is {limit} tokens. However, you requested "
+            f"{bound}{prompt_tokens + completion_tokens} tokens ({bound}{prompt_tokens} in the prompt, "
+            f"{completion_tokens} for the completion). Please reduce the length of the {param} or completion."
+        )
+        length: PromptLength = {"n_prompt_tokens": prompt_tokens, "n_ctx": limit}
+        super().__init__(400, message, param=param, code=Code.CONTEXT_LENGTH_EXCEEDED, length=length)
+        self.prompt_tokens = prompt_tokens
+        self.completion_tokens = completion_tokens
+        self.limit = limit
 
 
 def error_type(status: int) -> ErrorType:

@@ -34,6 +34,7 @@ class Header(StrEnum):
     ORIGINAL_TOKENS = "x-wave-original-tokens", "integer", "Tokens before the cut."
     KEPT_TOKENS = "x-wave-kept-tokens", "string", "Ranges of tokens that were kept."
     KEPT_MESSAGES = "x-wave-kept-messages", "string", "Ranges of messages that were kept."
+    KEPT_ITEMS = "x-wave-kept-items", "string", "Ranges of a response's input items that were kept."
     RATELIMIT_LIMIT_REQUESTS = "x-ratelimit-limit-requests", "integer", "Requests a minute of the key."
     RATELIMIT_REMAINING_REQUESTS = "x-ratelimit-remaining-requests", "integer", "Requests left."
     RATELIMIT_RESET_REQUESTS = "x-ratelimit-reset-requests", "string", "Time until all are left again."

@@ -10,6 +10,7 @@ from starlette.responses import Response
 
 from wave_serve.errors import CLIENT_CLOSED, ApiError, Code
 from wave_serve.exchange import exchange_of
+from wave_serve.request.dialects import dialect_at
 from wave_serve.request.presence import ClientGoneError
 
 
@@ -48,4 +49,4 @@ def install_error_handlers(app: FastAPI) -> None:
 
 def _answer(request: Request, error: ApiError) -> Response:
     exchange_of(request).failed(error)
-    return error.response()
+    return dialect_at(request.url.path).error_answer(error)

@@ -7,31 +7,32 @@ from fastapi import Request
 from starlette.responses import Response
 
 from wave_serve.context.catalogue import ServedModel
-from wave_serve.context.fitting import Fitting, Outcome
+from wave_serve.context.fitting import Outcome
 from wave_serve.exchange import exchange_of
 from wave_serve.gateway import Gateway
 from wave_serve.relay.relay import Relay
-from wave_serve.request.generation import POLICY_FIELDS, Generation, read_generation
+from wave_serve.request.dialects import Dialect
+from wave_serve.request.generation import Generation
 
 
-async def generate(gateway: Gateway, request: Request, path: str, *, chat: bool) -> Response:
-    """Answers a completion or chat request. Raises ApiError."""
+async def generate(gateway: Gateway, request: Request, dialect: Dialect) -> Response:
+    """Answers a request in one of the dialects. Raises ApiError."""
     exchange = exchange_of(request)
     body, payload = await gateway.read(request)
-    model, cap = gateway.find(payload, exchange)
-    generation = read_generation(payload, chat=chat)
+    candidates = gateway.find(payload, exchange)
+    generation = dialect.read(payload)
     exchange.asks_for_stream(generation.stream)
     exchange.asks_for(payload)
-    outcome = await gateway.ask(request, model, Fitting(model, generation, cap).fit)
+    model, outcome = await gateway.fit(request, candidates, generation)
     exchange.record(outcome.record())
     longest = outcome.accepted().completion_tokens * generation.n * len(outcome.tokens)
     exchange.spend(sum(outcome.tokens) + longest)
     usage = _ask_for_usage(generation, outcome)
-    body = await gateway.bodies.edit(body, payload, outcome.changes | usage, without=POLICY_FIELDS)
-    dispatch = gateway.dispatch(exchange, model, sum(outcome.tokens), payload | outcome.changes)
+    body = await gateway.bodies.edit(body, payload, outcome.changes | usage, without=dialect.policy_fields)
+    dispatch = gateway.dispatch(exchange, model, outcome, payload | outcome.changes)
     return Relay(
         dispatch,
-        path,
+        dialect,
         body,
         exchange,
         gateway.metrics,

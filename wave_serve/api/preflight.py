@@ -1,5 +1,6 @@
 """Says beforehand whether a request fits: its tokens, the limits, and what truncation would keep."""
 
+from functools import partial
 from typing import Literal, cast
 
 from fastapi import Request
@@ -8,13 +9,14 @@ from typing_extensions import TypedDict
 
 from wave_serve.context.cap import Cap
 from wave_serve.context.card import Limits
+from wave_serve.context.choice import fits_whole
 from wave_serve.context.fitting import Fitting, Measured, Truncated, count_record
 from wave_serve.context.truncation import Truncation
 from wave_serve.context.zones import Zone
-from wave_serve.errors import ErrorDetails, invalid
+from wave_serve.errors import ErrorDetails
 from wave_serve.exchange import exchange_of
 from wave_serve.gateway import Gateway
-from wave_serve.request.generation import read_generation
+from wave_serve.request.dialects import dialect_of
 from wave_serve.settings import Overflow
 from wave_serve.upstream.upstream import Upstream
 
@@ -69,7 +71,7 @@ class Context(TypedDict):
 
 
 async def preflight(gateway: Gateway, request: Request) -> Context:
-    """The answer to a completion or chat body, which is not generated from; its key pays for what is counted.
+    """The answer to a body in any of the dialects, which is not generated from; its key pays for what is counted.
 
     Raises:
         ApiError: the body is no request that could be answered at any length.
@@ -77,13 +79,16 @@ async def preflight(gateway: Gateway, request: Request) -> Context:
     exchange = exchange_of(request)
     exchange.may_count()
     _, payload = await gateway.read(request)
-    model, cap = gateway.find(payload, exchange)
-    if "prompt" in payload and "messages" in payload:
-        raise invalid("give either prompt (a completion) or messages (a chat), not both", "messages")
-    fitting = Fitting(model, read_generation(payload, chat="messages" in payload), cap)
-    measured, cuts = await gateway.ask(request, model, lambda upstream: _measure(fitting, upstream, cap))
+    candidates = gateway.find(payload, exchange)
+    generation = dialect_of(payload, request.headers).read(payload)
+    for one in candidates:  # of an alias those that are too narrow are passed over, as a generation would
+        model, cap = one.model, one.cap
+        fitting = Fitting(model, generation, cap)
+        measured, cuts = await gateway.ask(request, model, partial(_measure, fitting, cap))
+        as_it_is = fitting.decide(measured.tokens, measured)
+        if fits_whole(generation, as_it_is):
+            break
     exchange.charge(0 if measured.over_by_size else sum(measured.tokens))
-    as_it_is = fitting.decide(measured.tokens, measured)
     exchange.record(count_record(max(measured.tokens), cap))
     cut = cuts.get(fitting.overflow)
     outcome = as_it_is if cut is None else fitting.decide(cut.tokens, measured)
@@ -111,7 +116,7 @@ async def preflight(gateway: Gateway, request: Request) -> Context:
     }
 
 
-async def _measure(fitting: Fitting, upstream: Upstream, cap: Cap) -> tuple[Measured, dict[Overflow, Truncated | None]]:
+async def _measure(fitting: Fitting, cap: Cap, upstream: Upstream) -> tuple[Measured, dict[Overflow, Truncated | None]]:
     """The prompts' tokens and, where they do not fit, what each policy that may apply would keep of them."""
     measured = await fitting.measure(upstream, cap.longest_truncated)
     if measured.over_by_size or fitting.decide(measured.tokens, measured).receipt is not None:

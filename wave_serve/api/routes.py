@@ -4,15 +4,18 @@ from fastapi import APIRouter, Depends, Request
 from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.responses import JSONResponse, Response
 
+from wave_serve.api.count_messages import count_messages
 from wave_serve.api.entry import enter, gateway_of
 from wave_serve.api.generate import generate
 from wave_serve.api.preflight import preflight
 from wave_serve.api.readable import ReadableRoute
 from wave_serve.api.readiness import Health, readiness
 from wave_serve.context.card import Models
+from wave_serve.context.catalogue import unknown_model
 from wave_serve.context.fitting import check_size
 from wave_serve.errors import invalid
 from wave_serve.exchange import exchange_of
+from wave_serve.request.dialects import CHAT, COMPLETIONS, MESSAGES, RESPONSES
 from wave_serve.request.fields import Body, DetokenizeRequest, TokenizeChat, TokenizeText, check_fields
 from wave_serve.request.generation import check_messages
 from wave_serve.tokens.upstream_tokens import UpstreamTokens
@@ -24,35 +27,59 @@ router = APIRouter(dependencies=[Depends(enter)], route_class=ReadableRoute)
 async def completions(request: Request) -> Response:
     """OpenAI's completions."""
     with gateway_of(request).drain.covers():
-        return await generate(gateway_of(request), request, "/v1/completions", chat=False)
+        return await generate(gateway_of(request), request, COMPLETIONS)
 
 
 @router.post("/v1/chat/completions")
 async def chat_completions(request: Request) -> Response:
     """OpenAI's chat completions, where the checkpoint has a chat template."""
     with gateway_of(request).drain.covers():
-        return await generate(gateway_of(request), request, "/v1/chat/completions", chat=True)
+        return await generate(gateway_of(request), request, CHAT)
+
+
+@router.post("/v1/responses")
+async def responses(request: Request) -> Response:
+    """OpenAI's responses."""
+    with gateway_of(request).drain.covers():
+        return await generate(gateway_of(request), request, RESPONSES)
+
+
+@router.post("/v1/messages")
+async def messages(request: Request) -> Response:
+    """Anthropic's messages."""
+    with gateway_of(request).drain.covers():
+        return await generate(gateway_of(request), request, MESSAGES)
+
+
+@router.post("/v1/messages/count_tokens")
+async def count_tokens(request: Request) -> Response:
+    """The tokens of Anthropic's messages; nothing is generated."""
+    with gateway_of(request).drain.covers():
+        return JSONResponse(await count_messages(gateway_of(request), request))
 
 
 @router.get("/v1/models")
 async def models(request: Request) -> Response:
     """The served models with their limits."""
-    exchange = exchange_of(request)
-    cards = [model.card(exchange.key_limit) for model in gateway_of(request).visible_models(exchange)]
+    cards = gateway_of(request).cards(exchange_of(request))
     return JSONResponse(Models(object="list", data=cards))
 
 
 @router.get("/v1/models/{model:path}")
 async def one_model(request: Request, model: str) -> Response:
-    """One served model with its limits."""
-    found = gateway_of(request).catalogue.find(model)
-    exchange_of(request).check_model(found.name)
-    return JSONResponse(found.card(exchange_of(request).key_limit))
+    """One served model, or an alias of some, with its limits."""
+    gateway, exchange = gateway_of(request), exchange_of(request)
+    if not gateway.members(model):
+        exchange.check_model(gateway.catalogue.find(model).name)
+    card = next((card for card in gateway.cards(exchange) if card["id"] == model), None)
+    if card is None:  # the key may use none of the alias
+        raise unknown_model(model, gateway.catalogue.names)
+    return JSONResponse(card)
 
 
 @router.post("/v1/context")
 async def context(request: Request) -> Response:
-    """Whether a completion or chat request would fit; nothing is generated."""
+    """Whether a request in any of the dialects would fit; nothing is generated."""
     with gateway_of(request).drain.covers():
         return JSONResponse(await preflight(gateway_of(request), request))
 

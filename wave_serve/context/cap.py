@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from wave_serve.context.zones import Zones
-from wave_serve.errors import ApiError, Code, PromptLength
+from wave_serve.errors import ContextExceededError
 from wave_serve.headers import Header
 from wave_serve.settings import ModelSettings, Overflow
 
@@ -109,14 +109,14 @@ def decide(prompt_tokens: int, requested: int | None, cap: Cap, param: str) -> R
     """
     room = cap.limit - prompt_tokens
     if room < 1:
-        raise context_exceeded(prompt_tokens, 1 if requested is None else requested, cap, param)
+        raise ContextExceededError(prompt_tokens, 1 if requested is None else requested, cap.limit, param)
     if requested is None:
         return Receipt(cap, prompt_tokens, min(room, cap.policy.default_max_completion_tokens))
     if requested <= room:
         return Receipt(cap, prompt_tokens, requested)
     if cap.policy.clamp_max_tokens:
         return Receipt(cap, prompt_tokens, room, clamped_from=requested)
-    raise context_exceeded(prompt_tokens, requested, cap, param)
+    raise ContextExceededError(prompt_tokens, requested, cap.limit, param)
 
 
 def truncation_budget(prompt_tokens: int, requested: int | None, cap: Cap, overflow: Overflow) -> int | None:
@@ -131,15 +131,3 @@ def truncation_budget(prompt_tokens: int, requested: int | None, cap: Cap, overf
     if requested is None or (requested >= cap.limit and cap.policy.clamp_max_tokens):
         return cap.limit - max(1, min(cap.policy.default_max_completion_tokens, cap.limit // 2))
     return max(0, cap.limit - max(1, requested))
-
-
-def context_exceeded(prompt_tokens: int, completion: int, cap: Cap, param: str, *, at_least: bool = False) -> ApiError:
-    """OpenAI's error for a request over its cap; `at_least`: the prompt's length is a lower bound, not a count."""
-    bound = "at least " if at_least else ""
-    message = (
-        f"This model's maximum context length is {cap.limit} tokens. However, you requested "
-        f"{bound}{prompt_tokens + completion} tokens ({bound}{prompt_tokens} in the prompt, "
-        f"{completion} for the completion). Please reduce the length of the {param} or completion."
-    )
-    length: PromptLength = {"n_prompt_tokens": prompt_tokens, "n_ctx": cap.limit}
-    return ApiError(400, message, param=param, code=Code.CONTEXT_LENGTH_EXCEEDED, length=length)

@@ -19,9 +19,9 @@ class Limits(TypedDict, total=False):
     zones: NonNegativeInt
     """Where a rejected zone begins."""
     engine: NonNegativeInt
-    """The engine's max_model_len."""
+    """The engine's max_model_len; of several engines that with the widest window."""
     kv_cache: NonNegativeInt
-    """What the engine's KV cache holds of one request."""
+    """What that engine's KV cache holds of one request."""
     key: NonNegativeInt
     """The API key's own cap."""
 

@@ -58,11 +58,20 @@ class ServedModel:
         """The answer of its least busy upstream, or of another where that one is out of order; see `ask_any`."""
         return await ask_any(self.least_busy(), self.upstreams, question, tries)
 
+    def window(self, upstream: Upstream) -> int | None:
+        """Longest prompt + completion that an upstream takes, in tokens; None where it has not told."""
+        told = (upstream.limits.get(self.name), upstream.cache_tokens)
+        return min((bound for bound in told if bound is not None), default=None)
+
+    def upstreams_for(self, reach: int) -> list[Upstream]:
+        """The upstreams into whose window a context of `reach` tokens fits as far as they told, ready or not."""
+        return [one for one in self.upstreams if (window := self.window(one)) is None or window >= reach]
+
     def bounds(self, key_limit: int | None = None) -> dict[str, int]:
-        """Every known bound on a request in tokens, by what sets it; of the engines seen so far the tightest."""
-        engines = [limit for one in self.upstreams if (limit := one.limits.get(self.name)) is not None]
-        caches = [one.cache_tokens for one in self.upstreams if one.cache_tokens is not None]
-        found = bounds(self.settings, self.zones, min(engines, default=None), min(caches, default=None))
+        """Every known bound on a request in tokens, by what sets it; of the upstreams seen so far the widest."""
+        widest = max(self.upstreams, key=lambda one: self.window(one) or 0, default=None)
+        engine = None if widest is None else widest.limits.get(self.name)
+        found = bounds(self.settings, self.zones, engine, None if widest is None else widest.cache_tokens)
         return found if key_limit is None else found | {"key": key_limit}
 
     def limit(self, key_limit: int | None = None) -> int | None:

@@ -5,20 +5,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from wave_serve.context.cap import Cap, Receipt, context_exceeded, decide, truncation_budget, usage_headers
+from wave_serve.context.cap import Cap, Receipt, decide, truncation_budget, usage_headers
 from wave_serve.context.catalogue import ServedModel
 from wave_serve.context.truncation import Kept, Range, Truncation, Unit, cut, fewest_dropped, keep_tokens, turns_of
-from wave_serve.errors import ApiError
+from wave_serve.errors import ApiError, ContextExceededError
 from wave_serve.exchange import PromptRecord
 from wave_serve.headers import Header
-from wave_serve.request.generation import (
-    Generation,
-    Prompt,
-    check_messages,
-    check_sequences,
-    check_token_ids,
-    read_prompts,
-)
+from wave_serve.request.dialects import Conversation
+from wave_serve.request.generation import Generation, Prompt, check_sequences, check_token_ids, read_prompts
 from wave_serve.settings import Overflow
 from wave_serve.upstream.upstream import Upstream
 
@@ -137,7 +131,7 @@ def check_size(prompt: str, model: ServedModel, key_limit: int | None) -> None:
         return
     cap, fewest = model.cap(key_limit), model.counter.fewest(prompt)
     if fewest > cap.longest_truncated:
-        raise context_exceeded(fewest, 0, cap, "prompt", at_least=True)
+        raise ContextExceededError(fewest, 0, cap.limit, "prompt", at_least=True)
 
 
 class Fitting:
@@ -152,8 +146,10 @@ class Fitting:
     @property
     def overflow(self) -> Overflow:
         """What happens to a prompt that is too long: as the request says, else the model's policy."""
-        asked = self._generation.overflow
-        return self._cap.policy.overflow if asked is None else asked
+        asked, policy = self._generation.overflow, self._cap.policy.overflow
+        if asked is None and policy is Overflow.REJECT and self._generation.truncates:
+            return Overflow.TRUNCATE_HEAD
+        return policy if asked is None else asked
 
     async def fit(self, upstream: Upstream) -> Outcome:
         """The decision on the request; `upstream` counts where the gateway cannot.
@@ -182,7 +178,8 @@ class Fitting:
         try:
             if measured.over_by_size:
                 completion = 1 if asked is None else asked
-                raise context_exceeded(max(tokens), completion, self._cap, param, at_least=not measured.exact)
+                limit, at_least = self._cap.limit, not measured.exact
+                raise ContextExceededError(max(tokens), completion, limit, param, at_least=at_least)
             receipt = decide(max(tokens), asked, self._cap, param)
         except ApiError as refusal:
             return Outcome(self._cap, tokens, refusal=refusal)
@@ -197,13 +194,14 @@ class Fitting:
             ApiError: 400, the prompts are none.
         """
         model, generation = self._model, self._generation
-        if generation.chat:
-            check_messages(generation.payload)
+        dialect = generation.dialect
+        if isinstance(dialect, Conversation):
+            dialect.check(generation.payload)
             check_sequences(generation, 1, model.settings.max_sequences)
-            fewest = model.counter.fewest_of_chat(generation.payload["messages"])
+            fewest = model.counter.fewest(dialect.last_user_text(generation.payload))
             if fewest > longest_counted:
                 return Measured((fewest,), over_by_size=True, exact=False)
-            return Measured((await model.counter.count_chat(generation.payload, upstream),))
+            return Measured((await model.counter.count_conversation(dialect, generation.payload, upstream),))
         prompts = read_prompts(generation.payload)
         check_sequences(generation, len(prompts), model.settings.max_sequences)
         bounds = tuple(model.counter.fewest(prompt) for prompt in prompts)
@@ -224,8 +222,9 @@ class Fitting:
         budget = truncation_budget(max(measured.tokens), self._generation.max_tokens, self._cap, overflow)
         if budget is None:
             return None
-        if self._generation.chat:
-            return await self._truncate_chat(measured.tokens[0], upstream, budget, overflow)
+        if isinstance(self._generation.dialect, Conversation):
+            dialect, tokens = self._generation.dialect, measured.tokens[0]
+            return await self._truncate_conversation(dialect, tokens, upstream, budget, overflow)
         counter = self._model.counter
         affixes = await counter.affixes(upstream)
         prompts, kept = [], []
@@ -242,20 +241,20 @@ class Fitting:
             kept.append(Kept(len(ids), len(prompts[-1]), ranges))
         return Truncated(overflow, tuple(kept), "token", {"prompt": prompts if len(prompts) > 1 else prompts[0]})
 
-    async def _truncate_chat(
-        self, tokens: int, upstream: Upstream, budget: int, overflow: Overflow
+    async def _truncate_conversation(
+        self, dialect: Conversation, tokens: int, upstream: Upstream, budget: int, overflow: Overflow
     ) -> Truncated | None:
-        messages = self._generation.payload["messages"]
+        parts = dialect.parts(self._generation.payload)
 
-        def inside(ranges: Sequence[Range]) -> list[Any]:
-            return [message for start, end in ranges for message in messages[start:end]]
+        def inside(ranges: Sequence[Range]) -> dict[str, Any]:
+            return {dialect.param: [part for start, end in ranges for part in parts[start:end]]}
 
         async def count(ranges: Sequence[Range]) -> int:
-            chat = {**self._generation.payload, "messages": inside(ranges)}
-            return await self._model.counter.count_chat(chat, upstream)
+            cut_down = {**self._generation.payload, **inside(ranges)}
+            return await self._model.counter.count_conversation(dialect, cut_down, upstream)
 
-        found = await fewest_dropped(turns_of(messages), overflow, budget, count)
+        found = await fewest_dropped(turns_of([dialect.entry(part) for part in parts]), overflow, budget, count)
         if found is None:
             return None
         ranges, left = found
-        return Truncated(overflow, (Kept(tokens, left, ranges),), "message", {"messages": inside(ranges)})
+        return Truncated(overflow, (Kept(tokens, left, ranges),), dialect.unit, inside(ranges))

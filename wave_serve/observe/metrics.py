@@ -29,6 +29,11 @@ class Metrics:
         self.count_mismatches = self._counter(
             "wave_count_mismatches_total", "Answers whose usage tells another number of prompt tokens.", "model"
         )
+        self.windows = self._counter(
+            "wave_upstream_window_changes_total",
+            "Times that an upstream's max_model_len was another than before.",
+            "base_url",
+        )
         self.in_flight = Gauge("wave_in_flight_requests", "Generations running.", ["model"], registry=self.registry)
         self.prompt_tokens = self._histogram("wave_prompt_tokens", "Tokens of admitted prompts.", "model", TOKENS)
         self.prompt_tokens_by_factor = self._counter(
@@ -71,6 +76,10 @@ class Metrics:
             self.overhead.labels(exchange.model).observe(overhead)
             self._observe_prompt(exchange.model, exchange)
 
+    def window_changed(self, base_url: str) -> None:
+        """An upstream's max_model_len is another than before."""
+        self.windows.labels(base_url).inc()
+
     def exposition(self) -> bytes:
         """All metrics in Prometheus' text format."""
         return generate_latest(self.registry)
@@ -105,11 +114,20 @@ def add_load_metrics(registry: CollectorRegistry, admission: Admission, upstream
         "wave_upstream_ejected", "1 while an upstream is avoided because its requests fail.", labels, registry=registry
     )
     ready = Gauge("wave_upstream_ready", "1 while an upstream is ready.", labels, registry=registry)
+    window = Gauge(
+        "wave_upstream_max_model_len", "Its max_model_len, tokens.", ["base_url", "model"], registry=registry
+    )
     for upstream in upstreams:
+        for model in upstream.models:
+            window.labels(upstream.base_url, model).set_function(partial(_limit, upstream, model))
         ready.labels(upstream.base_url).set_function(partial(_read, upstream, "ready"))
         sent.labels(upstream.base_url).set_function(partial(_read, upstream, "in_flight"))
         outstanding.labels(upstream.base_url).set_function(partial(_read, upstream, "outstanding_tokens"))
         ejected.labels(upstream.base_url).set_function(partial(_read, upstream.ejection, "active"))
+
+
+def _limit(upstream: Upstream, model: str) -> float:
+    return float(upstream.limits.get(model, 0))
 
 
 def _read(owner: Upstream | Ejection, attribute: str) -> float:

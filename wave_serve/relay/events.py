@@ -1,6 +1,5 @@
 """Cuts an upstream's server-sent events into whole, checked ones, so that a client never sees half an event."""
 
-import json
 import re
 from collections.abc import Callable
 from typing import Any
@@ -9,6 +8,7 @@ from pydantic_core import from_json
 
 from wave_serve.errors import ApiError, Code
 from wave_serve.relay.usage import AnswerUsage
+from wave_serve.request.dialects import Dialect
 from wave_serve.upstream.errors import event_error
 
 KEEP_ALIVE = b": keep-alive\n\n"
@@ -24,14 +24,17 @@ class EventStream:
 
     Attributes:
         has_event: whether an event with data has passed.
-        done: whether `data: [DONE]` has.
+        has_token: whether one has that may hold a token.
+        done: whether the last event of a complete answer has.
     """
 
-    def __init__(self, usage: AnswerUsage, seen: Callable[[Any], None]) -> None:
+    def __init__(self, dialect: Dialect, usage: AnswerUsage, seen: Callable[[Any], None]) -> None:
         """`usage` changes what events say of it; `seen` is called with the JSON value of each event."""
+        self._dialect = dialect
         self._usage = usage
         self._seen = seen
         self.has_event = False
+        self.has_token = False
         self.done = False
         self._rest = b""
 
@@ -68,11 +71,12 @@ class EventStream:
             value = from_json(data)
         except ValueError:
             raise _malformed("an event that is not JSON") from None
-        if isinstance(value, dict) and isinstance(value.get("error"), dict):
-            error = event_error(data)
-            if error is not None:
-                raise error
+        error = event_error(value)
+        if error is not None:
+            raise error
         self.has_event = True
+        self.has_token = self.has_token or self._dialect.has_token(value)
+        self.done = self.done or self._dialect.ends(value)
         self._seen(value)
         if self._usage.hides(value):
             return b""
@@ -90,11 +94,6 @@ class BrokenStreamError(Exception):
         super().__init__(error.message)
         self.whole = whole
         self.error = error
-
-
-def error_event(error: ApiError) -> bytes:
-    """The event that ends a stream with an error."""
-    return b"data: " + json.dumps(error.body(), ensure_ascii=False).encode() + b"\n\n"
 
 
 def _malformed(what: str) -> ApiError:

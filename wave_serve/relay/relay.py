@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Callable
+from typing import Any
 
 from pydantic_core import from_json
 from starlette.responses import Response
@@ -15,6 +16,7 @@ from wave_serve.observe.metrics import Metrics
 from wave_serve.relay.event_writer import EventWriter
 from wave_serve.relay.events import BrokenStreamError, EventStream
 from wave_serve.relay.usage import AnswerUsage
+from wave_serve.request.dialects import Dialect
 from wave_serve.request.presence import disconnected
 from wave_serve.routing.dispatch import Dispatch
 from wave_serve.settings import TimeoutSettings
@@ -36,7 +38,7 @@ class Relay(Response):
     def __init__(
         self,
         dispatch: Dispatch,
-        path: str,
+        dialect: Dialect,
         request_body: bytes,
         exchange: Exchange,
         metrics: Metrics,
@@ -47,7 +49,7 @@ class Relay(Response):
     ) -> None:
         super().__init__()
         self._dispatch = dispatch
-        self._path = path
+        self._dialect = dialect
         self._request_body = request_body
         self._exchange = exchange
         self._metrics = metrics
@@ -90,7 +92,7 @@ class Relay(Response):
         await Response(found[0], media_type="application/json")(scope, receive, send)
 
     async def _fetch(self, upstream: Upstream) -> bytes:
-        async with upstream.client.stream(self._path, self._request_body, self._exchange.forward) as answer:
+        async with upstream.client.stream(self._dialect.path, self._request_body, self._exchange.forward) as answer:
             self._exchange.first_byte()
             self._committed = answer.status < 400
             body = await answer.read()
@@ -102,7 +104,7 @@ class Relay(Response):
             answered = None
         if not isinstance(answered, dict):
             raise ApiError(502, "The upstream's answer is not a JSON object.", code=Code.UPSTREAM_MALFORMED)
-        self._exchange.answer_part(answered)
+        self._seen(answered)
         self._report_usage()
         return self._usage().extended(answered) or body
 
@@ -113,7 +115,7 @@ class Relay(Response):
         async def attempt(upstream: Upstream) -> None:
             nonlocal writer
             if writer is None:  # only now: while a request waits for admission its refusal is a plain 429
-                writer = EventWriter(send)
+                writer = EventWriter(send, self._dialect)
                 beats.append(asyncio.create_task(writer.beat(self._timeouts.keep_alive)))
             await self._pump(upstream, writer)
 
@@ -131,12 +133,12 @@ class Relay(Response):
             await asyncio.gather(*beats, return_exceptions=True)
 
     async def _pump(self, upstream: Upstream, writer: EventWriter) -> None:
-        async with upstream.client.stream(self._path, self._request_body, self._exchange.forward) as answer:
+        async with upstream.client.stream(self._dialect.path, self._request_body, self._exchange.forward) as answer:
             if answer.status >= 400:
                 raise from_upstream(answer.status, await answer.read(), answer.headers)
             if not answer.headers.get("content-type", "").startswith("text/event-stream"):
                 raise ApiError(502, "The upstream did not answer with an event stream.", code=Code.UPSTREAM_MALFORMED)
-            events = EventStream(self._usage(), self._exchange.answer_part)
+            events = EventStream(self._dialect, self._usage(), self._seen)
             chunks = self._chunks(answer)
             async for chunk in chunks:
                 self._exchange.first_byte()
@@ -147,7 +149,7 @@ class Relay(Response):
                     whole, broken = error.whole, error
                 self._committed = events.has_event
                 await writer.write(whole)
-                if events.has_event:
+                if events.has_token:
                     self._exchange.first_token()
                 if broken is not None:
                     raise broken.error
@@ -160,7 +162,11 @@ class Relay(Response):
         raise ApiError(502, "The upstream ended its stream before the answer was complete.", code=Code.UPSTREAM_DIED)
 
     def _usage(self) -> AnswerUsage:
-        return AnswerUsage(self._exchange.prompt.usage_extension, hidden=self._hide_usage)
+        return AnswerUsage(self._dialect, self._exchange.prompt.usage_extension, hidden=self._hide_usage)
+
+    def _seen(self, part: Any) -> None:
+        """A whole answer, or an event of its stream, has come as JSON."""
+        self._exchange.answer_part(self._dialect.told(part))
 
     def _report_usage(self) -> None:
         """Tells what the upstream counted, where it said so."""

@@ -70,47 +70,69 @@ class TemplateBody(PromptBody):
     chat_template_kwargs: Object | None = about("Arguments of the chat template.")
 
 
-class GenerationBody(PromptBody):
-    """The fields that completions and chats have in common."""
+class StreamedBody(Body):
+    """The fields of every body of a generation, in any dialect."""
 
     stream: bool | None = about("Answer with server-sent events.")
-    stream_options: StreamOptions | None = about("include_usage: a last event with the usage. Only with stream.")
-    n: Positive32 | None = about("Completions of each prompt.")
-    max_tokens: Natural | None = about("Longest completion, in tokens; by default what is left up to a limit.")
     overflow: OverflowPolicy | None = about("What happens to a prompt over the cap; by default the model's policy.")
     temperature: Number | None = about("Sampling temperature; 0 takes the likeliest token.", ge=0.0)
     top_p: Number | None = about("Samples from the likeliest tokens of this total probability.", gt=0.0, le=1.0)
     top_k: NaturalOrAll32 | None = about("Samples from this many likeliest tokens; 0 and -1 for all.")
+    cache_salt: str | None = about("Shares cached prefixes only with requests of the same salt.", min_length=1)
+    vllm_xargs: Object | None = about("Further arguments of the engine.")
+
+    def completion_limit(self) -> tuple[str, int | None]:
+        """The field that limits the completion, and its value in tokens; None where it is not there."""
+        raise NotImplementedError
+
+    def completions(self) -> int:
+        """Completions of each prompt."""
+        return 1
+
+
+class SampledBody(StreamedBody):
+    """The fields that OpenAI's three dialects have in common."""
+
     min_p: Number | None = about("Leaves out tokens less likely than this share of the likeliest one.", ge=0.0, le=1.0)
     frequency_penalty: Number | None = about("Penalty for each earlier occurrence of a token.", ge=-2.0, le=2.0)
     presence_penalty: Number | None = about("Penalty for a token that has occurred.", ge=-2.0, le=2.0)
     repetition_penalty: Number | None = about("Factor on what prompt and completion contain already.", gt=0.0)
-    length_penalty: Number | None = about("Exponent on the length in beam search.")
     seed: Integer | None = about("Seed of the sampling.")
     stop: StringOrStrings | None = about("Ends the completion before this text.")
     stop_token_ids: TokenIds | None = about("Ends the completion at these tokens.")
     include_stop_str_in_output: bool | None = about("Keep the text that ended the completion.")
     ignore_eos: bool | None = about("Go on after the end-of-text token.")
-    min_tokens: Natural32 | None = about("Shortest completion, in tokens.")
     skip_special_tokens: bool | None = about("Leave special tokens out of the text.")
-    spaces_between_special_tokens: bool | None = about("Put spaces between special tokens of the text.")
     logit_bias: NumbersByToken | None = about("Added to the logits, by token id.")
+    structured_outputs: Object | None = about("vLLM's form of response_format.")
+    priority: Integer | None = about("Lower is served earlier, where the engine schedules by priority.")
+    user: str | None = about("Kept for compatibility; neither read nor logged.")
+
+
+class GenerationBody(PromptBody, SampledBody):
+    """The fields that completions and chats have in common."""
+
+    stream_options: StreamOptions | None = about("include_usage: a last event with the usage. Only with stream.")
+    n: Positive32 | None = about("Completions of each prompt.")
+    max_tokens: Natural | None = about("Longest completion, in tokens; by default what is left up to a limit.")
+    length_penalty: Number | None = about("Exponent on the length in beam search.")
+    min_tokens: Natural32 | None = about("Shortest completion, in tokens.")
+    spaces_between_special_tokens: bool | None = about("Put spaces between special tokens of the text.")
     bad_words: Strings | None = about("Text that is not generated.")
     allowed_token_ids: TokenIds | None = about("The only tokens that are generated.")
     prompt_logprobs: NaturalOrAll32 | None = about("Log-probabilities of so many tokens at each prompt position.")
     response_format: Object | None = about("Grammar or JSON schema of the completion.")
-    structured_outputs: Object | None = about("vLLM's form of response_format.")
     use_beam_search: bool | None = about("Search with n beams instead of sampling.")
-    priority: Integer | None = about("Lower is served earlier, where the engine schedules by priority.")
-    cache_salt: str | None = about("Shares cached prefixes only with requests of the same salt.", min_length=1)
     return_token_ids: bool | None = about("Token ids beside the text.")
     return_tokens_as_token_ids: bool | None = about("Tokens of log-probabilities as `token_id:ID`.")
-    vllm_xargs: Object | None = about("Further arguments of the engine.")
-    user: str | None = about("Kept for compatibility; neither read nor logged.")
 
     def completion_limit(self) -> tuple[str, int | None]:
-        """The field that limits the completion, and its value in tokens; None where it is not there."""
+        """The field max_tokens."""
         return "max_tokens", self.max_tokens
+
+    def completions(self) -> int:
+        """The field n."""
+        return 1 if self.n is None else self.n
 
 
 class CompletionRequest(GenerationBody):

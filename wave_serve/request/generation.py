@@ -3,51 +3,48 @@
 from array import array
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from wave_serve.errors import invalid
-from wave_serve.request.fields import ChatRequest, CompletionRequest, check_fields
 from wave_serve.request.values import json_kind, shown
 from wave_serve.settings import Overflow
 
+if TYPE_CHECKING:
+    from wave_serve.request.dialects.dialect import Dialect
+
 Prompt: TypeAlias = "str | list[int] | array[int]"
-POLICY_FIELDS = ("overflow",)  # addressed to the gateway alone
 
 
 @dataclass(frozen=True)
 class Generation:
-    """A completion or chat request: its fields that the policy reads."""
+    """A request for a generation: its fields that the policy reads.
+
+    Attributes:
+        payload: the parsed body.
+        dialect: the API that it is written in.
+        n: completions of each prompt.
+        max_tokens: longest completion asked for, in tokens; None where the body names none.
+        max_tokens_field: the field that holds it, or is to hold it.
+        stream: whether the answer is to be server-sent events.
+        overflow: what is to happen to a prompt over the cap; None where that is the model's policy.
+        truncates: whether a prompt over the cap is to be cut even where the model's policy is to reject it.
+        kept: the field that asks an upstream to keep the response, or to go on from a kept one; None without.
+    """
 
     payload: Mapping[str, Any]
-    chat: bool
+    dialect: "Dialect"
     n: int
     max_tokens: int | None
     max_tokens_field: str
     stream: bool
     overflow: Overflow | None
+    truncates: bool = False
+    kept: str | None = None
 
     @property
     def param(self) -> str:
         """The field that holds the prompt."""
-        return "messages" if self.chat else "prompt"
-
-
-def read_generation(payload: Mapping[str, Any], *, chat: bool) -> Generation:
-    """Fields that completions and chat have in common. Raises ApiError 400 naming field and value."""
-    fields = check_fields(payload, ChatRequest if chat else CompletionRequest)
-    for field in ("truncate_prompt_tokens", "prompt_embeds"):
-        if payload.get(field) is not None:
-            raise invalid(f"{field} is not supported: its tokens could not be counted against the cap", field)
-    limit_field, limit = fields.completion_limit()
-    return Generation(
-        payload,
-        chat,
-        n=1 if fields.n is None else fields.n,
-        max_tokens=limit,
-        max_tokens_field=limit_field,
-        stream=bool(fields.stream),
-        overflow=fields.overflow,
-    )
+        return self.dialect.param
 
 
 def read_prompts(payload: Mapping[str, Any]) -> list[Prompt]:

@@ -4,7 +4,7 @@ import logging
 import time
 from collections.abc import Awaitable, Callable
 
-from wave_serve.errors import ApiError
+from wave_serve.errors import ApiError, Code
 from wave_serve.exchange import Exchange
 from wave_serve.logs import event
 from wave_serve.routing.admission import Admission
@@ -84,7 +84,8 @@ class Dispatch:
             try:
                 await attempt(upstream)
             except ApiError as error:
-                upstream.note(failed=error.status in OUT_OF_ORDER)
+                if error.code != Code.CONTEXT_LENGTH_EXCEEDED:  # which says nothing about the upstream, good or bad
+                    upstream.note(failed=error.status in OUT_OF_ORDER)
                 raise _FailedError(error) from None
             upstream.note(failed=False)
 

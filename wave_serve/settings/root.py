@@ -34,6 +34,10 @@ class Settings(Frozen):
     models: dict[str, ModelSettings] = Field(
         default_factory=dict, description="Policy by model name.", examples=["wave-demo"]
     )
+    aliases: dict[str, tuple[str, ...]] = Field(
+        default_factory=dict,
+        description="Several models under one name; a request for it goes to the narrowest window that it fits.",
+    )
     upstreams: tuple[UpstreamSettings, ...] = Field((), description="The vLLM servers of `gateway`.")
     timeouts: TimeoutSettings = TimeoutSettings()
     auth: AuthSettings = AuthSettings()
@@ -47,6 +51,18 @@ class Settings(Frozen):
     def on_loopback(self) -> bool:
         """Whether no other machine reaches the gateway's port."""
         return is_loopback(self.host)
+
+    @model_validator(mode="after")
+    def _aliases_name_models(self) -> Self:
+        for alias, members in self.aliases.items():
+            if alias in self.models:
+                raise ValueError(f"aliases.{alias} is the name of a model")
+            if not members:
+                raise ValueError(f"aliases.{alias} names no model")
+            for model in members:
+                if model not in self.models and self.upstreams:
+                    raise ValueError(f"aliases.{alias} names {model!r}, which is not described under models")
+        return self
 
     @model_validator(mode="after")
     def _upstreams_and_models_agree(self) -> Self:

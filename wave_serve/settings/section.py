@@ -15,7 +15,7 @@ class Frozen(BaseModel):
 
 
 def root_url(instead: str) -> AfterValidator:
-    """Takes the root of a server, without a slash or the clients' /v1 at its end; refuses credentials, for which there is `instead`.
+    """Takes the root of a server, without a slash or the clients' /v1 at its end; for credentials there is `instead`.
 
     The roots of upstreams are public: `/ready` and `/metrics` show them without a key, and so do logs.
     """

@@ -10,7 +10,8 @@ from pydantic_core import to_json
 
 from wave_serve.errors import ApiError, Code, invalid
 from wave_serve.logs import event
-from wave_serve.request.generation import POLICY_FIELDS, Prompt
+from wave_serve.request.dialects import Conversation
+from wave_serve.request.generation import Prompt
 from wave_serve.tokens.special_tokens import PROBE, Affixes, affixes_of
 from wave_serve.tokens.tokenizer import LocalTokenizer
 from wave_serve.tokens.upstream_tokens import UpstreamTokens
@@ -39,10 +40,6 @@ CHAT_FIELDS = (
     "media_io_kwargs",
 )
 
-RENDER = "/v1/chat/completions/render"
-# What must not hold the rendering against the engine's limit, or is the gateway's alone.
-NOT_RENDERED = ("max_tokens", "max_completion_tokens", "stream", "stream_options", *POLICY_FIELDS)
-
 
 class TokenCounter:
     """Tokens of one model's prompts.
@@ -55,20 +52,13 @@ class TokenCounter:
         self._model = model
         self._tokenizer = None if tokenizer is None else LocalTokenizer(tokenizer, heavy)
         self._affixes: Affixes | None = None
-        self._renders: WeakKeyDictionary[Upstream, bool] = WeakKeyDictionary()
+        self._closed: WeakKeyDictionary[Upstream, set[str]] = WeakKeyDictionary()
 
     def fewest(self, prompt: Prompt) -> int:
         """A lower bound on a prompt's tokens that costs no tokenising; exact for token ids."""
         if not isinstance(prompt, str):
             return len(prompt)
         return 0 if self._tokenizer is None else self._tokenizer.fewest_tokens(prompt)
-
-    def fewest_of_chat(self, messages: Sequence[Mapping[str, Any]]) -> int:
-        """The same for a chat: its template may trim, wrap or leave out much, but not the text of the last user."""
-        for message in reversed(messages):
-            if message["role"] == "user" and isinstance(message.get("content"), str):
-                return self.fewest(message["content"].strip())
-        return 0
 
     async def count(self, prompts: Sequence[Prompt], upstream: Upstream, *, add_special_tokens: bool) -> list[int]:
         """Tokens of each prompt."""
@@ -90,45 +80,46 @@ class TokenCounter:
             return await self._tokenizer.encode_all(texts, add_special_tokens=add_special_tokens)
         return [(await self._ask(upstream, prompt=text, add_special_tokens=add_special_tokens)).ids for text in texts]
 
-    async def count_chat(self, payload: Mapping[str, Any], upstream: Upstream) -> int:
-        """Tokens of a chat request as the upstream renders it. Raises ApiError 400 where it has no chat template."""
+    async def count_conversation(self, dialect: Conversation, payload: Mapping[str, Any], upstream: Upstream) -> int:
+        """Tokens of a conversation as the upstream renders it. Raises ApiError 400 where it has no chat template."""
         try:
-            return await self._count_rendered(payload, upstream) or await self._count_templated(payload, upstream)
+            counted = await self._count_by_engine(dialect, payload, upstream)
+            return await self._count_templated(dialect.as_chat(payload), upstream) if counted is None else counted
         except ApiError as error:
             if NO_TEMPLATE not in error.message:
                 raise
             message = f"The model {self._model} has no chat template and answers no chat; use /v1/completions."
-            raise invalid(message, "messages", Code.NO_CHAT_TEMPLATE) from None
+            raise invalid(message, dialect.param, Code.NO_CHAT_TEMPLATE) from None
 
-    async def _count_rendered(self, payload: Mapping[str, Any], upstream: Upstream) -> int | None:
-        """By vLLM's own way of a chat request up to its tokens; None where it is closed, or the chat too long for it.
+    async def _count_by_engine(
+        self, dialect: Conversation, payload: Mapping[str, Any], upstream: Upstream
+    ) -> int | None:
+        """By vLLM's own way of such a body up to its tokens; None where it is closed, or the conversation too long.
 
-        It knows what /tokenize does not: tool parsers, tool_choice, response_format, models with a renderer of their
-        own. It is open in a server that was started with --enable-scale-out.
+        It knows what /tokenize does not: tool parsers, tool_choice, response formats, models with a renderer of their
+        own. A render path is open in a server that was started with --enable-scale-out.
         """
-        if self._renders.get(upstream) is False:
+        closed = self._closed.setdefault(upstream, set())
+        if dialect.count_path in closed:
             return None
-        asked = {field: value for field, value in payload.items() if field not in NOT_RENDERED}
+        asked = to_json(dialect.count_body(payload, self._model), inf_nan_mode="constants")
         try:
-            answer = await upstream.client.ask(
-                RENDER, to_json({**asked, "model": self._model}, inf_nan_mode="constants")
-            )
+            answer = await upstream.client.ask(dialect.count_path, asked)
         except ApiError as error:
             if error.code == Code.UPSTREAM_REFUSED or error.status == 404:
-                self._renders[upstream] = False
+                closed.add(dialect.count_path)
             elif error.code != Code.CONTEXT_LENGTH_EXCEEDED:
                 raise
             return None
-        self._renders[upstream] = True
-        tokens = answer.get("token_ids")
-        if not isinstance(tokens, list):
-            raise ApiError(502, f"The upstream's {RENDER} gave no tokens.", code=Code.UPSTREAM_MALFORMED)
-        return len(tokens)
+        tokens = dialect.count_in(answer)
+        if tokens is None:
+            raise ApiError(502, f"The upstream's {dialect.count_path} gave no tokens.", code=Code.UPSTREAM_MALFORMED)
+        return tokens
 
-    async def _count_templated(self, payload: Mapping[str, Any], upstream: Upstream) -> int:
+    async def _count_templated(self, chat: Mapping[str, Any], upstream: Upstream) -> int:
         """By vLLM's /tokenize, which applies the chat template to messages and tools of any length."""
-        fields = {field: payload[field] for field in CHAT_FIELDS if payload.get(field) is not None}
-        return len(await self._ask(upstream, chat_template_kwargs=_template_kwargs(payload), **fields))
+        fields = {field: chat[field] for field in CHAT_FIELDS if chat.get(field) is not None}
+        return len(await self._ask(upstream, chat_template_kwargs=_template_kwargs(chat), **fields))
 
     async def affixes(self, upstream: Upstream) -> Affixes:
         """The special tokens around every text; asked for once."""
@@ -179,7 +170,7 @@ class TokenCounter:
         Raises:
             ApiError: the upstream does not answer.
         """
-        self._renders.pop(upstream, None)
+        self._closed.pop(upstream, None)
         for special in (True, False):
             for text in self._tokenizer.battery if self._tokenizer is not None else ():
                 try:

@@ -3,6 +3,7 @@
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable
+from typing import Any
 
 import aiohttp
 from pydantic_core import from_json
@@ -22,6 +23,7 @@ ASKS = "; it asks for a key or headers: in the settings, api_key and headers of 
 
 BeforeReady = Callable[["Upstream"], Awaitable[None]]
 OnChange = Callable[[], None]
+OnWindow = Callable[[str], None]
 
 
 class Upstream:
@@ -58,6 +60,7 @@ class Upstream:
         self.life = 0
         self.ejection = Ejection(routing)
         self._before_ready: BeforeReady | None = None
+        self._on_window: OnWindow | None = None
         self._on_change: OnChange | None = None
         self._up = asyncio.Event()
         self._timeouts = timeouts
@@ -70,10 +73,17 @@ class Upstream:
         """Whether requests may be sent."""
         return self.reason is None
 
-    def tell(self, before_ready: BeforeReady, on_change: OnChange) -> None:
-        """Who is told: `before_ready` has to end well before the server is used, `on_change` hears of each change."""
+    def tell(self, before_ready: BeforeReady, on_change: OnChange, on_window: OnWindow) -> None:
+        """Who is told.
+
+        Args:
+            before_ready: has to end well before the server is used.
+            on_change: hears of each change.
+            on_window: hears the base_url of a server whose max_model_len is another than before.
+        """
         self._before_ready = before_ready
         self._on_change = on_change
+        self._on_window = on_window
 
     async def wait_ready(self) -> None:
         """Returns as soon as the server is ready."""
@@ -91,12 +101,12 @@ class Upstream:
             self._down.clear()
 
     async def look(self) -> None:
-        """One look at the server's health; where it was not ready, also at the models that it serves."""
+        """One look at the server's health, and at the models that it serves."""
         try:
             status, _ = await self.client.get("/health")
             if status != 200:
                 self._set(_refusal("/health", status))
-            elif not self.ready:
+            elif not self.ready or await self._replaced():
                 self._set(await self._read_models())
             self._late = 0
         except ApiError as error:
@@ -144,17 +154,37 @@ class Upstream:
         status, content = await self.client.get("/v1/models")
         if status != 200:
             return _refusal("/v1/models", status)
-        try:
-            cards = {card["id"]: card.get("max_model_len") for card in from_json(content)["data"]}
-        except (ValueError, KeyError, TypeError, AttributeError):
+        cards = _cards(content)
+        if cards is None:
             return "its /v1/models answers something else than models"
         missing = [model for model in self.models if model not in cards]
         if missing:
             return f"it does not serve {', '.join(missing)}; it serves {', '.join(map(str, cards)) or 'nothing'}"
-        self.limits = {model: cards[model] for model in self.models if isinstance(cards[model], int)}
+        self._learn_limits(self._limits_in(cards))
         if self._before_ready is not None:
             await self._before_ready(self)
         return None
+
+    async def _replaced(self) -> bool:
+        """Whether a ready server has another max_model_len than before: another one has taken its address."""
+        status, content = await self.client.get("/v1/models")
+        cards = _cards(content) if status == 200 else None
+        if cards is None or self._limits_in(cards) == self.limits:
+            return False
+        self._set("it has another max_model_len than before")
+        return True
+
+    def _limits_in(self, cards: dict[str, Any]) -> dict[str, int]:
+        return {model: limit for model in self.models if isinstance(limit := cards.get(model), int)}
+
+    def _learn_limits(self, limits: dict[str, int]) -> None:
+        before, self.limits = self.limits, limits
+        if not before or limits == before:
+            return
+        name = "upstream's max_model_len changed"
+        event(logger, logging.WARNING, name, base_url=self.base_url, before=before, now=limits)
+        if self._on_window is not None:
+            self._on_window(self.base_url)
 
     def _set(self, reason: str | None) -> None:
         # One that lets nobody in will not come up by itself, so that is told though it was not ready before either.
@@ -172,6 +202,14 @@ class Upstream:
             self._up.clear()
         if changed and self._on_change is not None:
             self._on_change()
+
+
+def _cards(content: bytes) -> dict[str, Any] | None:
+    """max_model_len by model in an answer of /v1/models; None where it is something else."""
+    try:
+        return {card["id"]: card.get("max_model_len") for card in from_json(content)["data"]}
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return None
 
 
 def _refusal(path: str, status: int) -> str:

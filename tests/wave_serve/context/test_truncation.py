@@ -9,7 +9,8 @@ import pytest
 from helpers.fake_upstream import FakeUpstream, reply_json, stream
 from helpers.running import Running, running, settings_for
 
-from wave_serve.context.truncation import cut, fewest_dropped, keep_tokens, turns_of
+from wave_serve.context.truncation import Turns, cut, fewest_dropped, keep_tokens, turns_of
+from wave_serve.request.dialects import CHAT
 from wave_serve.settings import Overflow
 from wave_serve.tokens.special_tokens import affixes_of
 
@@ -58,15 +59,19 @@ def chat(*roles: str) -> list[dict]:
     return [{"role": role, "content": str(index)} for index, role in enumerate(roles)]
 
 
+def turns_of_chat(messages: list[dict]) -> Turns:
+    return turns_of([CHAT.entry(message) for message in messages])
+
+
 TALK = chat(
     "system", "user", "assistant", "tool", "assistant", "user", "assistant", "user", "tool", "user", "assistant"
 )
 
 
 def test_turns_are_a_users_message_with_what_answers_it() -> None:
-    assert turns_of(TALK).droppable == ((1, 2, 3, 4), (5, 6), (7, 8))
-    assert turns_of(chat("assistant", "user", "developer", "user")).droppable == ((0,), (1,))
-    assert turns_of(chat("system", "assistant")).droppable == ()
+    assert turns_of_chat(TALK).droppable == ((1, 2, 3, 4), (5, 6), (7, 8))
+    assert turns_of_chat(chat("assistant", "user", "developer", "user")).droppable == ((0,), (1,))
+    assert turns_of_chat(chat("system", "assistant")).droppable == ()
 
 
 @pytest.mark.parametrize(
@@ -81,13 +86,13 @@ def test_turns_are_a_users_message_with_what_answers_it() -> None:
     ],
 )
 def test_whole_turns_go_and_system_and_last_user_stay(overflow: Overflow, drop: int, left: tuple) -> None:
-    assert turns_of(TALK).keep(drop, overflow) == left
+    assert turns_of_chat(TALK).keep(drop, overflow) == left
 
 
 @pytest.mark.parametrize("overflow", [HEAD, MIDDLE, TAIL])
 @pytest.mark.parametrize("budget", [1, 3, 9, 10])
 def test_as_few_turns_as_needed_are_dropped(overflow: Overflow, budget: int) -> None:
-    turns = turns_of(TALK)
+    turns = turns_of_chat(TALK)
 
     async def count(ranges: tuple) -> int:
         return sum(end - start for start, end in ranges)

@@ -4,14 +4,15 @@ import json
 
 import pytest
 
-from wave_serve.relay.events import BrokenStreamError, EventStream, error_event
+from wave_serve.relay.events import BrokenStreamError, EventStream
 from wave_serve.relay.usage import AnswerUsage
+from wave_serve.request.dialects import COMPLETIONS
 
 EVENTS = b': comment\n\ndata: {"a": "\\n\\n"}\n\ndata: {"b": 2}\r\n\r\nid: 7\ndata: {"c": 3}\n\ndata: [DONE]\n\n'
 
 
 def new_stream(extension: dict | None = None) -> EventStream:
-    return EventStream(AnswerUsage(extension), lambda _event: None)
+    return EventStream(COMPLETIONS, AnswerUsage(COMPLETIONS, extension), lambda _event: None)
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 7, 1000])
@@ -73,7 +74,7 @@ def test_an_error_ends_the_stream_after_the_events_before_it(event: bytes, statu
     assert caught.value.whole == b'data: {"a": 1}\n\n'
     assert caught.value.error.status == status
     assert caught.value.error.type == kind
-    assert json.loads(error_event(caught.value.error).removeprefix(b"data: "))["error"]["type"] == kind
+    assert json.loads(COMPLETIONS.error_event(caught.value.error).removeprefix(b"data: "))["error"]["type"] == kind
 
 
 def test_what_the_gateway_did_joins_the_usage_of_every_event_that_has_one() -> None:

@@ -16,8 +16,9 @@ POSTING = (400, 401, 403, 404, 408, 413, 415, 429, 500, 501, 502, 503, 504)
 UNCOUNTED = (401, 408, 415)  # described before a prompt can be counted
 RETRYABLE = (429, 500, 501, 502, 503, 504)
 STREAMED = (
-    "With `stream`: server-sent events of one JSON object each (x-item-schema), then `data: [DONE]`; a failure ends it "
-    "with an event that has the member `error` instead. Comments keep an idle stream alive."
+    "With `stream`: server-sent events of one JSON object each (x-item-schema), up to `data: [DONE]` or the API's own "
+    "last event; a failure ends it with an event that has the member `error` instead. Comments keep an idle stream "
+    "alive."
 )
 ALWAYS = (Header.REQUEST_ID,)
 RATES = tuple(name for name in Header if name.startswith("x-ratelimit"))
@@ -53,23 +54,30 @@ def document(asks: Callable[[str], bool]) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class _Endpoint:
-    """What is special of one endpoint: `counted` are the headers that tell of its prompt."""
+    """What is special of one endpoint: `counted` are the headers that tell of its prompt, `error` is its shape."""
 
     summary: str
     content: dict[str, Any]
     errors: tuple[int, ...]
     counted: tuple[str, ...] = ()
     more: dict[str, Any] = field(default_factory=dict)
+    error: str = "Error"
 
 
 def _endpoints() -> dict[str, tuple[str, _Endpoint]]:
-    context = {"anyOf": [ref("CompletionRequest"), ref("ChatRequest")]}
+    bodies = ("CompletionRequest", "ChatRequest", "ResponsesRequest", "MessagesRequest")
+    context = {"anyOf": [ref(body) for body in bodies]}
     tokenize = {"anyOf": [ref("TokenizeText"), ref("TokenizeChat")]}
     model = {"name": "model", "in": "path", "required": True, "schema": TEXT, "description": "Its name."}
     metrics = {"text/plain": {"schema": TEXT}}
     return {
         "/v1/completions": _generation("Complete a prompt.", "CompletionRequest", "Completion"),
         "/v1/chat/completions": _generation("Answer a chat.", "ChatRequest", "ChatCompletion"),
+        "/v1/responses": _generation("Answer with a response.", "ResponsesRequest", "Response"),
+        "/v1/messages": _anthropic(_generation("Answer Anthropic's messages.", "MessagesRequest", "Message")),
+        "/v1/messages/count_tokens": _anthropic(
+            _post("Count the tokens of Anthropic's messages.", ref("CountedMessages"), "InputTokens", PREFLIGHT)
+        ),
         "/v1/context": _post("Say whether a request would fit, without generating.", context, "Context", PREFLIGHT),
         "/tokenize": _post("Token ids of a text or a chat.", tokenize, "Tokens"),
         "/detokenize": _post("The text of token ids.", ref("DetokenizeRequest"), "Text"),
@@ -85,6 +93,12 @@ def _generation(summary: str, body: str, answer: str) -> tuple[str, _Endpoint]:
     events = {"text/event-stream": {"x-item-schema": ref(f"{answer}Event")}}
     method, one = _post(summary, ref(body), answer, GENERATION)
     return method, replace(one, content=one.content | events, more=one.more | {"description": STREAMED})
+
+
+def _anthropic(endpoint: tuple[str, _Endpoint]) -> tuple[str, _Endpoint]:
+    """The same with errors in Anthropic's shape."""
+    method, one = endpoint
+    return method, replace(one, error="AnthropicError")
 
 
 def _post(summary: str, body: Schema, answer: str, counted: tuple[str, ...] = ()) -> tuple[str, _Endpoint]:
@@ -108,7 +122,7 @@ def _operation(one: _Endpoint, asks: bool) -> dict[str, Any]:
         names: tuple[str, ...] = ALWAYS if status == 401 else (*ALWAYS, *rates)
         names += () if status in UNCOUNTED else one.counted
         names += (Header.WWW_AUTHENTICATE,) if status == 401 else RETRY if status in RETRYABLE else ()
-        content = {"application/json": {"schema": error_schema(status)}}
+        content = {"application/json": {"schema": error_schema(status, one.error)}}
         responses[str(status)] = _response(STATUSES[status], content, names)
     operation = {"summary": one.summary, "responses": responses, **one.more}
     return operation | {"security": [{name: []} for name in ("key", *KEY_HEADERS)]} if asks else operation

@@ -28,7 +28,7 @@ def codes_of(status: int) -> list[str | None]:
     return [None, *named] if status in WITHOUT_CODE else named
 
 
-def error_schema(status: int) -> Schema:
-    """The body of an answer of that status."""
+def error_schema(status: int, shape: str) -> Schema:
+    """The body of an answer of that status, in the shape of that schema."""
     code = {"properties": {"code": {"enum": codes_of(status)}}}
-    return {"allOf": [ref("Error"), {"properties": {"error": code}}]}
+    return {"allOf": [ref(shape), {"properties": {"error": code}}]}

@@ -6,16 +6,22 @@ from pydantic import TypeAdapter
 from pydantic.json_schema import GenerateJsonSchema
 from pydantic_core import core_schema
 
+from wave_serve.api.count_messages import InputTokens
 from wave_serve.api.openapi.shapes import COUNT, IDS, TEXT, Schema, array_of, described, nullable, open_object, ref
 from wave_serve.api.preflight import Context
 from wave_serve.api.readiness import Health, Ready
 from wave_serve.context.card import Limits, Model, Models, Zones
 from wave_serve.context.truncation import Truncation
 from wave_serve.errors import Error, ErrorDetails
+from wave_serve.request.dialects.messages import AnthropicError, AnthropicErrorDetails
+from wave_serve.request.dialects.messages_body import CountedMessages, MessagesRequest
+from wave_serve.request.dialects.responses_body import ResponsesRequest
 from wave_serve.request.fields import ChatRequest, CompletionRequest, DetokenizeRequest, TokenizeChat, TokenizeText
 
-REQUESTS = (CompletionRequest, ChatRequest, TokenizeText, TokenizeChat, DetokenizeRequest)
-ANSWERS = (Model, Models, Limits, Zones, Context, Truncation, Health, Ready, Error, ErrorDetails)
+GENERATIONS = (CompletionRequest, ChatRequest, ResponsesRequest, MessagesRequest)
+REQUESTS = (*GENERATIONS, CountedMessages, TokenizeText, TokenizeChat, DetokenizeRequest)
+ERRORS = (Error, ErrorDetails, AnthropicError, AnthropicErrorDetails)
+ANSWERS = (Model, Models, Limits, Zones, Context, Truncation, InputTokens, Health, Ready, *ERRORS)
 REFS = "#/components/schemas/{model}"
 
 
@@ -94,6 +100,8 @@ def _generated() -> dict[str, Schema]:
         "CompletionEvent": {"anyOf": [_answer(text), ref("Error")]},
         "ChatCompletion": _answer(message),
         "ChatCompletionEvent": {"anyOf": [_answer(delta), ref("Error")]},
+        **_responses(),
+        **_messages(),
         "Usage": open_object(
             {
                 "prompt_tokens": COUNT,
@@ -105,6 +113,31 @@ def _generated() -> dict[str, Schema]:
             ["prompt_tokens", "total_tokens"],
         ),
     }
+
+
+def _responses() -> dict[str, Schema]:
+    """What /v1/responses answers; the events are those of OpenAI's reference, each named by its type."""
+    usage = open_object(
+        {"input_tokens": COUNT, "output_tokens": COUNT, "total_tokens": COUNT, "truncation": _cut()},
+        ["input_tokens", "output_tokens", "total_tokens"],
+    )
+    members = {"id": TEXT, "object": {"const": "response"}, "model": TEXT, "output": array_of({"type": "object"})}
+    response = open_object(members | {"status": TEXT, "usage": nullable(usage)}, ["id", "object", "output"])
+    event = open_object({"type": TEXT, "response": ref("Response")}, ["type"])
+    return {"Response": response, "ResponseEvent": event}
+
+
+def _messages() -> dict[str, Schema]:
+    """What /v1/messages answers; the events are those of Anthropic's reference, each named by its type."""
+    usage = open_object({"input_tokens": COUNT, "output_tokens": COUNT, "truncation": _cut()}, [])
+    members = {"id": TEXT, "type": {"const": "message"}, "role": TEXT, "content": array_of({"type": "object"})}
+    message = open_object(members | {"stop_reason": nullable(TEXT), "usage": nullable(usage)}, ["id", "content"])
+    event = open_object({"type": TEXT, "message": ref("Message"), "usage": nullable(usage)}, ["type"])
+    return {"Message": message, "MessageEvent": event}
+
+
+def _cut() -> Schema:
+    return described(ref("Truncation"), "What of the conversation was kept, where it was truncated.")
 
 
 def _answer(choice: Schema) -> Schema:
