@@ -7,13 +7,7 @@ import threading
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 
-UNRECORDED = (
-    "/health",
-    "/v1/models",
-    "/metrics",
-    "/v1/chat/completions/render",
-    "/detokenize",
-)  # what a gateway asks by itself
+UNRECORDED = ("/health", "/v1/models", "/metrics", "/v1/chat/completions/render")  # what a gateway asks by itself
 Handler = Callable[["Connection"], Awaitable[None]]
 
 

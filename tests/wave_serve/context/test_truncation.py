@@ -2,14 +2,18 @@
 
 import asyncio
 import json
+import shutil
 from collections.abc import Callable
+from pathlib import Path
 
 import httpx
 import pytest
+from helpers.engine_tokenizer import EngineTokenizer
 from helpers.fake_upstream import FakeUpstream, reply_json, stream
 from helpers.running import Running, running, settings_for
 
 from wave_serve.context.truncation import Turns, cut, fewest_dropped, keep_tokens, turns_of
+from wave_serve.engine.checkpoint import bundled_checkpoint
 from wave_serve.request.dialects import CHAT
 from wave_serve.settings import Overflow
 from wave_serve.tokens.special_tokens import affixes_of
@@ -144,6 +148,49 @@ def test_a_text_is_cut_in_tokens_and_forwarded_as_ids(serve: Serve, upstream: Fa
     assert headers["x-wave-original-tokens"] == "201"
     assert headers["x-wave-kept-tokens"] == "0-1,194-201"
     assert headers["x-wave-context-tokens"] == "8"
+
+
+@pytest.mark.parametrize("local", [False, True])
+@pytest.mark.parametrize("overflow", ["truncate_head", "truncate_middle", "truncate_tail"])
+@pytest.mark.parametrize("emoji", ["🙂", "日", "👩\u200d🚀"])
+def test_no_cut_leaves_half_a_character(
+    local: bool, overflow: str, emoji: str, serve: Serve, upstream: FakeUpstream
+) -> None:
+    engine = EngineTokenizer(bundled_checkpoint())
+    upstream.answers |= engine.handlers
+    one = serve(tokenizer=str(bundled_checkpoint() / "tokenizer.json")) if local else serve()
+    prompt = emoji * 60
+    for room in range(9, 16):
+        answer = one.post({"prompt": prompt, "max_tokens": 100 - room, "overflow": overflow})
+        assert answer.status_code == 200, answer.text
+        sent = forwarded(upstream)["prompt"]
+        assert room - 6 <= len(sent) <= room
+        text = engine.decode(sent)
+        assert "\ufffd" not in text
+        assert set(text) <= set(emoji)
+        (kept,) = answer.json()["usage"]["truncation"]["prompts"]
+        assert kept["kept_tokens"] == len(sent) == sum(end - start for start, end in kept["kept_ranges"])
+
+
+def test_a_text_that_holds_a_broken_character_is_cut_all_the_same(serve: Serve, upstream: FakeUpstream) -> None:
+    upstream.answers["/detokenize"] = reply_json({"prompt": "\ufffd"})
+    serve().post({"prompt": "abcdefghij" * 20, "max_tokens": 92, "overflow": "truncate_head"})
+    assert forwarded(upstream)["prompt"] == [1, *b"defghij"]
+
+
+def test_special_tokens_stay_special_where_only_the_engine_knows_them(
+    serve: Serve, upstream: FakeUpstream, tmp_path: Path
+) -> None:
+    for name in ("tokenizer.json", "tokenizer_config.json", "config.json"):
+        shutil.copy(bundled_checkpoint() / name, tmp_path / name)
+    config = json.loads((tmp_path / "tokenizer_config.json").read_text())
+    config["extra_special_tokens"] = ["<|im_start|>"]
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(config))
+    engine = EngineTokenizer(tmp_path)
+    upstream.answers |= engine.handlers
+    one = serve(tokenizer=str(tmp_path / "tokenizer.json"))
+    one.post({"prompt": "<|im_start|>" * 150, "max_tokens": 90, "overflow": "truncate_head"})
+    assert forwarded(upstream)["prompt"] == engine.encode("<|im_start|>" * 10)
 
 
 def test_the_request_may_ask_for_it_and_the_field_is_not_passed_on(serve: Serve, upstream: FakeUpstream) -> None:
