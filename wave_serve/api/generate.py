@@ -39,6 +39,7 @@ async def generate(gateway: Gateway, request: Request, dialect: Dialect) -> Resp
         timeouts=gateway.settings.timeouts,
         on_usage=partial(_compare, gateway, model, outcome),
         hide_usage=bool(usage),
+        echoed_prefix="" if outcome.truncated is None else outcome.truncated.echoed_prefix,
     )
 
 

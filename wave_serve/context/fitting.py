@@ -42,12 +42,21 @@ class Measured:
 
 @dataclass(frozen=True)
 class Truncated:
-    """What is left of a request's prompts, and the fields of its body that say so."""
+    """What is left of a request's prompts.
+
+    Attributes:
+        overflow: the policy by which they were cut.
+        kept: what is kept of each.
+        unit: of the ranges that are kept.
+        changes: fields of the request's body to set.
+        echoed_prefix: text of the special tokens before a prompt that is to be echoed: its client did not send them.
+    """
 
     overflow: Overflow
     kept: tuple[Kept, ...]
     unit: Unit
     changes: dict[str, Any]
+    echoed_prefix: str = ""
 
     @property
     def tokens(self) -> tuple[int, ...]:
@@ -239,7 +248,11 @@ class Fitting:
                 ranges = await counter.whole_characters(ids, ranges, upstream)
             prompts.append(cut(ids, ranges))
             kept.append(Kept(len(ids), len(prompts[-1]), ranges))
-        return Truncated(overflow, tuple(kept), "token", {"prompt": prompts if len(prompts) > 1 else prompts[0]})
+        echoed = ""
+        if self._generation.payload.get("echo") and special and isinstance(measured.prompts[0], str):
+            echoed = await counter.decode(affixes.prefix, upstream)
+        changes = {"prompt": prompts if len(prompts) > 1 else prompts[0]}
+        return Truncated(overflow, tuple(kept), "token", changes, echoed)
 
     async def _truncate_conversation(
         self, dialect: Conversation, tokens: int, upstream: Upstream, budget: int, overflow: Overflow

@@ -32,7 +32,7 @@ class Relay(Response):
 
     `dispatch` chooses the upstream, and another one as long as no upstream has begun to answer (`_committed`). The
     prompt tokens that a complete answer's usage tells go to `on_usage`; `hide_usage` keeps a stream's usage from the
-    client, which did not ask for it.
+    client, which did not ask for it, and `echoed_prefix` is cut from the beginning of an echo.
     """
 
     def __init__(
@@ -46,6 +46,7 @@ class Relay(Response):
         timeouts: TimeoutSettings,
         on_usage: Callable[[int], None] = lambda _: None,
         hide_usage: bool = False,
+        echoed_prefix: str = "",
     ) -> None:
         super().__init__()
         self._dispatch = dispatch
@@ -56,6 +57,7 @@ class Relay(Response):
         self._timeouts = timeouts
         self._on_usage = on_usage
         self._hide_usage = hide_usage
+        self._echoed_prefix = echoed_prefix
         self._committed = False
         self._answered = False
 
@@ -162,7 +164,12 @@ class Relay(Response):
         raise ApiError(502, "The upstream ended its stream before the answer was complete.", code=Code.UPSTREAM_DIED)
 
     def _usage(self) -> AnswerUsage:
-        return AnswerUsage(self._dialect, self._exchange.prompt.usage_extension, hidden=self._hide_usage)
+        return AnswerUsage(
+            self._dialect,
+            self._exchange.prompt.usage_extension,
+            hidden=self._hide_usage,
+            echoed_prefix=self._echoed_prefix,
+        )
 
     def _seen(self, part: Any) -> None:
         """A whole answer, or an event of its stream, has come as JSON."""

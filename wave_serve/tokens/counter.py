@@ -146,11 +146,12 @@ class TokenCounter:
     async def _character(self, ids: Sequence[int], at: int, step: int, upstream: Upstream) -> int:
         """The nearest position from `at` on at which a character begins; `at` itself where there is none near."""
         for found in range(at, at + step * CHARACTER_TOKENS, step):
-            if not (await self._decode(ids[found : found + CHARACTER_TOKENS], upstream)).startswith(BROKEN):
+            if not (await self.decode(ids[found : found + CHARACTER_TOKENS], upstream)).startswith(BROKEN):
                 return found
         return at  # the text itself holds BROKEN
 
-    async def _decode(self, ids: Sequence[int], upstream: Upstream) -> str:
+    async def decode(self, ids: Sequence[int], upstream: Upstream) -> str:
+        """The text of token ids, special tokens included."""
         if self._tokenizer is not None:
             return self._tokenizer.decode(ids)
         asked = to_json({"model": self._model, "tokens": list(ids)})

@@ -18,9 +18,10 @@ from wave_serve.tokens.pieces import PATTERNS
 from wave_serve.tokens.special_tokens import PROBE, Affixes, affixes_of
 
 NFC = {"type": "NFC"}
-# Normalizers that do not depend on a library's version of Unicode. With another one, such as BERT's, the two libraries
-# differ on hundreds of characters.
-PLAIN_NORMALIZERS = ("Precompiled", "Prepend", "Replace", "Sequence")
+# Steps that do not depend on a library's version of Unicode, or of which `takes` knows where they do. With another one,
+# such as BERT's normalizer or Falcon's split at punctuation, the two libraries differ on dozens to hundreds of characters.
+NORMALIZERS = ("Precompiled", "Prepend", "Replace", "Sequence")
+PRE_TOKENIZERS = ("ByteLevel", "Digits", "Metaspace", "Sequence", "Split", "WhitespaceSplit")
 
 
 class UnsupportedTokenizerError(ValueError):
@@ -38,9 +39,9 @@ class FastTokenizer:
         self._own_split = _splits_by_own_expression(description.get("pre_tokenizer") or {})
         self._nfc = description.get("normalizer") == NFC
         normalizer = None if self._nfc else description.get("normalizer")
-        unknown = [one for one in _types(normalizer) if one not in PLAIN_NORMALIZERS]
+        unknown = _types(normalizer) - {*NORMALIZERS} | _types(description.get("pre_tokenizer")) - {*PRE_TOKENIZERS}
         if unknown:
-            raise UnsupportedTokenizerError(f"its normalizer {unknown[0]} follows a version of Unicode")
+            raise UnsupportedTokenizerError(f"its {min(unknown)} follows a version of Unicode")
         described = {**description, "normalizer": normalizer, "truncation": None, "padding": None}
         try:
             self._tokenizer = splintr.from_json_bytes(to_json(described))
@@ -98,8 +99,9 @@ def _splits_by_own_expression(pre_tokenizer: Mapping[str, Any]) -> bool:
     return any(step.get("type") == "Split" and step["pattern"].get("Regex") not in (None, *PATTERNS) for step in steps)
 
 
-def _types(normalizer: Any) -> list[str]:
-    """The types of a normalizer and of those inside it."""
-    if normalizer is None:
-        return []
-    return [normalizer["type"], *(name for one in normalizer.get("normalizers", ()) for name in _types(one))]
+def _types(step: Mapping[str, Any] | None) -> set[str]:
+    """The types of a normalizer or pre-tokenizer and of those inside it."""
+    if step is None:
+        return set()
+    inside = (*step.get("normalizers", ()), *step.get("pretokenizers", ()))
+    return {step["type"]}.union(*map(_types, inside))

@@ -178,6 +178,26 @@ def test_a_text_that_holds_a_broken_character_is_cut_all_the_same(serve: Serve, 
     assert forwarded(upstream)["prompt"] == [1, *b"defghij"]
 
 
+@pytest.mark.parametrize("streamed", [False, True])
+def test_an_echo_shows_only_what_is_kept_of_the_text(streamed: bool, serve: Serve, upstream: FakeUpstream) -> None:
+    """The fake upstream puts token 1 before every text; vLLM echoes token ids with their special tokens."""
+    echoed = {"index": 0, "text": "\x01defghij and more"}
+    if streamed:
+        events = [b"data: " + json.dumps({"choices": [one]}).encode() + b"\n\n" for one in (echoed, echoed)]
+        upstream.answers["/v1/completions"] = stream(*events, b"data: [DONE]\n\n")
+    else:
+        upstream.answers["/v1/completions"] = reply_json({"choices": [echoed, echoed | {"index": 1}]})
+    body = {"prompt": "abcdefghij" * 20, "max_tokens": 92, "echo": True, "stream": streamed}
+    answer = serve(overflow="truncate_head").post(body)
+    assert forwarded(upstream)["prompt"] == [1, *b"defghij"]
+    if streamed:  # only the first of a choice's events begins with the prompt
+        first, second, _ = answer.text.split("\n\n", 2)
+        assert json.loads(first[6:])["choices"][0]["text"] == "defghij and more"
+        assert json.loads(second[6:])["choices"] == [echoed]
+    else:
+        assert [choice["text"] for choice in answer.json()["choices"]] == ["defghij and more"] * 2
+
+
 def test_special_tokens_stay_special_where_only_the_engine_knows_them(
     serve: Serve, upstream: FakeUpstream, tmp_path: Path
 ) -> None:

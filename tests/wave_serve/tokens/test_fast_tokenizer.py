@@ -101,22 +101,32 @@ def test_counts_of_mixed_texts_keep_their_order(tmp_path: Path) -> None:
         ]
 
 
+BERT = {"type": "BertNormalizer", "clean_text": True, "handle_chinese_chars": True, "lowercase": True}
+
+
 @pytest.mark.parametrize(
-    "normalizer",
+    "change",
     [
-        {"type": "NFKC"},
-        {"type": "Sequence", "normalizers": [{"type": "Replace", "pattern": {"String": "a"}, "content": "b"}] * 2}
-        | {"normalizers": [{"type": "Lowercase"}]},
-        {"type": "BertNormalizer", "clean_text": True, "handle_chinese_chars": True, "lowercase": True}
-        | {"strip_accents": None},
+        {"normalizer": {"type": "NFKC"}},
+        {"normalizer": {"type": "Sequence", "normalizers": [{"type": "NFC"}, {"type": "Lowercase"}]}},
+        {"normalizer": BERT | {"strip_accents": None}},
+        {
+            "pre_tokenizer": {
+                "type": "Sequence",
+                "pretokenizers": [
+                    {"type": "Punctuation", "behavior": "Contiguous"},
+                    {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True},
+                ],
+            }
+        },
     ],
 )
-def test_a_normalizer_that_follows_unicode_is_left_to_tokenizers(normalizer: dict, tmp_path: Path) -> None:
+def test_a_step_that_follows_unicode_is_left_to_tokenizers(change: dict, tmp_path: Path) -> None:
     path = build(tmp_path, "gpt2")
-    path.write_text(json.dumps(read(path) | {"normalizer": normalizer}))
+    path.write_text(json.dumps(read(path) | change))
     tokenizer = LocalTokenizer(path)
     assert tokenizer.library == "tokenizers"
-    text = "ABC ﬁ e\u0301"
+    text = "ABC ﬁ e\u0301, \u061d"
     assert asyncio.run(tokenizer.count([text], add_special_tokens=True)) == [len(tokenizer.encode(text))]
 
 
