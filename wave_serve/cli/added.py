@@ -33,7 +33,10 @@ def load_command(entry: EntryPoint) -> Callable[..., object]:
 
 def _extras_with(module: str) -> list[str]:
     """Extras of this distribution that bring `module`, or all of them where its name is found in none."""
-    metadata = importlib.metadata.metadata(DISTRIBUTION)
+    try:
+        metadata = importlib.metadata.metadata(DISTRIBUTION)
+    except importlib.metadata.PackageNotFoundError:  # a source tree that is not installed
+        return []
     extras = metadata.get_all("Provides-Extra") or []
     found = []
     for requirement in metadata.get_all("Requires-Dist") or []:

@@ -8,8 +8,9 @@ import typer
 from wave_serve.context.catalogue import ServedModel
 from wave_serve.keys.file import load_keys
 from wave_serve.settings import Settings
+from wave_serve.settings.errors import SettingsError
 from wave_serve.settings.example import render_example
-from wave_serve.settings.file import SettingsError, load_settings
+from wave_serve.settings.file import load_settings
 from wave_serve.tokens.tokenizer import LocalTokenizer, TokenizerError
 from wave_serve.upstream.access import access_to
 

@@ -15,7 +15,8 @@ from wave_serve.logs import configure_logging
 from wave_serve.run.reload import SettingsSource
 from wave_serve.run.serve import run_gateway, run_with_engine
 from wave_serve.settings import ModelSettings, Settings
-from wave_serve.settings.file import SettingsError, load_settings
+from wave_serve.settings.errors import SettingsError
+from wave_serve.settings.file import load_settings
 
 app = typer.Typer(name="wave-serve", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 app.add_typer(keys, name="keys")

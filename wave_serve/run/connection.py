@@ -12,6 +12,7 @@ from wave_serve.errors import ApiError, invalid
 from wave_serve.run.head import HeadBounds
 from wave_serve.settings import Settings
 
+MOST_WAITING = 100  # requests of one connection that were sent before an earlier one was answered
 LINGER_SECONDS = 2.0  # for a refused client to read why, while what it still sends is dropped
 
 
@@ -84,9 +85,12 @@ class Connection(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         """The head of a request; one that asks for an upgrade comes twice, see `_parse`."""
-        if not self._asks_for_upgrade():
-            self._in_body = True
-            super().on_headers_complete()
+        if self._asks_for_upgrade():
+            return
+        if len(self.pipeline) >= MOST_WAITING:
+            raise invalid(f"More than {MOST_WAITING} requests were sent without waiting for an answer.")
+        self._in_body = True
+        super().on_headers_complete()
 
     def on_body(self, body: bytes) -> None:
         """A part of a request's body."""

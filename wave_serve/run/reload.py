@@ -11,7 +11,7 @@ from wave_serve.gateway import Gateway
 from wave_serve.keys.file import ApiKey, load_keys
 from wave_serve.logs import event
 from wave_serve.settings import Settings
-from wave_serve.settings.file import SettingsError
+from wave_serve.settings.errors import SettingsError
 
 logger = logging.getLogger("wave_serve.reload")
 

@@ -17,7 +17,7 @@ Port = Annotated[int, Field(ge=1, le=65535)]
 class Settings(Frozen):
     """The whole configuration."""
 
-    host: str = Field("127.0.0.1", description="Address to listen on; 0.0.0.0 for all.")
+    host: str = Field("127.0.0.1", pattern=r"^[^\s/]+$", description="Address to listen on; 0.0.0.0 for all.")
     port: Port = Field(8000, description="Port to listen on.")
     max_head_bytes: Annotated[int, Field(ge=1024)] = Field(
         2**16, description="Largest head of a request: its URL and headers; more is a 414 or 431."

@@ -2,16 +2,30 @@
 
 import re
 from functools import partial
+from typing import Any
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, HttpUrl, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, HttpUrl, ValidationError, field_validator
 
 from wave_serve.settings.secret import unshown
 
+MOST = 1e9  # of fractions, factors and seconds
+LARGEST = 2**53  # of counts and lengths: the last up to which every integer is a float
+
 
 class Frozen(BaseModel):
-    """Immutable section of the settings; an unknown key is an error."""
+    """Immutable section of the settings; an unknown key is an error, and so is a number that no product can hold."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    @field_validator("*")
+    @classmethod
+    def _is_finite_in_every_product(cls, value: Any) -> Any:
+        """A length times a factor has to stay a number, and a wait has to end: 10^9 s are 32 years."""
+        if isinstance(value, float) and value > MOST:
+            raise ValueError(f"must be at most {MOST:g}")
+        if isinstance(value, int) and value > LARGEST:
+            raise ValueError(f"must be at most {LARGEST}")
+        return value
 
 
 def root_url(instead: str) -> AfterValidator:

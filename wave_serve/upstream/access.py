@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from wave_serve.settings import UpstreamSettings
-from wave_serve.settings.file import SettingsError
+from wave_serve.settings.errors import SettingsError
 from wave_serve.settings.secret import read_secret
 
 

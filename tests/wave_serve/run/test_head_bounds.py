@@ -160,6 +160,17 @@ def test_an_answer_under_way_is_not_broken_by_a_refusal_behind_it(upstream: Fake
     assert got.endswith(b"data: [DONE]\n\n\r\n0\r\n\r\n")
 
 
+def test_requests_that_are_sent_far_ahead_of_their_answers_are_not_kept(narrow: Running) -> None:
+    got = exchange(narrow, iter([(START + b"\r\n") * 5000]))
+    assert 100 <= got.count(b"HTTP/1.1 200 OK") < 200
+    assert got.count(b"HTTP/1.1") == got.count(b'{"status":"ok"}')
+
+
+def test_some_may_be_sent_ahead(narrow: Running) -> None:
+    got = exchange(narrow, iter([(START + b"\r\n") * 50 + START + b"connection: close\r\n\r\n"]))
+    assert got.count(b"HTTP/1.1 200 OK") == 51
+
+
 def test_the_memory_of_a_refused_head_is_given_back(start: Callable[..., Process]) -> None:
     gateway = start()
 

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from importlib.metadata import version
 from typing import Any
 
 from wave_serve.api.openapi.errors import STATUSES, error_schema
@@ -10,6 +9,7 @@ from wave_serve.api.openapi.schemas import schemas
 from wave_serve.api.openapi.shapes import TEXT, Schema, ref
 from wave_serve.headers import Header
 from wave_serve.keys.auth import KEY_HEADERS
+from wave_serve.version import version
 
 READING = (401, 500)
 POSTING = (400, 401, 403, 404, 408, 413, 415, 429, 500, 501, 502, 503, 504)
@@ -35,7 +35,7 @@ def document(asks: Callable[[str], bool]) -> dict[str, Any]:
         "openapi": "3.1.0",
         "info": {
             "title": "wave-serve",
-            "version": version("wave-serve"),
+            "version": version(),
             "description": "OpenAI's API before models that are served far past their training length.",
         },
         "paths": {path: {method: _operation(one, asks(path))} for path, (method, one) in _endpoints().items()},

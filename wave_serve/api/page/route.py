@@ -11,11 +11,12 @@ from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
 from wave_serve.api.entry import gateway_of
+from wave_serve.api.readable import ReadableRoute
 from wave_serve.gateway import Gateway
 
 PATH = "/"
 # No key is asked for: there is nothing secret in the page, and a key is entered on it.
-router = APIRouter(include_in_schema=False)
+router = APIRouter(include_in_schema=False, route_class=ReadableRoute)
 
 
 @router.get(PATH)
