@@ -85,6 +85,10 @@ class StreamedBody(Body):
         """The field that limits the completion, and its value in tokens; None where it is not there."""
         raise NotImplementedError
 
+    def least_completion(self) -> int:
+        """The shortest completion asked for, in tokens."""
+        return 0
+
     def completions(self) -> int:
         """Completions of each prompt."""
         return 1
@@ -125,6 +129,10 @@ class GenerationBody(PromptBody, SampledBody):
     use_beam_search: bool | None = about("Search with n beams instead of sampling.")
     return_token_ids: bool | None = about("Token ids beside the text.")
     return_tokens_as_token_ids: bool | None = about("Tokens of log-probabilities as `token_id:ID`.")
+
+    def least_completion(self) -> int:
+        """The field min_tokens."""
+        return self.min_tokens or 0
 
     def completion_limit(self) -> tuple[str, int | None]:
         """The field max_tokens."""

@@ -55,6 +55,14 @@ def test_an_absent_max_tokens_is_what_is_left_up_to_the_default(gateway: Running
     assert json.loads(upstream.requests[-1].body)["max_tokens"] == 256
 
 
+def test_the_default_is_at_least_min_tokens(gateway: Running, upstream: FakeUpstream) -> None:
+    assert gateway.post({"prompt": "x", "min_tokens": 400.0}).status_code == 200
+    assert json.loads(upstream.requests[-1].body)["max_tokens"] == 400
+    refused = gateway.post({"prompt": "x" * 800, "min_tokens": 400}).json()["error"]
+    assert (refused["code"], refused["param"]) == ("context_length_exceeded", "prompt")
+    assert "400 for the completion" in refused["message"]
+
+
 def test_an_absent_max_tokens_of_a_chat_is_filled_in_too(gateway: Running, upstream: FakeUpstream) -> None:
     upstream.answers["/v1/chat/completions"] = reply_json({"choices": []})
     gateway.post({"model": "fake", "messages": [{"role": "user", "content": "x"}]}, "/v1/chat/completions")
