@@ -149,7 +149,7 @@ class CompletionRequest(GenerationBody):
     model_config = ConfigDict(json_schema_extra={"required": ["prompt"]})
 
     prompt: Prompts = None
-    logprobs: Natural32 | None = about("Log-probabilities of so many tokens at each position.")
+    logprobs: NaturalOrAll32 | None = about("Log-probabilities of so many tokens at each position; -1 for all.")
     echo: bool | None = about("Repeat the prompt before the completion.")
     suffix: str | None = about("Not supported by the engine.")
 
@@ -162,7 +162,7 @@ class ChatRequest(GenerationBody, TemplateBody):
     messages: Messages = None
     max_completion_tokens: Natural | None = about("As max_tokens, which it replaces.")
     logprobs: bool | None = about("Log-probabilities of the completion's tokens.")
-    top_logprobs: Natural32 | None = about("Log-probabilities of so many tokens at each position.")
+    top_logprobs: NaturalOrAll32 | None = about("Log-probabilities of so many tokens at each position; -1 for all.")
     tool_choice: StringOrObject | None = about("Which tool to call.")
     parallel_tool_calls: bool | None = about("Several tool calls in one answer.")
     reasoning_effort: str | None = about("How long the model reasons, where it does.")

@@ -63,6 +63,28 @@ def test_the_default_is_at_least_min_tokens(gateway: Running, upstream: FakeUpst
     assert "400 for the completion" in refused["message"]
 
 
+@pytest.mark.parametrize(
+    ("path", "fields"),
+    [
+        ("/v1/completions", {"logprobs": -1}),
+        ("/v1/completions", {"prompt_logprobs": -1}),
+        ("/v1/chat/completions", {"top_logprobs": -1, "logprobs": True}),
+    ],
+)
+def test_all_log_probabilities_are_the_engines_to_judge(
+    gateway: Running, upstream: FakeUpstream, path: str, fields: dict
+) -> None:
+    upstream.answers["/v1/chat/completions"] = reply_json({"choices": []})
+    prompt = {"prompt": "x"} if path == "/v1/completions" else {"messages": [{"role": "user", "content": "x"}]}
+    assert gateway.post(prompt | fields, path).status_code == 200
+    assert json.loads(upstream.requests[-1].body).items() >= fields.items()
+    name = next(iter(fields))
+    assert (
+        gateway.post(prompt | fields | {name: -2}, path).json()["error"]["message"]
+        == f"{name} must be at least -1, got -2"
+    )
+
+
 def test_an_absent_max_tokens_of_a_chat_is_filled_in_too(gateway: Running, upstream: FakeUpstream) -> None:
     upstream.answers["/v1/chat/completions"] = reply_json({"choices": []})
     gateway.post({"model": "fake", "messages": [{"role": "user", "content": "x"}]}, "/v1/chat/completions")
