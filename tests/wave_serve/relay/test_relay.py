@@ -85,6 +85,43 @@ def test_all_log_probabilities_are_the_engines_to_judge(
     )
 
 
+@pytest.mark.parametrize(
+    ("header", "field", "used"),
+    [
+        (None, "mine-1", "mine-1"),
+        ("theirs", "mine-1", "theirs"),
+        ("not usable", "mine-1", "mine-1"),
+        (None, "not usable", None),
+        (None, "x" * 129, None),
+        (None, "", None),
+        (None, 7, None),
+        (None, None, None),
+    ],
+)
+@pytest.mark.parametrize("path", ["/v1/completions", "/v1/context", "/tokenize"])
+def test_a_bodys_request_id_counts_where_no_header_came(
+    gateway: Running, upstream: FakeUpstream, path: str, header: str | None, field: object, used: str | None
+) -> None:
+    headers = {} if header is None else {"x-request-id": header}
+    answer = gateway.post({"prompt": "x", "request_id": field}, path, headers=headers)
+    found = answer.headers["x-request-id"]
+    assert found == used if used is not None else found not in ("", "None", field)
+    if path == "/v1/completions":
+        assert upstream.requests[-1].headers["x-request-id"] == found
+
+
+def test_of_the_headers_that_vllm_reads_session_and_priority_are_passed_on(
+    gateway: Running, upstream: FakeUpstream
+) -> None:
+    given = {"X-Session-ID": "s-1", "X-Vllm-Priority": "-3", "X-data-parallel-rank": "1", "X-Other": "x"}
+    gateway.post(BODY, headers=given)
+    sent = upstream.requests[-1].headers
+    assert (sent["x-session-id"], sent["x-vllm-priority"]) == ("s-1", "-3")
+    assert {"x-data-parallel-rank", "x-other"} & sent.keys() == set()
+    gateway.post(BODY)
+    assert {"x-session-id", "x-vllm-priority"} & upstream.requests[-1].headers.keys() == set()
+
+
 def test_an_absent_max_tokens_of_a_chat_is_filled_in_too(gateway: Running, upstream: FakeUpstream) -> None:
     upstream.answers["/v1/chat/completions"] = reply_json({"choices": []})
     gateway.post({"model": "fake", "messages": [{"role": "user", "content": "x"}]}, "/v1/chat/completions")
