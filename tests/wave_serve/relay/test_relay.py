@@ -122,6 +122,25 @@ def test_of_the_headers_that_vllm_reads_session_and_priority_are_passed_on(
     assert {"x-session-id", "x-vllm-priority"} & upstream.requests[-1].headers.keys() == set()
 
 
+@pytest.mark.parametrize(
+    ("told", "shown"),
+    [
+        ({}, ("fake", None)),
+        ({"root": "/models/fake", "parent": None}, ("/models/fake", None)),
+        ({"root": "/adapters/fake", "parent": "base"}, ("/adapters/fake", "base")),
+        ({"root": None, "parent": 3}, ("fake", None)),
+    ],
+)
+def test_models_have_the_root_and_parent_that_the_engine_tells(
+    upstream: FakeUpstream, told: dict, shown: tuple
+) -> None:
+    upstream.answers["/v1/models"] = reply_json({"data": [{"id": "fake", "max_model_len": 1000} | told]})
+    with running(settings_for(upstream)) as one:
+        card = httpx.get(f"{one.url}/v1/models").json()["data"][0]
+        assert httpx.get(f"{one.url}/v1/models/fake").json() == card
+    assert (card["root"], card["parent"]) == shown
+
+
 def test_an_absent_max_tokens_of_a_chat_is_filled_in_too(gateway: Running, upstream: FakeUpstream) -> None:
     upstream.answers["/v1/chat/completions"] = reply_json({"choices": []})
     gateway.post({"model": "fake", "messages": [{"role": "user", "content": "x"}]}, "/v1/chat/completions")
