@@ -15,7 +15,8 @@ from wave_serve.headers import Header
 from wave_serve.keys.use import KeyUse
 
 KEY = "wave_serve.exchange"
-TRACE_CONTEXT = ("traceparent", "tracestate")
+PASSED_ON = ("traceparent", "tracestate", "x-session-id", "x-vllm-priority")
+"""Headers of a request that an upstream gets too; docs/clients.md says of the others that vLLM reads why not."""
 ASKED = ("temperature", "top_p", "top_k", "frequency_penalty", "presence_penalty", "seed", "n")
 FINISH_REASONS = ("stop", "length", "tool_calls", "function_call", "content_filter", "abort", "error")
 ACCEPTED_ID = re.compile(r"[\x21-\x7e]{1,128}")
@@ -91,7 +92,8 @@ class Exchange:
     Moments are seconds since the request arrived; None where they have not come.
 
     Attributes:
-        request_id: the client's own x-request-id, or a new one.
+        request_id: the client's own x-request-id or, without one, its body's request_id; else a new one.
+        id_is_new: whether it is a new one.
         started: when the request arrived, by `time.monotonic`.
         headers: go onto the answer, whatever that is.
         forward: headers of the request to an upstream.
@@ -113,6 +115,7 @@ class Exchange:
     """
 
     request_id: str
+    id_is_new: bool = False
     started: float = field(default_factory=time.monotonic)
     headers: dict[str, str] = field(default_factory=dict)
     forward: dict[str, str] = field(default_factory=dict)
@@ -186,6 +189,12 @@ class Exchange:
             self.key_use.charge(tokens)
             self.headers |= self.key_use.headers()
 
+    def take_id(self, request_id: object) -> None:
+        """The body's request_id, which counts where no usable header came; vLLM would take our header first."""
+        if self.id_is_new and isinstance(request_id, str) and ACCEPTED_ID.fullmatch(request_id):
+            self.request_id = self.headers[Header.REQUEST_ID] = self.forward[Header.REQUEST_ID] = request_id
+            self.id_is_new = False
+
     def body_read(self) -> None:
         """The whole body is here."""
         self.read_s = self.elapsed()
@@ -253,10 +262,11 @@ class Exchange:
 def begin(scope: Scope, headers: Mapping[str, str]) -> Exchange:
     """A new exchange for the request in `scope`; a usable x-request-id is kept."""
     given = headers.get("x-request-id", "")
-    request_id = given if ACCEPTED_ID.fullmatch(given) else uuid.uuid4().hex
-    trace = {name: value for name in TRACE_CONTEXT if (value := headers.get(name))}
+    usable = ACCEPTED_ID.fullmatch(given) is not None
+    request_id = given if usable else uuid.uuid4().hex
+    passed = {name: value for name in PASSED_ON if (value := headers.get(name))}
     named: dict[str, str] = {Header.REQUEST_ID: request_id}
-    exchange = Exchange(request_id, headers=dict(named), forward=trace | named)
+    exchange = Exchange(request_id, headers=dict(named), forward=passed | named, id_is_new=not usable)
     scope[KEY] = exchange
     return exchange
 

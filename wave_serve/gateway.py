@@ -182,6 +182,7 @@ class Gateway:
         body = await read_body(request, self.settings.max_body_bytes, self.settings.timeouts.body)
         exchange_of(request).body_read()
         payload = await self.bodies.parse(body, request.headers.get("content-type"))
+        exchange_of(request).take_id(payload.get("request_id"))
         nulls = [field for field, value in payload.items() if value is None]
         if not nulls:
             return body, payload

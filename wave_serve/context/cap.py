@@ -95,7 +95,7 @@ def usage_headers(prompt_tokens: int, cap: Cap) -> dict[str, str]:
     return found
 
 
-def decide(prompt_tokens: int, requested: int | None, cap: Cap, param: str) -> Receipt:
+def decide(prompt_tokens: int, requested: int | None, cap: Cap, param: str, least: int = 0) -> Receipt:
     """Admits a request or refuses it.
 
     Args:
@@ -103,31 +103,38 @@ def decide(prompt_tokens: int, requested: int | None, cap: Cap, param: str) -> R
         requested: the request's max_tokens, None where absent.
         cap: what the request is held against.
         param: the field that holds the prompt, for the error.
+        least: the request's min_tokens; a completion that the gateway shortens or chooses itself is not below it.
 
     Raises:
         ApiError: 400 context_length_exceeded; an engine generates at least one token, so that much room must be left.
     """
     room = cap.limit - prompt_tokens
     if room < 1:
-        raise ContextExceededError(prompt_tokens, 1 if requested is None else requested, cap.limit, param)
-    if requested is None:
-        return Receipt(cap, prompt_tokens, min(room, cap.policy.default_max_completion_tokens))
-    if requested <= room:
+        raise ContextExceededError(prompt_tokens, max(1, least) if requested is None else requested, cap.limit, param)
+    if requested is not None and requested <= room:
         return Receipt(cap, prompt_tokens, requested)
+    if least > room:
+        raise ContextExceededError(prompt_tokens, least if requested is None else requested, cap.limit, param)
+    if requested is None:
+        return Receipt(cap, prompt_tokens, min(room, max(least, cap.policy.default_max_completion_tokens)))
     if cap.policy.clamp_max_tokens:
         return Receipt(cap, prompt_tokens, room, clamped_from=requested)
     raise ContextExceededError(prompt_tokens, requested, cap.limit, param)
 
 
-def truncation_budget(prompt_tokens: int, requested: int | None, cap: Cap, overflow: Overflow) -> int | None:
+def truncation_budget(
+    prompt_tokens: int, requested: int | None, cap: Cap, overflow: Overflow, least: int = 0
+) -> int | None:
     """Tokens that a prompt has to be cut to; None where it needs no cut or may not be cut.
 
-    Room is left for the completion that was asked for, or for the default one but at most half the cap.
+    Room is left for the completion that was asked for, or for the default one but at most half the cap; in any case
+    for `least` tokens, the request's min_tokens.
     """
     room = cap.limit - prompt_tokens
-    fits = room >= 1 and (requested is None or requested <= room or cap.policy.clamp_max_tokens)
+    chosen = least <= room and (requested is None or cap.policy.clamp_max_tokens)
+    fits = room >= 1 and (chosen or (requested is not None and requested <= room))
     if fits or overflow is Overflow.REJECT or prompt_tokens > cap.longest_truncated:
         return None
     if requested is None or (requested >= cap.limit and cap.policy.clamp_max_tokens):
-        return cap.limit - max(1, min(cap.policy.default_max_completion_tokens, cap.limit // 2))
+        return max(0, cap.limit - max(1, least, min(cap.policy.default_max_completion_tokens, cap.limit // 2)))
     return max(0, cap.limit - max(1, requested))

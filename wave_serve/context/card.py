@@ -43,6 +43,10 @@ class Model(TypedDict):
     created: NonNegativeInt
     """When this gateway started, in seconds since 1970."""
     owned_by: str
+    root: str
+    """Where the engine has the model from, as it tells; else the model's name."""
+    parent: str | None
+    """The model that an adapter belongs to, as the engine tells."""
     max_model_len: NonNegativeInt | None
     """Effective cap on prompt + completion, tokens: the least limit."""
     limits: Limits

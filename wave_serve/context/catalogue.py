@@ -15,7 +15,7 @@ from wave_serve.routing.asking import ask_any, least_busy
 from wave_serve.settings import ModelSettings, Settings
 from wave_serve.tokens.counter import TokenCounter
 from wave_serve.upstream.cache_capacity import cache_tokens
-from wave_serve.upstream.upstream import Upstream
+from wave_serve.upstream.upstream import Origin, Upstream
 from wave_serve.worker.process import Worker
 
 logger = logging.getLogger("wave_serve.catalogue")
@@ -89,12 +89,15 @@ class ServedModel:
     def card(self, key_limit: int | None = None) -> Model:
         """The model as /v1/models shows it; `limits` are the bounds of which `max_model_len` is the least."""
         settings, actions = self.settings, self.settings.zones
+        origin = next((one.origins[self.name] for one in self.upstreams if self.name in one.origins), Origin())
         zones: Zones = {"trained": actions.trained, "validated": actions.validated, "hard": actions.hard}
         return {
             "id": self.name,
             "object": "model",
             "created": self._created,
             "owned_by": "wave-serve",
+            "root": origin.root or self.name,
+            "parent": origin.parent,
             "max_model_len": self.limit(key_limit),
             "limits": cast("Limits", self.bounds(key_limit)),
             "train_length": settings.train_length,

@@ -186,10 +186,10 @@ class Fitting:
         asked, param = self._generation.max_tokens, self._generation.param
         try:
             if measured.over_by_size:
-                completion = 1 if asked is None else asked
+                completion = max(1, self._generation.min_tokens) if asked is None else asked
                 limit, at_least = self._cap.limit, not measured.exact
                 raise ContextExceededError(max(tokens), completion, limit, param, at_least=at_least)
-            receipt = decide(max(tokens), asked, self._cap, param)
+            receipt = decide(max(tokens), asked, self._cap, param, self._generation.min_tokens)
         except ApiError as refusal:
             return Outcome(self._cap, tokens, refusal=refusal)
         granted = receipt.completion_tokens
@@ -228,7 +228,8 @@ class Fitting:
 
     async def truncate(self, measured: Measured, upstream: Upstream, overflow: Overflow) -> Truncated | None:
         """Cuts the prompts to the cap; None where they need no cut, may not be cut, or would not fit even then."""
-        budget = truncation_budget(max(measured.tokens), self._generation.max_tokens, self._cap, overflow)
+        asked, least = self._generation.max_tokens, self._generation.min_tokens
+        budget = truncation_budget(max(measured.tokens), asked, self._cap, overflow, least)
         if budget is None:
             return None
         if isinstance(self._generation.dialect, Conversation):

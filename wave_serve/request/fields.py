@@ -85,6 +85,10 @@ class StreamedBody(Body):
         """The field that limits the completion, and its value in tokens; None where it is not there."""
         raise NotImplementedError
 
+    def least_completion(self) -> int:
+        """The shortest completion asked for, in tokens."""
+        return 0
+
     def completions(self) -> int:
         """Completions of each prompt."""
         return 1
@@ -126,6 +130,10 @@ class GenerationBody(PromptBody, SampledBody):
     return_token_ids: bool | None = about("Token ids beside the text.")
     return_tokens_as_token_ids: bool | None = about("Tokens of log-probabilities as `token_id:ID`.")
 
+    def least_completion(self) -> int:
+        """The field min_tokens."""
+        return self.min_tokens or 0
+
     def completion_limit(self) -> tuple[str, int | None]:
         """The field max_tokens."""
         return "max_tokens", self.max_tokens
@@ -141,7 +149,7 @@ class CompletionRequest(GenerationBody):
     model_config = ConfigDict(json_schema_extra={"required": ["prompt"]})
 
     prompt: Prompts = None
-    logprobs: Natural32 | None = about("Log-probabilities of so many tokens at each position.")
+    logprobs: NaturalOrAll32 | None = about("Log-probabilities of so many tokens at each position; -1 for all.")
     echo: bool | None = about("Repeat the prompt before the completion.")
     suffix: str | None = about("Not supported by the engine.")
 
@@ -154,7 +162,7 @@ class ChatRequest(GenerationBody, TemplateBody):
     messages: Messages = None
     max_completion_tokens: Natural | None = about("As max_tokens, which it replaces.")
     logprobs: bool | None = about("Log-probabilities of the completion's tokens.")
-    top_logprobs: Natural32 | None = about("Log-probabilities of so many tokens at each position.")
+    top_logprobs: NaturalOrAll32 | None = about("Log-probabilities of so many tokens at each position; -1 for all.")
     tool_choice: StringOrObject | None = about("Which tool to call.")
     parallel_tool_calls: bool | None = about("Several tool calls in one answer.")
     reasoning_effort: str | None = about("How long the model reasons, where it does.")

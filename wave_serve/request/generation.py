@@ -28,6 +28,7 @@ class Generation:
         stream: whether the answer is to be server-sent events.
         overflow: what is to happen to a prompt over the cap; None where that is the model's policy.
         truncates: whether a prompt over the cap is to be cut even where the model's policy is to reject it.
+        min_tokens: shortest completion asked for, in tokens.
         kept: the field that asks an upstream to keep the response, or to go on from a kept one; None without.
     """
 
@@ -40,6 +41,7 @@ class Generation:
     overflow: Overflow | None
     truncates: bool = False
     kept: str | None = None
+    min_tokens: int = 0
 
     @property
     def param(self) -> str:

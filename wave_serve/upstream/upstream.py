@@ -2,7 +2,8 @@
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import aiohttp
@@ -24,6 +25,20 @@ ASKS = "; it asks for a key or headers: in the settings, api_key and headers of 
 BeforeReady = Callable[["Upstream"], Awaitable[None]]
 OnChange = Callable[[], None]
 OnWindow = Callable[[str], None]
+Cards = Mapping[str, Mapping[str, Any]]
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where a server has a model from, as its /v1/models tells.
+
+    Attributes:
+        root: name or path of its checkpoint.
+        parent: the model that it is an adapter of.
+    """
+
+    root: str | None = None
+    parent: str | None = None
 
 
 class Upstream:
@@ -35,6 +50,7 @@ class Upstream:
         client: sends requests to it.
         reason: why no requests may be sent to it; None while it is ready.
         limits: its max_model_len by model, in tokens.
+        origins: where it has each model from.
         cache_tokens: what its KV cache holds of one request; None where it does not tell.
         in_flight: requests that it has been sent and has not finished.
         outstanding_tokens: prompt tokens of these.
@@ -54,6 +70,7 @@ class Upstream:
         self.models = models
         self.reason: str | None = "not looked at yet"
         self.limits: dict[str, int] = {}
+        self.origins: dict[str, Origin] = {}
         self.cache_tokens: int | None = None
         self.in_flight = 0
         self.outstanding_tokens = 0
@@ -161,6 +178,7 @@ class Upstream:
         if missing:
             return f"it does not serve {', '.join(missing)}; it serves {', '.join(map(str, cards)) or 'nothing'}"
         self._learn_limits(self._limits_in(cards))
+        self.origins = {model: _origin(cards[model]) for model in self.models}
         if self._before_ready is not None:
             await self._before_ready(self)
         return None
@@ -174,8 +192,9 @@ class Upstream:
         self._set("it has another max_model_len than before")
         return True
 
-    def _limits_in(self, cards: dict[str, Any]) -> dict[str, int]:
-        return {model: limit for model in self.models if isinstance(limit := cards.get(model), int)}
+    def _limits_in(self, cards: Cards) -> dict[str, int]:
+        limits = {model: cards.get(model, {}).get("max_model_len") for model in self.models}
+        return {model: limit for model, limit in limits.items() if isinstance(limit, int)}
 
     def _learn_limits(self, limits: dict[str, int]) -> None:
         before, self.limits = self.limits, limits
@@ -204,13 +223,18 @@ class Upstream:
             self._on_change()
 
 
-def _cards(content: bytes) -> dict[str, Any] | None:
-    """max_model_len by model in an answer of /v1/models; None where it is something else."""
+def _cards(content: bytes) -> Cards | None:
+    """The cards of the models in an answer of /v1/models; None where it is something else."""
     try:
-        return {card["id"]: card.get("max_model_len") for card in from_json(content)["data"]}
-    except (ValueError, KeyError, TypeError, AttributeError):
+        return {card["id"]: dict(card) for card in from_json(content)["data"]}
+    except (ValueError, KeyError, TypeError):
         return None
 
 
 def _refusal(path: str, status: int) -> str:
     return f"its {path} answers {status}" + (ASKS if status in REFUSALS else "")
+
+
+def _origin(card: Mapping[str, Any]) -> Origin:
+    root, parent = (value if isinstance(value := card.get(name), str) else None for name in ("root", "parent"))
+    return Origin(root, parent)

@@ -56,6 +56,7 @@ WRONG = {
     "n": (0, "n must be at least 1, got 0"),
     "seed": (2**63, "seed must be at most"),
     "logit_bias": ({"a": 1}, "logit_bias must be an object from token ids to numbers"),
+    "bad_words": (["a", 2], "bad_words must be a list of strings, got 2 at 1"),
     "stop": ([1], "stop must be a string or a list of strings"),
     "stop_token_ids": ([True], "stop_token_ids must be a list of token ids"),
     "stream_options": ({"include_usage": 1}, "stream_options has a member include_usage that must be true or false"),
@@ -63,6 +64,26 @@ WRONG = {
     "overflow": ("cut", "overflow must be one of reject"),
     "cache_salt": ("", "cache_salt must be a string of at least 1 characters"),
 }
+
+
+@pytest.mark.parametrize(
+    ("bias", "wrong"),
+    [
+        ({"5": 1, "a": 1}, '"a"'),
+        ({"": 1}, '""'),
+        ({"-5": 1}, '"-5"'),
+        ({"5.0": 1}, '"5.0"'),
+        ({"5": 1.5, "6": "x"}, '"6": "x"'),
+        ({"5": None}, '"5": null'),
+        ({"5": True}, '"5": true'),
+        ({"5": [1]}, '"5": an array of 1 items'),
+        ([5], "an array of 1 items"),
+    ],
+)
+def test_a_wrong_key_or_value_of_logit_bias_is_named(gateway: Running, bias: object, wrong: str) -> None:
+    error = gateway.post({"prompt": "x", "logit_bias": bias}).json()["error"]
+    assert error["message"] == f"logit_bias must be an object from token ids to numbers, got {wrong}"
+    assert error["param"] == "logit_bias"
 
 
 @pytest.mark.parametrize("field", WRONG)

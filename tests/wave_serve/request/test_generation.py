@@ -110,8 +110,8 @@ def test_a_whole_number_is_an_integer_however_it_is_written(field: str, value: o
         ("max_tokens", 1e300, "max_tokens must be at most 9223372036854775807, got 1e+300"),
         ("max_tokens", float("inf"), "max_tokens must be an integer, got Infinity"),
         ("seed", "1", 'seed must be an integer, got "1"'),
-        ("stop_token_ids", [1.5], "stop_token_ids must be a list of token ids, got an array of 1 items"),
-        ("stop_token_ids", [-1.0], "stop_token_ids must be a list of token ids, got an array of 1 items"),
+        ("stop_token_ids", [1.5], "stop_token_ids must be a list of token ids, got 1.5 at 0"),
+        ("stop_token_ids", [-1.0], "stop_token_ids must be a list of token ids, got -1 at 0"),
     ],
 )
 def test_other_numbers_are_no_integers(field: str, value: object, said: str) -> None:

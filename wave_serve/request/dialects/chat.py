@@ -19,7 +19,11 @@ class Chat(Conversation):
     param: ClassVar = "messages"
     # vLLM's own way of a chat up to its tokens, which unlike /tokenize knows tool parsers and response formats.
     count_path: ClassVar = "/v1/chat/completions/render"
-    uncounted: ClassVar = ("max_tokens", "max_completion_tokens", "stream", "stream_options", "overflow")
+    # The renderer refuses beams, which change no prompt, and would take `n` for samples without them.
+    uncounted: ClassVar = (
+        *("max_tokens", "max_completion_tokens", "stream", "stream_options", "overflow"),
+        *("use_beam_search", "n"),
+    )
 
     def check(self, payload: Mapping[str, Any]) -> None:
         """The messages are some, each with a role, and of text. Raises ApiError 400."""

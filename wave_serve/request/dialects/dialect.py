@@ -52,6 +52,7 @@ class Dialect(ABC):
             max_tokens_field=limit_field,
             stream=bool(fields.stream),
             overflow=fields.overflow,
+            min_tokens=fields.least_completion(),
         )
 
     def error_body(self, error: ApiError) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal
 from pydantic import ConfigDict, WithJsonSchema
 
 from wave_serve.request.fields import SampledBody, about
-from wave_serve.request.types import TEXT, Must, Natural, Natural32, Object, Objects, StringOrObject, Strings
+from wave_serve.request.types import TEXT, Must, Natural, NaturalOrAll32, Object, Objects, StringOrObject, Strings
 
 ITEM = {
     "type": "object",
@@ -40,7 +40,7 @@ class ResponsesRequest(SampledBody):
     reasoning: Object | None = about("How long the model reasons, where it does.")
     include: Strings | None = about("What else to answer with.")
     include_reasoning: bool | None = about("Reasoning beside the answer.")
-    top_logprobs: Natural32 | None = about("Log-probabilities of so many tokens at each position.")
+    top_logprobs: NaturalOrAll32 | None = about("Log-probabilities of so many tokens at each position; -1 for all.")
     metadata: Object | None = about("Repeated in the answer.")
     store: bool | None = about("Keep the response, where the engine has a store.")
     background: bool | None = about("Answer at once and go on working, where the engine has a store.")
