@@ -144,10 +144,10 @@ class Gateway:
                 cards.append({**max(members, key=lambda card: card["max_model_len"] or 0), "id": alias})
         return cards
 
-    async def fit(
+    async def choose(
         self, request: Request, candidates: Sequence[Candidate], generation: Generation
-    ) -> tuple[ServedModel, Outcome]:
-        """The first candidate that takes the request whole, else the widest, and the decision there.
+    ) -> tuple[Candidate, Outcome | None]:
+        """The first candidate that takes the request whole, with the decision there; else the widest.
 
         Raises:
             ApiError: the request could be answered at no length, or no upstream counts its prompts.
@@ -157,9 +157,18 @@ class Gateway:
         for one in narrower:
             outcome = await self.ask(request, one.model, Fitting(one.model, strictly, one.cap).fit)
             if fits_whole(generation, outcome):
-                return self._sent_to(one.model, generation, outcome, exchange_of(request))
-        outcome = await self.ask(request, widest.model, Fitting(widest.model, generation, widest.cap).fit)
-        return self._sent_to(widest.model, generation, outcome, exchange_of(request))
+                return one, outcome
+        return widest, None
+
+    async def fit(
+        self, request: Request, candidates: Sequence[Candidate], generation: Generation
+    ) -> tuple[ServedModel, Outcome]:
+        """The model that a request goes to, and the decision there. Raises ApiError as `choose`."""
+        chosen, outcome = await self.choose(request, candidates, generation)
+        model = chosen.model
+        if outcome is None:
+            outcome = await self.ask(request, model, Fitting(model, generation, chosen.cap).fit)
+        return self._sent_to(model, generation, outcome, exchange_of(request))
 
     def _sent_to(
         self, model: ServedModel, generation: Generation, outcome: Outcome, exchange: Exchange

@@ -7,7 +7,9 @@ import threading
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 
-UNRECORDED = ("/health", "/v1/models", "/metrics", "/v1/chat/completions/render")  # what a gateway asks by itself
+COUNTS = ("/v1/chat/completions/render", "/v1/responses/render", "/v1/messages/count_tokens")
+UNRECORDED = ("/health", "/v1/models", "/metrics", *COUNTS)  # what a gateway asks by itself
+GENERATIONS = ("/v1/completions", "/v1/chat/completions", "/v1/responses", "/v1/messages")
 Handler = Callable[["Connection"], Awaitable[None]]
 
 
@@ -77,8 +79,8 @@ class FakeUpstream:
 
     @property
     def generations(self) -> int:
-        """How often a completion was asked for."""
-        return sum(request.path.endswith("/completions") for request in self.requests)
+        """How often a generation was asked for."""
+        return sum(request.path in GENERATIONS for request in self.requests)
 
     def stop(self) -> None:
         """Closes the listening socket and every connection, as a killed process does."""
@@ -108,7 +110,7 @@ class FakeUpstream:
             connection = Connection(head[0].split(" ")[1], headers, body, reader, writer)
             if connection.path not in UNRECORDED:
                 self.requests.append(connection)
-            generation = connection.path.endswith("/completions")
+            generation = connection.path in GENERATIONS
             self.open_generations += generation
             try:
                 await self.answers.get(connection.path, reply(b"", "404 Not Found"))(connection)

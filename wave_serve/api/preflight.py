@@ -1,6 +1,5 @@
 """Says beforehand whether a request fits: its tokens, the limits, and what truncation would keep."""
 
-from functools import partial
 from typing import Literal, cast
 
 from fastapi import Request
@@ -9,7 +8,6 @@ from typing_extensions import TypedDict
 
 from wave_serve.context.cap import Cap
 from wave_serve.context.card import Limits
-from wave_serve.context.choice import fits_whole
 from wave_serve.context.fitting import Fitting, Measured, Truncated, count_record
 from wave_serve.context.truncation import Truncation
 from wave_serve.context.zones import Zone
@@ -81,14 +79,12 @@ async def preflight(gateway: Gateway, request: Request) -> Context:
     _, payload = await gateway.read(request)
     candidates = gateway.find(payload, exchange)
     generation = dialect_of(payload, request.headers).read(payload)
-    for one in candidates:  # of an alias those that are too narrow are passed over, as a generation would
-        model, cap = one.model, one.cap
-        fitting = Fitting(model, generation, cap)
-        measured, cuts = await gateway.ask(request, model, partial(_measure, fitting, cap))
-        as_it_is = fitting.decide(measured.tokens, measured)
-        if fits_whole(generation, as_it_is):
-            break
+    chosen, _ = await gateway.choose(request, candidates, generation)
+    model, cap = chosen.model, chosen.cap
+    fitting = Fitting(model, generation, cap)
+    measured, cuts = await gateway.ask(request, model, lambda upstream: _measure(fitting, upstream, cap))
     exchange.charge(0 if measured.over_by_size else sum(measured.tokens))
+    as_it_is = fitting.decide(measured.tokens, measured)
     exchange.record(count_record(max(measured.tokens), cap))
     cut = cuts.get(fitting.overflow)
     outcome = as_it_is if cut is None else fitting.decide(cut.tokens, measured)
@@ -116,7 +112,7 @@ async def preflight(gateway: Gateway, request: Request) -> Context:
     }
 
 
-async def _measure(fitting: Fitting, cap: Cap, upstream: Upstream) -> tuple[Measured, dict[Overflow, Truncated | None]]:
+async def _measure(fitting: Fitting, upstream: Upstream, cap: Cap) -> tuple[Measured, dict[Overflow, Truncated | None]]:
     """The prompts' tokens and, where they do not fit, what each policy that may apply would keep of them."""
     measured = await fitting.measure(upstream, cap.longest_truncated)
     if measured.over_by_size or fitting.decide(measured.tokens, measured).receipt is not None:
