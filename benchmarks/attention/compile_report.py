@@ -16,6 +16,7 @@ import io
 import json
 import re
 import sys
+from dataclasses import asdict
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -24,8 +25,16 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from model_registry.attention.triton.configuration import MOST_PARTS, Tile, for_target, padded
+from model_registry.attention.triton.configuration import (
+    MOST_PARTS,
+    NearTile,
+    Tile,
+    for_target,
+    near_tile_for_target,
+    padded,
+)
 from model_registry.attention.triton.decode import decode_kernel, merge_kernel
+from model_registry.attention.triton.near import near_kernel
 from model_registry.attention.triton.prefill import prefill_kernel
 
 ARCH = 90
@@ -52,17 +61,21 @@ def source(kernel: Any, pointers: dict[str, str], constants: dict[str, Any]) -> 
             signature[name] = "fp32"
         else:
             signature[name] = "i32"
-            if name.startswith("stride_") and name != "stride_block_table":
+            multiple = name in ("R", "exact_keys", "exact_rows", "waves", "exact_width") and kernel is near_kernel
+            if multiple or (name.startswith("stride_") and name != "stride_block_table"):
                 aligned[(i,)] = [["tt.divisibility", 16]]
     return ASTSource(kernel, signature, constants, aligned)
 
 
-def resources(kernel: Any, pointers: dict[str, str], constants: dict[str, Any], warps: int) -> dict[str, Any]:
+def resources(
+    kernel: Any, pointers: dict[str, str], constants: dict[str, Any], warps: int, most_registers: int = 0
+) -> dict[str, Any]:
     """Registers, spills and shared memory of one compiled kernel."""
     log = io.StringIO()
+    options = {"num_warps": warps} | ({"maxnreg": most_registers} if most_registers else {})
     with contextlib.redirect_stdout(log):  # Triton prints what the assembler says
         compiled = triton.compile(
-            source(kernel, pointers, constants), target=GPUTarget("cuda", ARCH, 32), options={"num_warps": warps}
+            source(kernel, pointers, constants), target=GPUTarget("cuda", ARCH, 32), options=options
         )
     log = log.getvalue()
     registers, spills = REGISTERS.search(log), SPILLS.search(log)
@@ -105,6 +118,18 @@ def attention_arguments(head_size: int, query: str, cache: str, tile: Tile, posi
     return pointers, constants
 
 
+def near_arguments(head_size: int, query: str, cache: str, tile: NearTile, far: bool) -> tuple[dict, dict]:
+    pointers, constants = attention_arguments(
+        head_size, query, cache, Tile(tile.m, tile.n, tile.warps, tile.stages), True
+    )
+    del pointers["table"], pointers["part_out"], pointers["part_lse"], constants["POSITIONS"]
+    terms = "fp32" if query == "fp32" else "fp16"
+    pointers |= {"exact": query, "along": query, "across": query, "turn_along": "fp32", "turn_across": "fp32"}
+    pointers |= {"curves": terms, "strips": terms, "far_lse": "fp32"}
+    constants |= {"HEADS": tile.heads, "BLOCK_T": tile.t, "WAVE_KEYS": tile.wave_keys, "T_STAGES": tile.t_stages}
+    return pointers, constants | {"SAME_ROWS": True, "FAR": far}
+
+
 def report(head_sizes: list[int], elements: list[str]) -> list[dict[str, Any]]:
     rows = []
     for head_size, element in product(head_sizes, elements):
@@ -122,6 +147,12 @@ def report(head_sizes: list[int], elements: list[str]) -> list[dict[str, Any]]:
             row |= {"tile": [tile.m, tile.n], "stages": tile.stages}
             row |= {"near": tiles.near} if kernel is prefill_kernel else {}
             rows.append(row | resources(kernel, pointers, constants, tile.warps))
+            print(rows[-1], flush=True)
+        near = near_tile_for_target("cuda", ARCH, head_size, 4 if query == "fp32" else 2)
+        for far in (True, False):
+            pointers, constants = near_arguments(head_size, query, cache, near, far)
+            row = {"kernel": near_kernel.__name__, "head_size": head_size, "elements": element, "after_far": far}
+            rows.append(row | asdict(near) | resources(near_kernel, pointers, constants, near.warps, near.registers))
             print(rows[-1], flush=True)
         constants = {"HEAD_SIZE": head_size, "D": padded(head_size), "MOST_PARTS": MOST_PARTS}
         pointers = {"query_start_loc": "i32", "out": query, "part_out": "fp32", "part_lse": "fp32"}

@@ -1,4 +1,5 @@
-"""Parity of the Triton kernels on random ragged shapes: bfloat16, float16, and a float8 cache, against float64.
+"""Parity of the Triton kernels on random ragged shapes: bfloat16, float16, a float8 cache, and prompts in two parts
+with vLLM's FlashAttention where it is, against float64.
 
     python -m benchmarks.attention.parity [--shapes 200] [--seed 0] [--workers N] [--output FILE]
 
@@ -24,10 +25,17 @@ from benchmarks.attention.case import allowed_error
 from model_registry.attention import wavelet_attention
 from model_registry.attention.batch import PagedBatch
 from model_registry.attention.triton.op import paged_attention
+from model_registry.attention.triton.split import PlainAttention, make_split
 from model_registry.positions.wavelet import position_table, wavelet_names
 
 NAN = float("nan")
-TYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp8 cache": torch.bfloat16}
+TYPES = {
+    "bf16": torch.bfloat16,
+    "fp16": torch.float16,
+    "fp8 cache": torch.bfloat16,
+    "bf16 in two parts": torch.bfloat16,
+    "fp16 in two parts": torch.float16,
+}
 HEAD_SIZES = (32, 64, 80, 96, 112, 128, 192, 256)
 GROUPS = (1, 2, 3, 4, 7)
 EXPONENTS = ((0, 8), (2, 10), (0, 16))
@@ -116,6 +124,42 @@ def random_case(seed: int, kind: str, device: str, longest: int) -> dict:
     }
 
 
+def plain_attention(device: str) -> PlainAttention:
+    """vLLM's FlashAttention where it is, and else attention in float32 with PyTorch's operators."""
+    if device == "cuda":
+        try:
+            from vllm.v1.attention.backends.fa_utils import get_flash_attn_version
+
+            from model_registry.vllm_plugin.flash import FlashAttention
+        except ImportError:
+            return attend_in_float32
+        version = get_flash_attn_version()
+        if version is not None:
+            return FlashAttention(version)
+    return attend_in_float32
+
+
+def attend_in_float32(batch: PagedBatch, out: torch.Tensor, max_query_len: int, max_seq_len: int) -> torch.Tensor:
+    """A ``PlainAttention`` for any device; it waits for the device and holds all scores of a sequence."""
+    del max_query_len, max_seq_len
+    lse = torch.full((batch.q.shape[1], batch.q.shape[0]), torch.inf, device=out.device)
+    starts, block = batch.query_start_loc.tolist(), batch.k_cache.shape[1]
+    for s, keys in enumerate(batch.seq_lens.tolist()):
+        rows = slice(starts[s], starts[s + 1])
+        q = batch.q[rows].float()
+        if keys == 0 or q.shape[0] == 0:
+            continue
+        blocks = batch.block_table[s, : -(-keys // block)].long()
+        k, v = (cache[blocks].flatten(0, 1)[:keys].float() for cache in (batch.k_cache, batch.v_cache))
+        k, v = (x.repeat_interleave(q.shape[1] // x.shape[1], 1) for x in (k, v))
+        m, n = (torch.arange(first, keys, device=out.device) for first in (keys - q.shape[0], 0))
+        hidden = n > m[:, None]
+        score = torch.einsum("mhd,nhd->hmn", q, k).masked_fill(hidden, -torch.inf) * batch.scale
+        lse[:, rows] = score.logsumexp(-1)
+        out[rows] = torch.einsum("hmn,nhd->mhd", score.softmax(-1), v).to(out.dtype)
+    return lse
+
+
 def check_shared(task: tuple[range, str, str, int]) -> list[dict]:
     """``check`` of shapes that share kernels, in this process."""
     seeds, *rest = task
@@ -130,6 +174,9 @@ def check(seed: int, kind: str, device: str, longest: int) -> dict:
         k_scale, v_scale = (torch.tensor(case[name], device=device) for name in ("k_factor", "v_factor"))
         case |= {"k_factor": float(k_scale), "v_factor": float(v_scale)}
         paged_attention(batch, out, k_scale=k_scale, v_scale=v_scale)
+    elif kind.endswith("in two parts"):
+        group = batch.q.shape[1] // batch.k_cache.shape[2]
+        paged_attention(batch, out, split=make_split(plain_attention(device), batch.table, batch.q.dtype, group))
     else:
         wavelet_attention(*batch, out=out, impl="triton")
     exact, rounded = rounded_reference(case, out.dtype)

@@ -17,6 +17,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +45,7 @@ TINY = {
     "num_hidden_layers": 2,
 }
 # Input tokens, output tokens, prompts, requests at a time.
-LOADS = ((32000, 128, 16, 16), (1000, 128, 256, 64))
+LOADS = ((32000, 128, 16, 16), (1000, 128, 128, 64))
 TINY_LOADS = ((100, 4, 2, 2),)
 
 
@@ -95,6 +96,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--smoke", action="store_true", help="a tiny model and one tiny load")
     parser.add_argument("--output", type=Path, default=RESULTS)
+    parser.add_argument("--go", type=Path, help="once both serve create this with suffix .ready, and wait for it")
     options = parser.parse_args()
     loads, shape = (TINY_LOADS, TINY) if options.smoke else (LOADS, LAYER)
     os.environ["PYTHONPATH"] = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
@@ -113,6 +115,10 @@ def main() -> None:
                 servers[name] = start(model, options.smoke, folder / f"{name}.log")
             for name, (process, url) in servers.items():
                 wait_ready(process, f"{url}/health", folder / f"{name}.log")
+            if options.go is not None:
+                options.go.with_suffix(".ready").touch()
+                while not options.go.exists():
+                    time.sleep(0.2)
             for load in loads:
                 row: dict[str, Any] = dict(zip(("input", "output", "prompts", "concurrency"), load, strict=True))
                 for name, (_, url) in servers.items():

@@ -94,6 +94,7 @@ class WaveletAttentionBase(AttentionImpl[WaveletAttentionMetadata]):
         if attn_metadata is None:
             # vLLM's profiling run, before there is a cache. ``output`` is memory that nobody has written: what stands
             # there, NaN perhaps, would go through the rest of the model.
+            self._profile(query)
             return output.fill_(0)
         tokens = attn_metadata.num_actual_tokens
         k_cache, v_cache = self._caches(kv_cache)
@@ -109,6 +110,9 @@ class WaveletAttentionBase(AttentionImpl[WaveletAttentionMetadata]):
         )
         self._attend(layer, batch, attn_metadata, output[:tokens])
         return output
+
+    def _profile(self, query: torch.Tensor) -> None:
+        """Take the memory that attention of ``query`` ``[T, H, d]`` takes, for vLLM to see how much is left."""
 
     def _caches(self, kv_cache: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """K and V ``[num_blocks, block, H_kv, d]``, views of vLLM's cache ``[num_blocks, H_kv, block, 2 * d]``."""

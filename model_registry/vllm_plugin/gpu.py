@@ -1,7 +1,8 @@
-"""Wavelet attention in vLLM on GPUs: the Triton kernels, and vLLM's own kernel to write the cache, float8 too."""
+"""Wavelet attention in vLLM on GPUs: the Triton kernels, and vLLM's own to write the cache and for far keys."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
@@ -11,8 +12,10 @@ from vllm.config import get_current_vllm_config_or_none
 from vllm.platforms import current_platform
 
 from model_registry.attention.triton.op import HEAD_SIZES, paged_attention
+from model_registry.attention.triton.split import Split, make_split, take_strips
 from model_registry.vllm_plugin.base import WaveletAttentionBase
 from model_registry.vllm_plugin.errors import UnsupportedByWaveletAttentionError
+from model_registry.vllm_plugin.flash import FlashAttention, flash_attention
 
 if TYPE_CHECKING:
     from model_registry.attention.batch import PagedBatch
@@ -36,6 +39,19 @@ def _in_type(table: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
     return copies[dtype]
 
 
+_splits: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
+"""By table: how to attend in two parts, by FlashAttention's version, element type and heads of a group."""
+
+
+def _split(kernel: FlashAttention, table: torch.Tensor, dtype: torch.dtype, group: int) -> Split:
+    """Worked out once for as long as the table lives, for all layers of a model."""
+    splits: dict[tuple[int, torch.dtype, int], Split] = _splits.setdefault(table, {})  # type: ignore[no-untyped-call]
+    key = (kernel.version, dtype, group)
+    if key not in splits:
+        splits[key] = make_split(kernel, table, dtype, group)
+    return splits[key]
+
+
 class WaveletGpuAttentionImpl(WaveletAttentionBase):
     """One layer's attention on a GPU; nothing in it waits for the device, so that it can be recorded in a graph."""
 
@@ -52,7 +68,11 @@ class WaveletGpuAttentionImpl(WaveletAttentionBase):
             reason = "into how many parts a decode is split, and so its rounding, depends on the batch"
             raise UnsupportedByWaveletAttentionError("VLLM_BATCH_INVARIANT", True, reason)
         # While vLLM builds a model, torch's default type is the model's.
-        self.table = _in_type(table, torch.get_default_dtype())
+        dtype = torch.get_default_dtype()
+        self.table = _in_type(table, dtype)
+        kernel = flash_attention(head_size, dtype, self.float8, table.shape[0])
+        group = self.num_heads // self.num_kv_heads
+        self.split = None if kernel is None else _split(kernel, table, dtype, group)
 
     def _check_cache(self) -> None:
         reason, least = None, LEAST_CAPABILITY.get(self.kv_cache_dtype, 0)
@@ -89,6 +109,18 @@ class WaveletGpuAttentionImpl(WaveletAttentionBase):
             key, value, k_cache, v_cache, slot_mapping, self.kv_cache_dtype, layer._k_scale, layer._v_scale
         )
 
+    def _profile(self, query: torch.Tensor) -> None:
+        if self.split is not None:
+            take_strips(query, self.num_kv_heads, query.shape[0], self.split.short)
+
+    def _split_of_step(self, batch: PagedBatch, metadata: WaveletAttentionMetadata) -> Split | None:
+        if self.split is None or metadata.max_query_len == 1:
+            return None
+        rows = self.split.table.rows
+        if rows not in metadata.far_lens:
+            metadata.far_lens[rows] = self.split.far_lengths(batch)
+        return replace(self.split, far_lens=metadata.far_lens[rows])
+
     def _attend(self, layer: Any, batch: PagedBatch, metadata: WaveletAttentionMetadata, output: torch.Tensor) -> None:
         paged_attention(
             batch,
@@ -97,4 +129,5 @@ class WaveletGpuAttentionImpl(WaveletAttentionBase):
             max_seq_len=metadata.max_seq_len,
             k_scale=layer._k_scale if self.float8 else None,
             v_scale=layer._v_scale if self.float8 else None,
+            split=self._split_of_step(batch, metadata),
         )

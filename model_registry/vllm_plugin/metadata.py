@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from vllm.v1.attention.backend import (
@@ -30,6 +30,8 @@ class WaveletAttentionMetadata(AttentionMetadata):
         block_table: ``[S, max_blocks]`` int32.
         max_query_len: most query tokens of a request.
         max_seq_len: most keys of a request, or a bound on it.
+        far_lens: by the keys that are near, ``[S]`` int32: the far keys of each request. Filled by the first layer of a
+            step that asks, for the others.
     """
 
     num_actual_tokens: int
@@ -38,6 +40,7 @@ class WaveletAttentionMetadata(AttentionMetadata):
     block_table: torch.Tensor
     max_query_len: int
     max_seq_len: int
+    far_lens: dict[int, torch.Tensor] = field(default_factory=dict)
 
 
 class WaveletAttentionMetadataBuilder(AttentionMetadataBuilder[WaveletAttentionMetadata]):

@@ -8,7 +8,7 @@ four decode programs of a head of 128 in bfloat16 fit into a multiprocessor. Tim
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 
 import triton
@@ -40,7 +40,7 @@ class Configuration:
         prefill: two queries of a sequence or more.
         near: keys in a near tile of prefill, a divisor of ``prefill.n``: fewer keys hold fewer scores in registers.
         decode: ``m`` is the least that the tensor cores take.
-        decode_programs: programs to split a batch of decodes into: a few for each multiprocessor.
+        decode_programs: programs for each multiprocessor to split a batch of decodes into.
         part_keys: fewest keys worth a program of their own.
     """
 
@@ -56,23 +56,23 @@ MOST_PARTS = 64
 
 # By padded head size and bytes of an element of q.
 _HOPPER = {
-    (32, 2): Configuration(Tile(128, 64, 8, 5), 32, Tile(16, 64, 4, 3), 528),
-    (64, 2): Configuration(Tile(128, 64, 8, 5), 32, Tile(16, 128, 8, 3), 528),
-    (128, 2): Configuration(Tile(128, 64, 8, 5), 32, Tile(16, 64, 4, 3), 528),
-    (256, 2): Configuration(Tile(64, 32, 8, 5), 16, Tile(16, 32, 4, 3), 528),
+    (32, 2): Configuration(Tile(128, 64, 8, 5), 32, Tile(16, 64, 4, 3), 4),
+    (64, 2): Configuration(Tile(128, 64, 8, 5), 32, Tile(16, 128, 8, 3), 4),
+    (128, 2): Configuration(Tile(128, 64, 8, 5), 32, Tile(16, 128, 4, 4), 2),
+    (256, 2): Configuration(Tile(64, 32, 8, 5), 16, Tile(16, 32, 4, 3), 4),
 }
 _DEFAULT = {
-    (32, 2): Configuration(Tile(64, 64, 4, 2), 32, Tile(16, 64, 4, 2), 256),
-    (64, 2): Configuration(Tile(64, 64, 4, 2), 32, Tile(16, 64, 4, 2), 256),
-    (128, 2): Configuration(Tile(64, 32, 4, 2), 32, Tile(16, 32, 4, 2), 256),
-    (256, 2): Configuration(Tile(32, 32, 4, 1), 32, Tile(16, 16, 4, 2), 256),
-    (32, 4): Configuration(Tile(32, 32, 4, 1), 16, Tile(16, 32, 4, 1), 256),
-    (64, 4): Configuration(Tile(16, 32, 4, 1), 16, Tile(16, 32, 4, 1), 256),
-    (128, 4): Configuration(Tile(16, 16, 8, 1), 16, Tile(16, 16, 8, 1), 256),
-    (256, 4): Configuration(Tile(16, 16, 4, 1), 16, Tile(16, 16, 8, 1), 256),
+    (32, 2): Configuration(Tile(64, 64, 4, 2), 32, Tile(16, 64, 4, 2), 2),
+    (64, 2): Configuration(Tile(64, 64, 4, 2), 32, Tile(16, 64, 4, 2), 2),
+    (128, 2): Configuration(Tile(64, 32, 4, 2), 32, Tile(16, 32, 4, 2), 2),
+    (256, 2): Configuration(Tile(32, 32, 4, 1), 32, Tile(16, 16, 4, 2), 2),
+    (32, 4): Configuration(Tile(32, 32, 4, 1), 16, Tile(16, 32, 4, 1), 2),
+    (64, 4): Configuration(Tile(16, 32, 4, 1), 16, Tile(16, 32, 4, 1), 2),
+    (128, 4): Configuration(Tile(16, 16, 8, 1), 16, Tile(16, 16, 8, 1), 2),
+    (256, 4): Configuration(Tile(16, 16, 4, 1), 16, Tile(16, 16, 8, 1), 2),
 }
 _TUNED: dict[tuple[str, object], dict[tuple[int, int], Configuration]] = {("cuda", 90): _HOPPER}
-_INTERPRETED = Configuration(Tile(32, 32, 1, 1), 16, Tile(16, 16, 1, 1), 12, 32)
+_INTERPRETED = Configuration(Tile(32, 32, 1, 1), 16, Tile(16, 16, 1, 1), 2, 32)
 """Small, so that short sequences have far tiles, ragged tiles and several parts."""
 
 
@@ -92,6 +92,77 @@ def configuration(head_size: int, element_bytes: int) -> Configuration:
 def _target() -> tuple[str, object]:
     target = triton.runtime.driver.active.get_current_target()
     return target.backend, target.arch
+
+
+@cache
+def multiprocessors() -> int:
+    """Multiprocessors of the current device; 6 for the interpreter."""
+    if triton.knobs.runtime.interpret:
+        return 6
+    driver = triton.runtime.driver.active
+    return int(driver.utils.get_device_properties(driver.get_current_device())["multiprocessor_count"])
+
+
+@dataclass(frozen=True)
+class NearTile:
+    """The near kernel's launch.
+
+    Attributes:
+        m: queries in a tile.
+        n: keys in a tile.
+        t: distances, or rows of waves, that are multiplied at a time before the keys.
+        warps: warps of a program.
+        stages: depth of the pipeline of keys, as in ``Tile``.
+        t_stages: depth of the pipeline of distances.
+        heads: heads of a group that share a tile, 1 or 4; a group that 4 does not divide has 1.
+        wave_keys: keys that share waves, a multiple of ``n``.
+        registers: most registers of a thread, or 0 for as many as the compiler likes.
+    """
+
+    m: int
+    n: int
+    t: int
+    warps: int
+    stages: int
+    t_stages: int
+    heads: int = 1
+    wave_keys: int = 64
+    registers: int = 0
+
+
+# By padded head size and bytes of an element of q.
+_NEAR_HOPPER = {
+    (32, 2): NearTile(64, 64, 64, 4, 3, 3, 4),
+    (64, 2): NearTile(64, 64, 64, 4, 3, 3, 4),
+    (128, 2): NearTile(64, 64, 64, 4, 3, 3, 4),
+    (256, 2): NearTile(64, 32, 32, 4, 3, 3, 4),
+}
+_NEAR_DEFAULT = {
+    (32, 2): NearTile(64, 64, 64, 4, 2, 2),
+    (64, 2): NearTile(64, 64, 64, 4, 2, 2),
+    (128, 2): NearTile(64, 32, 32, 4, 2, 2),
+    (256, 2): NearTile(32, 32, 32, 4, 1, 1),
+    (32, 4): NearTile(32, 32, 32, 4, 1, 1),
+    (64, 4): NearTile(16, 32, 32, 4, 1, 1),
+    (128, 4): NearTile(16, 16, 16, 8, 1, 1),
+    (256, 4): NearTile(16, 16, 16, 4, 1, 1),
+}
+_NEAR_TUNED: dict[tuple[str, object], dict[tuple[int, int], NearTile]] = {("cuda", 90): _NEAR_HOPPER}
+_NEAR_INTERPRETED = NearTile(32, 16, 16, 1, 1, 1, 4, 32)
+
+
+def near_tile(head_size: int, element_bytes: int, group: int) -> NearTile:
+    """The near kernel's tile for the current device, or for the interpreter, and ``group`` heads to a KV head."""
+    if triton.knobs.runtime.interpret:
+        tile = _NEAR_INTERPRETED
+    else:
+        tile = near_tile_for_target(*_target(), head_size, element_bytes)
+    return tile if group % tile.heads == 0 else replace(tile, heads=1)
+
+
+def near_tile_for_target(backend: str, arch: object, head_size: int, element_bytes: int) -> NearTile:
+    key = (max(32, padded(head_size)), element_bytes)
+    return {**_NEAR_DEFAULT, **_NEAR_TUNED.get((backend, arch), {})}[key]
 
 
 def for_target(backend: str, arch: object, head_size: int, element_bytes: int) -> Configuration:

@@ -10,23 +10,11 @@ from model_registry.attention.triton.tiles import (
     load_rows,
     position_scores,
     product,
+    sequence_of,
     softmax_end,
     softmax_start,
     softmax_step,
 )
-
-
-@triton.jit
-def _sequence_of(query_start_loc: tl.tensor, tile: tl.tensor, S: tl.tensor, BLOCK_M: tl.constexpr) -> tl.tensor:
-    """The sequence of a tile: tiles of sequence ``s`` start at ``query_start_loc[s] // BLOCK_M + s``."""
-    first, last = 0, S - 1
-    while first < last:
-        middle = (first + last + 1) // 2
-        if tl.load(query_start_loc + middle) // BLOCK_M + middle <= tile:
-            first = middle
-        else:
-            last = middle - 1
-    return first
 
 
 @triton.jit
@@ -97,7 +85,7 @@ def prefill_kernel(
     """
     # Later tiles see more keys: they start first.
     tile, head = tl.num_programs(0) - 1 - tl.program_id(0), tl.program_id(1).to(tl.int64)
-    s = _sequence_of(query_start_loc, tile, S, BLOCK_M)
+    s = sequence_of(query_start_loc, tile, S, BLOCK_M)
     start = tl.load(query_start_loc + s)
     n_q = tl.load(query_start_loc + s + 1) - start
     first = (tile - start // BLOCK_M - s) * BLOCK_M

@@ -1,4 +1,5 @@
-"""What the Triton kernels share: rows of the paged cache, rows of the table, and one step of the online softmax."""
+"""What the Triton kernels share: which sequence a tile is of, rows of the paged cache and of
+the table, and one step of the online softmax."""
 
 from __future__ import annotations
 
@@ -15,6 +16,19 @@ def product(a: tl.tensor, b: tl.tensor) -> tl.tensor:
         # NumPy has no bfloat16; products of two are exact in float32, as they are on tensor cores.
         a, b = a.to(tl.float32), b.to(tl.float32)
     return tl.dot(a, b, input_precision="ieee")
+
+
+@triton.jit
+def sequence_of(query_start_loc: tl.tensor, tile: tl.tensor, S: tl.tensor, BLOCK_M: tl.constexpr) -> tl.tensor:
+    """The sequence of a tile: tiles of sequence ``s`` start at ``query_start_loc[s] // BLOCK_M + s``."""
+    first, last = 0, S - 1
+    while first < last:
+        middle = (first + last + 1) // 2
+        if tl.load(query_start_loc + middle) // BLOCK_M + middle <= tile:
+            first = middle
+        else:
+            last = middle - 1
+    return first
 
 
 @triton.jit

@@ -10,9 +10,10 @@ from helpers.python import run
 from model_registry.attention import AttentionArgumentError, wavelet_attention
 
 
-def test_the_interpreted_kernels_are_the_equation():
+@pytest.mark.parametrize("name", ["triton_interpreted.py", "split_interpreted.py"])
+def test_the_interpreted_kernels_are_the_equation(name):
     """In a process of its own: Triton reads the variable on import, and other tests import it without."""
-    script = Path(__file__).with_name("triton_interpreted.py")
+    script = Path(__file__).with_name(name)
     report = run("-m", "pytest", "-q", "-p", "no:cacheprovider", str(script), TRITON_INTERPRET="1")
     assert " passed" in report
     assert "skipped" not in report

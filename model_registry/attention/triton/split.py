@@ -1,0 +1,161 @@
+"""Prompts in two parts: a kernel for plain attention has the far keys, and ours, ``near_kernel``, goes on from there.
+
+Keys ``R`` and more before a query have no position term. For all queries of a sequence they are the keys that causal
+attention sees when the sequence is taken for ``R`` keys shorter than it is, its mask aligned with the last query and
+the last key: ``n <= m - R``. So any kernel for plain causal attention that reads the paged cache and returns its
+log-sum-exp does that part, and there it is at its best: nothing is masked but along one diagonal.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, NamedTuple
+
+import torch
+
+from model_registry.attention.triton.configuration import near_tile
+from model_registry.attention.triton.near import near_kernel
+from model_registry.attention.triton.near_table import WAVES, NearTable, near_table, strip_type
+
+if TYPE_CHECKING:
+    from model_registry.attention.batch import PagedBatch
+    from model_registry.attention.triton.launch import Arguments
+
+PlainAttention = Callable[["PagedBatch", torch.Tensor, int, int], torch.Tensor]
+"""Causal attention without positions: batch, output ``[T, H, d]`` to write, most queries and most keys of a sequence.
+
+It returns the natural log-sum-exp of each row's scaled scores, ``[H, T]`` float32, infinite (of either sign) in rows
+that see no key. Query ``j`` of a sequence's ``n_q`` sees the keys ``n <= seq_len - n_q + j``; ``seq_len`` may be less
+than ``n_q``, and 0. What it writes to rows without keys does not matter.
+"""
+
+MOST_STRIP_BYTES = 2**29
+"""Most memory for strips at a time: beyond it the heads take turns."""
+
+
+SHORT_CONTEXT = 1024
+"""Keys of a context whose far keys, if it has any, are not worth a kernel of their own: all its keys are near."""
+
+
+@dataclass(frozen=True)
+class Split:
+    """What it takes to attend in two parts; ``make_split`` makes one for a model, ``replace`` one for a step.
+
+    Attributes:
+        plain: attends to the far keys.
+        table: what ``near_table`` gives for the queries' type and their ``near_tile``.
+        short: the same with rows for ``SHORT_CONTEXT`` keys or more.
+        far_lens: ``[S]`` int32, what ``far_lengths`` gives for the batch; by default it is computed for the call.
+    """
+
+    plain: PlainAttention
+    table: NearTable
+    short: NearTable
+    far_lens: torch.Tensor | None = None
+
+    def near_table(self, max_seq_len: int) -> NearTable:
+        """The table for sequences of so many keys at most."""
+        return self.short if max_seq_len <= self.short.rows else self.table
+
+    def far_lengths(self, batch: PagedBatch) -> torch.Tensor:
+        """``[S]`` int32: the keys that are far for a sequence's last query; none for sequences of a single query, which
+        the decode kernel does as a whole. Stays on the device."""
+        prompt = batch.query_start_loc.diff() > 1
+        return (batch.seq_lens - self.table.rows).clamp_(min=0) * prompt
+
+
+def make_split(plain: PlainAttention, table: torch.Tensor, dtype: torch.dtype, group: int) -> Split:
+    """For a position table ``[R, d]``, queries of type ``dtype`` and ``group`` heads to a KV head. Waits for the
+    device: once for a model, not for a step."""
+    tile = near_tile(table.shape[1], dtype.itemsize, group)
+    return Split(plain, near_table(table, dtype, tile), near_table(table, dtype, tile, least_rows=SHORT_CONTEXT))
+
+
+def attend_to_far_keys(
+    split: Split, batch: PagedBatch, out: torch.Tensor, max_query_len: int, max_seq_len: int
+) -> torch.Tensor | None:
+    """The far part into ``out``; its log-sum-exp ``[H, T]``, or None if no sequence has far keys."""
+    rows = split.near_table(max_seq_len).rows
+    if max_seq_len <= rows:
+        return None
+    far_lens = split.far_lengths(batch) if split.far_lens is None else split.far_lens
+    return split.plain(batch._replace(seq_lens=far_lens), out, max_query_len, max_seq_len - rows)
+
+
+class Strips(NamedTuple):
+    """Memory for the near kernel's strips, and what they measure.
+
+    Attributes:
+        memory: a strip for each tile of queries of ``heads`` heads.
+        heads: how many heads have theirs at a time.
+        exact_width: elements of a row for the terms of exact keys.
+        waves: elements of a row for waves.
+    """
+
+    memory: torch.Tensor
+    heads: int
+    exact_width: int
+    waves: int
+
+
+def take_strips(q: torch.Tensor, H_kv: int, sequences: int, table: NearTable) -> Strips:
+    """Strips for the queries ``q`` ``[T, H, d]`` of so many sequences, and ``H_kv`` KV heads."""
+    T, H, d = q.shape
+    tile = near_tile(d, q.element_size(), H // H_kv)
+    waves = -(-WAVES * (table.rows - table.exact_keys) // tile.wave_keys // tile.t) * tile.t
+    exact_width = -(-(table.exact.shape[0] + max(tile.m, tile.n)) // 16) * 16
+    kind = strip_type(q.dtype)
+    of_head = (T // tile.m + sequences) * tile.m * (exact_width + waves)
+    heads = min(H, max(1, MOST_STRIP_BYTES // (of_head * kind.itemsize) // tile.heads) * tile.heads)
+    return Strips(torch.empty(heads * of_head, dtype=kind, device=q.device), heads, exact_width, waves)
+
+
+def attend_to_near_keys(arguments: Arguments, table: NearTable, far_lse: torch.Tensor | None) -> None:
+    """The near part, onto what ``attend_to_far_keys`` left in the output."""
+    q, k_cache, v_cache, block_table, query_start_loc, seq_lens, _, out = arguments.tensors
+    (T, H, d), S = q.shape, seq_lens.shape[0]
+    tile = near_tile(d, q.element_size(), H // k_cache.shape[2])
+    strips = take_strips(q, k_cache.shape[2], S, table)
+    options = {"maxnreg": tile.registers} if tile.registers else {}
+    for first_head in range(0, H, strips.heads):
+        near_kernel[((T // tile.m + S) * tile.heads, min(strips.heads, H - first_head) // tile.heads)](
+            q,
+            k_cache,
+            v_cache,
+            block_table,
+            query_start_loc,
+            seq_lens,
+            table.exact,
+            table.along,
+            table.across,
+            table.turn_along,
+            table.turn_across,
+            table.curves,
+            out,
+            q if far_lse is None else far_lse,
+            strips.memory,
+            *arguments.factors,
+            S,
+            T,
+            first_head,
+            arguments.scalars[0],
+            table.rows,
+            table.exact_keys,
+            table.exact.shape[0],
+            strips.waves,
+            strips.exact_width,
+            *arguments.strides,
+            **arguments.constants,
+            HEADS=tile.heads,
+            BLOCK_M=tile.m,
+            BLOCK_N=tile.n,
+            BLOCK_T=tile.t,
+            WAVE_KEYS=tile.wave_keys,
+            STAGES=tile.stages,
+            T_STAGES=tile.t_stages,
+            SAME_ROWS=k_cache.stride() == v_cache.stride(),
+            FAR=far_lse is not None,
+            num_warps=tile.warps,
+            **options,
+        )
