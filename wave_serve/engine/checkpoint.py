@@ -50,6 +50,12 @@ def inspect_checkpoint(directory: Path) -> Checkpoint:
         what = "is not a directory" if directory.exists() else "does not exist"
         raise CheckpointError(f"checkpoint {directory} {what}; give the path of a local checkpoint directory")
     path = directory / "config.json"
+    snapshots = [one.parent for one in sorted(directory.glob("snapshots/*/config.json"))]
+    if snapshots and not path.exists():
+        found = ", ".join(map(str, snapshots))
+        raise CheckpointError(
+            f"{directory} is a repository in a cache; give one of its snapshots: {found}"
+        )
     config = _read_config(path)
     for field in REQUIRED_FIELDS:
         if field not in config:

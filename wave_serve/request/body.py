@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 
 from fastapi import Request
 
-from wave_serve.errors import ApiError, Code
+from wave_serve.errors import ApiError, Code, invalid
 from wave_serve.request.encoding import is_gzip, unzipped
 
 CLOSE = {"connection": "close"}  # what is left of the body would be taken for the next request
@@ -30,10 +30,13 @@ async def read_body(request: Request, limit: int, seconds: float) -> bytes:
         async with asyncio.timeout(seconds):
             came = _bounded(request.stream(), limit, "")
             parts = _bounded(unzipped(came, limit), limit, " unzipped") if zipped else came
-            return b"".join([part async for part in parts]).removeprefix(codecs.BOM_UTF8)
+            body = b"".join([part async for part in parts]).removeprefix(codecs.BOM_UTF8)
     except TimeoutError:
         message = f"The request body did not arrive within {seconds:g} s."
         raise ApiError(408, message, code=Code.REQUEST_TIMEOUT, headers=CLOSE) from None
+    if body.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        raise invalid("The body must be UTF-8, as JSON is; it begins as UTF-16 or UTF-32 does.", code=Code.INVALID_JSON)
+    return body
 
 
 async def _bounded(parts: AsyncIterator[bytes], limit: int, how: str) -> AsyncIterator[bytes]:

@@ -256,3 +256,5 @@ def test_a_snapshot_of_a_cache_has_its_repositorys_name(tmp_path: Path, place: s
     (snapshot / "config.json").symlink_to(blobs / "1")
     (snapshot / "model.safetensors").symlink_to(blobs / "2")
     assert inspect_checkpoint(snapshot).name == name
+    if snapshot.parent.name == "snapshots":
+        assert complaint(snapshot.parent.parent).endswith(f"give one of its snapshots: {snapshot}")

@@ -116,6 +116,13 @@ def test_a_mark_of_the_byte_order_is_left_out(gateway: Running, upstream: FakeUp
     assert post(gateway, BOM, None).status_code == 400
 
 
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-32"])
+def test_another_unicode_encoding_is_named(gateway: Running, encoding: str) -> None:
+    answer = post(gateway, PLAIN.decode().encode(encoding), None)
+    assert answer.status_code == 400
+    assert answer.json()["error"]["message"].startswith("The body must be UTF-8, as JSON is")
+
+
 def test_a_large_body_with_a_mark_is_read_by_the_worker_too(small: Running) -> None:
     body = json.dumps({"model": "fake", "prompt": "hello", "max_tokens": 5, "user": "u" * 30_000}).encode()
     assert post(small, BOM + body, None).status_code == 200
