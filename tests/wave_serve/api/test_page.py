@@ -41,6 +41,12 @@ def test_where_it_is_off_its_url_is_unknown(upstream: FakeUpstream) -> None:
     assert (answer.status_code, answer.json()["error"]["code"]) == (404, "unknown_url")
 
 
+def test_head_tells_an_agent_that_asks_whether_anybody_is_there(upstream: FakeUpstream) -> None:
+    with running(settings_for(upstream)) as one:
+        answer = httpx.head(one.url)
+    assert (answer.status_code, answer.content) == (200, b"")
+
+
 def test_it_goes_when_a_reload_brings_keys(upstream: FakeUpstream, keys: dict) -> None:
     with running(settings_for(upstream)) as one:
         assert httpx.get(one.url).status_code == 200

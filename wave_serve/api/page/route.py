@@ -19,7 +19,7 @@ PATH = "/"
 router = APIRouter(include_in_schema=False, route_class=ReadableRoute)
 
 
-@router.get(PATH)
+@router.api_route(PATH, methods=["GET", "HEAD"])  # command-line agents ask HEAD / whether anybody is there
 async def page(request: Request) -> Response:
     """The page; an unknown URL where it is off."""
     if not is_on(gateway_of(request)):
