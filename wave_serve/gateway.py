@@ -24,6 +24,7 @@ from wave_serve.request.presence import while_connected
 from wave_serve.routing.admission import Admission
 from wave_serve.routing.dispatch import Dispatch
 from wave_serve.routing.drain import Drain
+from wave_serve.routing.kept_responses import KeptResponses
 from wave_serve.routing.prefixes import prefixes_of
 from wave_serve.routing.router import Demand, Router
 from wave_serve.settings import Overflow, Settings
@@ -44,13 +45,19 @@ class Gateway:
         self.auth = Auth(settings.auth, load_keys(settings.auth.keys_file, settings.models))
         self.upstreams = [
             Upstream(
-                one.base_url, one.models, settings.timeouts, settings.routing, access_to(one, f"upstreams.{index}")
+                one.base_url,
+                one.models,
+                settings.timeouts,
+                settings.routing,
+                access_to(one, f"upstreams.{index}"),
+                keeps_responses=one.keeps_responses,
             )
             for index, one in enumerate(settings.upstreams)
         ]
         self.router = Router(settings.routing)
         self.admission = Admission(settings.admission, self.router, settings.timeouts.retry_after)
         self.drain = Drain()
+        self.responses = KeptResponses()
         add_load_metrics(self.metrics.registry, self.admission, self.upstreams)
         # Two, so that a long text being tokenised does not hold up the bodies behind it.
         self.workers = [Worker(settings.large_body_bytes) for _ in range(2)]
@@ -208,10 +215,19 @@ class Gateway:
         return await while_connected(request.receive, model.ask(question, self.settings.routing.tries))
 
     def dispatch(
-        self, exchange: Exchange, model: ServedModel, outcome: Outcome, payload: Mapping[str, Any]
+        self,
+        exchange: Exchange,
+        model: ServedModel,
+        generation: Generation,
+        outcome: Outcome,
+        payload: Mapping[str, Any],
     ) -> Dispatch:
         """The way to an upstream whose window takes an accepted generation; `payload` is what will be sent."""
         upstreams = model.upstreams_for(outcome.accepted().reach)
+        if generation.kept is not None:
+            upstreams = [one for one in upstreams if one.keeps_responses]
+        if generation.holder is not None:
+            upstreams = [one for one in upstreams if one.base_url == generation.holder]
         prefixes = prefixes_of(model.name, payload) if len(upstreams) > 1 else None
         demand = Demand(sum(outcome.tokens), exchange.key_name or "", upstreams, prefixes)
         return Dispatch(exchange, demand, self.admission, self.drain, self.settings)

@@ -6,6 +6,7 @@ from typing import Any
 from fastapi import Request
 from starlette.responses import Response
 
+from wave_serve.api.stored import note, resume
 from wave_serve.context.catalogue import ServedModel
 from wave_serve.context.fitting import Outcome
 from wave_serve.exchange import exchange_of
@@ -20,7 +21,7 @@ async def generate(gateway: Gateway, request: Request, dialect: Dialect) -> Resp
     exchange = exchange_of(request)
     body, payload = await gateway.read(request)
     candidates = gateway.find(payload, exchange)
-    generation = dialect.read(payload)
+    generation = resume(gateway, dialect.read(payload), exchange)
     exchange.asks_for_stream(generation.stream)
     exchange.asks_for(payload)
     model, outcome = await gateway.fit(request, candidates, generation)
@@ -29,7 +30,7 @@ async def generate(gateway: Gateway, request: Request, dialect: Dialect) -> Resp
     exchange.spend(sum(outcome.tokens) + longest)
     usage = _ask_for_usage(generation, outcome)
     body = await gateway.bodies.edit(body, payload, outcome.changes | usage, without=dialect.policy_fields)
-    dispatch = gateway.dispatch(exchange, model, outcome, payload | outcome.changes)
+    dispatch = gateway.dispatch(exchange, model, generation, outcome, payload | outcome.changes)
     return Relay(
         dispatch,
         dialect,
@@ -37,7 +38,8 @@ async def generate(gateway: Gateway, request: Request, dialect: Dialect) -> Resp
         exchange,
         gateway.metrics,
         timeouts=gateway.settings.timeouts,
-        on_usage=partial(_compare, gateway, model, outcome),
+        on_usage=partial(_compare, gateway, model, outcome) if not generation.earlier else None,
+        on_part=partial(note, gateway, exchange) if generation.kept is not None else None,
         hide_usage=bool(usage),
         echoed_prefix="" if outcome.truncated is None else outcome.truncated.echoed_prefix,
     )

@@ -6,6 +6,7 @@ from fastapi import Request
 from pydantic import ConfigDict, NonNegativeInt, with_config
 from typing_extensions import TypedDict
 
+from wave_serve.api.stored import resume
 from wave_serve.context.cap import Cap
 from wave_serve.context.card import Limits
 from wave_serve.context.fitting import Fitting, Measured, Truncated, count_record
@@ -78,7 +79,7 @@ async def preflight(gateway: Gateway, request: Request) -> Context:
     exchange.may_count()
     _, payload = await gateway.read(request)
     candidates = gateway.find(payload, exchange)
-    generation = dialect_of(payload, request.headers).read(payload)
+    generation = resume(gateway, dialect_of(payload, request.headers).read(payload), exchange)
     chosen, _ = await gateway.choose(request, candidates, generation)
     model, cap = chosen.model, chosen.cap
     fitting = Fitting(model, generation, cap)

@@ -10,6 +10,7 @@ from wave_serve.api.generate import generate
 from wave_serve.api.preflight import preflight
 from wave_serve.api.readable import ReadableRoute
 from wave_serve.api.readiness import Health, readiness
+from wave_serve.api.stored import cancel, retrieve
 from wave_serve.context.card import Models
 from wave_serve.context.catalogue import unknown_model
 from wave_serve.context.fitting import check_size
@@ -42,6 +43,20 @@ async def responses(request: Request) -> Response:
     """OpenAI's responses."""
     with gateway_of(request).drain.covers():
         return await generate(gateway_of(request), request, RESPONSES)
+
+
+@router.get("/v1/responses/{response_id}")
+async def kept_response(request: Request, response_id: str) -> Response:
+    """A response that an upstream keeps."""
+    content = await retrieve(gateway_of(request), response_id, exchange_of(request))
+    return Response(content, media_type="application/json")
+
+
+@router.post("/v1/responses/{response_id}/cancel")
+async def cancelled_response(request: Request, response_id: str) -> Response:
+    """Ends the work on a response in the background."""
+    content = await cancel(gateway_of(request), response_id, exchange_of(request))
+    return Response(content, media_type="application/json")
 
 
 @router.post("/v1/messages")

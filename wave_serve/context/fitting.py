@@ -210,7 +210,8 @@ class Fitting:
             fewest = model.counter.fewest(dialect.last_user_text(generation.payload))
             if fewest > longest_counted:
                 return Measured((fewest,), over_by_size=True, exact=False)
-            return Measured((await model.counter.count_conversation(dialect, generation.payload, upstream),))
+            own = await model.counter.count_conversation(dialect, generation.payload, upstream)
+            return Measured((generation.earlier + own,))
         prompts = read_prompts(generation.payload)
         check_sequences(generation, len(prompts), model.settings.max_sequences)
         bounds = tuple(model.counter.fewest(prompt) for prompt in prompts)

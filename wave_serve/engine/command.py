@@ -34,6 +34,7 @@ ONE_PROCESS = ("--distributed-executor-backend", "vllm.v1.executor.uniproc_execu
 SEVERAL_PROCESSES = re.compile(r"--(distributed-executor-backend|config|nnodes|.*-parallel-.*)|-(n|[tpd]p|[pd]cp)")
 
 ENGINE_KEY = "VLLM_API_KEY"
+ENGINE_STORE = "VLLM_ENABLE_RESPONSES_API_STORE"
 BINDING, NO_BINDING = "VLLM_CPU_OMP_THREADS_BIND", "nobind"
 
 

@@ -31,8 +31,9 @@ class Relay(Response):
     """The answer to a generation, fetched from an upstream while it is sent.
 
     `dispatch` chooses the upstream, and another one as long as no upstream has begun to answer (`_committed`). The
-    prompt tokens that a complete answer's usage tells go to `on_usage`; `hide_usage` keeps a stream's usage from the
-    client, which did not ask for it, and `echoed_prefix` is cut from the beginning of an echo.
+    prompt tokens that a complete answer's usage tells go to `on_usage`, every part of an answer to `on_part`;
+    `hide_usage` keeps a stream's usage from the client, which did not ask for it, and `echoed_prefix` is cut from the
+    beginning of an echo.
     """
 
     def __init__(
@@ -44,7 +45,8 @@ class Relay(Response):
         metrics: Metrics,
         *,
         timeouts: TimeoutSettings,
-        on_usage: Callable[[int], None] = lambda _: None,
+        on_usage: Callable[[int], None] | None = None,
+        on_part: Callable[[Any], None] | None = None,
         hide_usage: bool = False,
         echoed_prefix: str = "",
     ) -> None:
@@ -56,6 +58,7 @@ class Relay(Response):
         self._metrics = metrics
         self._timeouts = timeouts
         self._on_usage = on_usage
+        self._on_part = on_part
         self._hide_usage = hide_usage
         self._echoed_prefix = echoed_prefix
         self._committed = False
@@ -174,11 +177,13 @@ class Relay(Response):
     def _seen(self, part: Any) -> None:
         """A whole answer, or an event of its stream, has come as JSON."""
         self._exchange.answer_part(self._dialect.told(part))
+        if self._on_part is not None:
+            self._on_part(part)
 
     def _report_usage(self) -> None:
         """Tells what the upstream counted, where it said so."""
         tokens = self._exchange.answer.input_tokens
-        if tokens is not None:
+        if tokens is not None and self._on_usage is not None:
             self._on_usage(tokens)
 
     async def _chunks(self, answer: UpstreamAnswer) -> AsyncIterator[bytes]:

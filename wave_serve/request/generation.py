@@ -30,6 +30,8 @@ class Generation:
         truncates: whether a prompt over the cap is to be cut even where the model's policy is to reject it.
         min_tokens: shortest completion asked for, in tokens.
         kept: the field that asks an upstream to keep the response, or to go on from a kept one; None without.
+        earlier: tokens of the kept response that it goes on from.
+        holder: URL of the upstream that has that response.
     """
 
     payload: Mapping[str, Any]
@@ -42,6 +44,8 @@ class Generation:
     truncates: bool = False
     kept: str | None = None
     min_tokens: int = 0
+    earlier: int = 0
+    holder: str | None = None
 
     @property
     def param(self) -> str:

@@ -14,6 +14,7 @@ from wave_serve.context.zones import zones_of
 from wave_serve.engine.checkpoint import bundled_checkpoint, inspect_checkpoint
 from wave_serve.engine.command import (
     ENGINE_KEY,
+    ENGINE_STORE,
     EngineSetupError,
     engine_command,
     engine_environment,
@@ -70,7 +71,9 @@ def run_with_engine(
     environment = engine_environment(settings.engine, os.environ)
     command = engine_command(checkpoint, served, port, limit, settings.engine.args, environment)
     key = engine_key(environment)
-    upstream = UpstreamSettings(base_url=f"http://127.0.0.1:{port}", models=(served,), api_key=key)
+    keeps = environment.get(ENGINE_STORE) == "1"
+    root = f"http://127.0.0.1:{port}"
+    upstream = UpstreamSettings(base_url=root, models=(served,), api_key=key, keeps_responses=keeps)
     if key is not None:
         theirs = f"its clients' keys are those of auth.keys_file and {ENVIRONMENT}"
         event(logger, logging.WARNING, f"{ENGINE_KEY} guards the engine, and not the gateway before it; {theirs}")

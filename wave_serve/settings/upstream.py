@@ -21,6 +21,9 @@ class UpstreamSettings(Frozen):
     models: tuple[str, ...] = Field(
         min_length=1, description="Names under which it serves its models.", examples=[["wave-demo"]]
     )
+    keeps_responses: bool = Field(
+        False, description="Whether it keeps responses of /v1/responses: VLLM_ENABLE_RESPONSES_API_STORE=1."
+    )
     api_key: Secret | None = Field(
         None, description="Its API key, sent as a bearer token: env:NAME (a variable that holds it) or file:PATH."
     )

@@ -47,6 +47,7 @@ class Upstream:
     Attributes:
         base_url: root of the server.
         models: names of the models that it has to serve.
+        keeps_responses: whether it has a store of responses.
         client: sends requests to it.
         reason: why no requests may be sent to it; None while it is ready.
         limits: its max_model_len by model, in tokens.
@@ -65,8 +66,11 @@ class Upstream:
         timeouts: TimeoutSettings,
         routing: RoutingSettings = RoutingSettings(),  # noqa: B008 - frozen
         access: Access = Access(),  # noqa: B008 - frozen
+        *,
+        keeps_responses: bool = False,
     ) -> None:
         self.base_url = base_url
+        self.keeps_responses = keeps_responses
         self.models = models
         self.reason: str | None = "not looked at yet"
         self.limits: dict[str, int] = {}

@@ -110,7 +110,7 @@ def before(keys: Path | None, **options: object) -> Iterator[tuple[FakeUpstream,
                 "fake": trusted | {"train_length": 100, "max_extrapolation": 9, "default_max_completion_tokens": 20},
                 "plain": {"clamp_max_tokens": True},
             },
-            "upstreams": [{"base_url": fake.url, "models": ["fake", "plain"]}],
+            "upstreams": [{"base_url": fake.url, "models": ["fake", "plain"], "keeps_responses": True}],
             "auth": {"keys_file": None if keys is None else str(keys), "protect_metrics": True},
             "routing": {"tries": 1, "eject_after": 1000},
         }
@@ -132,10 +132,12 @@ class Asking:
         """`path` as in the document, `at` as it is asked for."""
         self._described.take(path, self._client.get(at or path, headers=_bearer(key)))
 
-    def post(self, path: str, body: dict | bytes, key: str | None = "all", **headers: str) -> None:
+    def post(
+        self, path: str, body: dict | bytes, key: str | None = "all", at: str | None = None, **headers: str
+    ) -> None:
         content = body if isinstance(body, bytes) else json.dumps(body, separators=(",", ":")).encode()
         head = JSON | _bearer(key) | {name.replace("_", "-"): value for name, value in headers.items()}
-        self._described.take(path, self._client.post(path, content=content, headers=head))
+        self._described.take(path, self._client.post(at or path, content=content, headers=head))
 
     def post_half(self, path: str) -> None:
         """A body that never arrives whole; httpx would go on sending."""
@@ -153,6 +155,30 @@ class Asking:
 
 def _bearer(key: str | None) -> dict[str, str]:
     return {} if key is None else {"authorization": f"Bearer {secret(key)}"}
+
+
+def ask_of_kept_responses(ask: Asking, upstream: FakeUpstream, one: Running) -> None:
+    keeper = one.gateway.upstreams[0]
+    at, cancelled = "/v1/responses/{response_id}", "/v1/responses/{response_id}/cancel"
+    upstream.answers |= {"/v1/responses/r": reply_json(RESPONSE), "/v1/responses/r/cancel": reply_json(RESPONSE)}
+    ask.post(RESPONSES, ITEMS | {"store": True})
+
+    def ask_both(response: str = "r", key: str | None = "all") -> None:
+        ask.get(at, f"/v1/responses/{response}", key)
+        ask.post(cancelled, b"", key, at=f"/v1/responses/{response}/cancel")
+
+    ask_both()
+    ask_both("other")
+    ask_both(key="nobody")
+    ask.post(cancelled, b"", "one-a-minute", at="/v1/responses/r/cancel")
+    ask.post(cancelled, b"", "one-a-minute", at="/v1/responses/r/cancel")
+    keeper.keeps_responses = False
+    ask_both()
+    ask.post(RESPONSES, ITEMS | {"store": True})
+    keeper.keeps_responses = True
+    responses, one.gateway.responses = one.gateway.responses, None
+    ask_both()
+    one.gateway.responses = responses
 
 
 def ask_of_models(ask: Asking) -> None:
@@ -215,7 +241,6 @@ def ask_what_is_refused(ask: Asking, upstream: FakeUpstream) -> None:
     ask.post(COMPLETIONS, BODY | {"prompt": "x" * 9000})
     ask.post(CHAT, TALK | {"max_tokens": 400})
     ask.post(RESPONSES, ITEMS | {"max_output_tokens": 400})
-    ask.post(RESPONSES, ITEMS | {"store": True})
     ask.post(MESSAGES, TALK | {"max_tokens": 400})
     ask.post(COMPLETIONS, {"model": "plain", "prompt": ["x"] * 100, "max_tokens": 700})  # more tokens than a minute has
     counting = upstream.answers["/tokenize"]
@@ -312,9 +337,12 @@ def ask_when_nothing_comes(ask: Asking, upstream: FakeUpstream, one: Running) ->
     one.gateway.drain.over = True
     ask.post(COMPLETIONS, BODY)
     one.gateway.drain.over = False
+    ask.post(RESPONSES, ITEMS | {"store": True})
     upstream.stop()
     ask.post(COMPLETIONS, BODY)
     one.wait(503)
+    ask.get("/v1/responses/{response_id}", "/v1/responses/r")
+    ask.post("/v1/responses/{response_id}/cancel", b"", at="/v1/responses/r/cancel")
     for path in COUNTED:
         ask.post(path, BODY | {"messages": TURNS, "tokens": [1]} if path != CONTEXT else BODY)
     ask.get("/ready")
@@ -335,6 +363,7 @@ def described(tmp_path_factory: pytest.TempPathFactory) -> Described:
         ask = Asking(client, found)
         ask_of_models(ask)
         ask_what_is_answered(ask)
+        ask_of_kept_responses(ask, upstream, one)
         ask_what_is_refused(ask, upstream)
         ask_when_the_upstream_fails(ask, upstream)
         ask_when_the_gateway_fails(ask, one)

@@ -69,11 +69,18 @@ def _endpoints() -> dict[str, tuple[str, _Endpoint]]:
     context = {"anyOf": [ref(body) for body in bodies]}
     tokenize = {"anyOf": [ref("TokenizeText"), ref("TokenizeChat")]}
     model = {"name": "model", "in": "path", "required": True, "schema": TEXT, "description": "Its name."}
+    response = model | {"name": "response_id", "description": "Its id."}
+    about = {"parameters": [response]}
+    cancel = _Endpoint("End the work on one.", _json("Response"), (*READING, 400, 404, 429, 503), more=about)
     metrics = {"text/plain": {"schema": TEXT}}
     return {
         "/v1/completions": _generation("Complete a prompt.", "CompletionRequest", "Completion"),
         "/v1/chat/completions": _generation("Answer a chat.", "ChatRequest", "ChatCompletion"),
         "/v1/responses": _generation("Answer with a response.", "ResponsesRequest", "Response"),
+        "/v1/responses/{response_id}": _get(
+            "A response that an engine keeps.", _json("Response"), (400, 404, 503), parameters=[response]
+        ),
+        "/v1/responses/{response_id}/cancel": ("post", cancel),
         "/v1/messages": _anthropic(_generation("Answer Anthropic's messages.", "MessagesRequest", "Message")),
         "/v1/messages/count_tokens": _anthropic(
             _post("Count the tokens of Anthropic's messages.", ref("CountedMessages"), "InputTokens", PREFLIGHT)
