@@ -148,11 +148,12 @@ def test_an_answer_under_way_is_not_broken_by_a_refusal_behind_it(upstream: Fake
 
     upstream.answers["/v1/completions"] = stream(b'data: {"choices": []}\n\n', wait, b"data: [DONE]\n\n")
     body = BODY[:-1] + b', "stream": true}'
-    with running(settings_for(upstream, max_head_bytes=MOST)) as one:
+    patient = {"silence": 60.0, "keep_alive": 60.0}
+    with running(settings_for(upstream, max_head_bytes=MOST, timeouts=patient)) as one:
 
         def parts() -> Iterator[bytes]:
             yield POST + b"content-length: %d\r\n\r\n%s" % (len(body), body)
-            yield from endless(START, FILL)
+            yield START + FILL * 20
             go.set()
 
         got = exchange(one, parts())
