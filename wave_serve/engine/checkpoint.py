@@ -53,9 +53,7 @@ def inspect_checkpoint(directory: Path) -> Checkpoint:
     snapshots = [one.parent for one in sorted(directory.glob("snapshots/*/config.json"))]
     if snapshots and not path.exists():
         found = ", ".join(map(str, snapshots))
-        raise CheckpointError(
-            f"{directory} is a repository in a cache; give one of its snapshots: {found}"
-        )
+        raise CheckpointError(f"{directory} is a repository in a cache; give one of its snapshots: {found}")
     config = _read_config(path)
     for field in REQUIRED_FIELDS:
         if field not in config:
