@@ -37,7 +37,7 @@ format: install
 
 # Needs uv. Leaves out what requirements/README.md says.
 LOCK_OPTIONS := --universal --python-version 3.11 --generate-hashes --no-annotate --no-header --quiet \
-  --override requirements/excluded.txt $(foreach p,torch torchvision torchaudio torchcodec,--no-emit-package $(p))
+  --override requirements/overrides.txt $(foreach p,torch torchvision torchaudio torchcodec,--no-emit-package $(p))
 lock:
 	uv pip compile pyproject.toml requirements/cpu.in --extra cpu --extra train --extra dev $(LOCK_OPTIONS) \
 	  --output-file requirements/cpu.txt

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     import subprocess
 
 START_SECONDS = 300
-"""Longest wait for a server, vLLM's compilation on a busy machine included."""
+"""Longest wait for a server; on a busy machine vLLM compiles for minutes."""
 
 
 def free_port() -> int:

@@ -22,21 +22,22 @@ class WaveletConfigError(WaveletError):
 class WaveletLlamaConfig(LlamaConfig):
     """Llama's config with ``position_encoding``, ``train_length``, ``logit_scaling`` and ``logit_scaling_length``.
 
-    ``position_encoding`` is ``{"type": "rope" | "alibi" | "nope"}`` or
-    ``{"type": "wavelet", "wavelet": name, "scale_exponents": [..], "shifts": [..]}`` with
-    ``len(scale_exponents) * len(shifts) == head_dim``. ``train_length`` is the sequence length in tokens that the
-    weights were trained at. ``logit_scaling`` is ``none`` or ``log_n``, see
-    ``model_registry.positions.logit_scaling``; with ``log_n``, ``logit_scaling_length`` is the length in tokens up to
-    which the factor is 1, from 2 to ``train_length``, which it is where it is null. A shorter one changes the model
-    within its training length, so train with it.
     Llama's ``rope_parameters``, scaling included, apply when the type is ``rope`` and must be unscaled otherwise.
+
+    Attributes:
+        position_encoding: ``{"type": "rope" | "alibi" | "nope"}``, or ``{"type": "wavelet", "wavelet": name,
+            "scale_exponents": [..], "shifts": [..]}`` with ``len(scale_exponents) * len(shifts) == head_dim``.
+        train_length: tokens of the sequences that the weights were trained on.
+        logit_scaling: ``none`` or ``log_n``, see ``model_registry.positions.logit_scaling``.
+        logit_scaling_length: with ``log_n``, the tokens up to which the factor is 1, from 2 to ``train_length``; null
+            means ``train_length``. A shorter one changes the model within its training length, so train with it.
 
     Raises:
         WaveletConfigError: one of these entries is missing or wrong, or the head counts do not divide.
     """
 
     model_type = "wavelet_llama"
-    # Both entries without a default are the checkpoint's own facts: a guess would serve it wrongly without a word.
+    # Two entries have no default: only the checkpoint knows them, and a guess would give wrong text without an error.
     has_no_defaults_at_init: ClassVar[bool] = True
 
     position_encoding: dict | None = None
@@ -49,7 +50,7 @@ class WaveletLlamaConfig(LlamaConfig):
         super().__post_init__(**kwargs)
         self._check_position_encoding()
         self._check_train_length()
-        # The subclass's generated __init__ replaces the one that runs Llama's own validators.
+        # Transformers generates an __init__ for this class; Llama's validators run in the one that it replaces.
         self.validate()
 
     @property

@@ -33,10 +33,13 @@ from model_registry.positions.shared_table import shared_position_table
 
 @dataclass(frozen=True)
 class Geometry:
-    """What every layer of one forward pass shares.
+    """What all layers of one forward pass share: ``Q`` queries, ``K`` keys, ``H`` heads of ``d`` dimensions.
 
-    ``visible`` is ``[B or 1, 1, Q, K]`` bool; ``rows`` is ``[K + 1, d]`` (wavelet); ``bias`` is ``[H, Q, K]``
-    (alibi); ``factor`` is ``[B or 1, 1, Q, 1]`` float32 (log_n past its length).
+    Attributes:
+        visible: ``[B or 1, 1, Q, K]`` bool, the keys that each query sees.
+        rows: ``[K + 1, d]`` from ``rows_by_key``; None unless positions are wavelets.
+        bias: ``[H, Q, K]`` float32, added to the scores; None unless positions are ALiBi's.
+        factor: ``[B or 1, 1, Q, 1]`` float32, which multiplies queries; None where ``log_n`` has no effect.
     """
 
     visible: torch.Tensor
@@ -46,10 +49,10 @@ class Geometry:
 
 
 class NoRotation(nn.Module):
-    """Stands where Llama keeps its rotary embedding; layers get no cosines and sines."""
+    """Takes the place of Llama's rotary embedding in models that rotate nothing."""
 
     def forward(self, hidden_states: torch.Tensor, position_ids: torch.Tensor) -> None:  # noqa: ARG002
-        """Give nothing."""
+        """Return None: layers that get no cosines and sines do not rotate."""
         return
 
 

@@ -1,52 +1,70 @@
 """One gateway: its settings, upstreams, models and metrics, alive as long as its application."""
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
-from typing import Any
+from dataclasses import replace
+from typing import Any, TypeVar
 
-from fastapi import FastAPI
+from fastapi import FastAPI, Request
 
+from wave_serve.context.card import Model
 from wave_serve.context.catalogue import Catalogue, ServedModel, read_model
-from wave_serve.exchange import Exchange
+from wave_serve.context.choice import Candidate, by_window, fits_whole
+from wave_serve.context.fitting import Fitting, Outcome
+from wave_serve.errors import ApiError
+from wave_serve.exchange import Exchange, exchange_of
 from wave_serve.keys.auth import Auth
 from wave_serve.keys.file import ApiKey, load_keys
 from wave_serve.observe.metrics import Metrics, add_load_metrics
+from wave_serve.request.body import read_body
+from wave_serve.request.generation import Generation
 from wave_serve.request.parsing import Bodies
+from wave_serve.request.presence import while_connected
 from wave_serve.routing.admission import Admission
 from wave_serve.routing.dispatch import Dispatch
 from wave_serve.routing.drain import Drain
+from wave_serve.routing.kept_responses import KeptResponses
 from wave_serve.routing.prefixes import prefixes_of
 from wave_serve.routing.router import Demand, Router
-from wave_serve.settings import Settings
+from wave_serve.settings import Overflow, Settings
+from wave_serve.upstream.access import access_to
 from wave_serve.upstream.upstream import Upstream
-from wave_serve.worker.process import HeavyWork
+from wave_serve.worker.process import Worker
 
-RELOADED = ("auth", "admission", "routing", "models", "max_body_bytes")
+T = TypeVar("T")
+RELOADED = ("auth", "admission", "routing", "models", "aliases", "max_body_bytes", "page")
 
 
 class Gateway:
-    """What all endpoints share."""
+    """The parts that a request passes through, built once from the settings; every endpoint is handed this object."""
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self.metrics = Metrics()
         self.auth = Auth(settings.auth, load_keys(settings.auth.keys_file, settings.models))
         self.upstreams = [
-            Upstream(upstream.base_url, upstream.models, settings.timeouts, settings.routing)
-            for upstream in settings.upstreams
+            Upstream(
+                one.base_url,
+                one.models,
+                settings.timeouts,
+                settings.routing,
+                access_to(one, f"upstreams.{index}"),
+                keeps_responses=one.keeps_responses,
+            )
+            for index, one in enumerate(settings.upstreams)
         ]
         self.router = Router(settings.routing)
         self.admission = Admission(settings.admission, self.router, settings.timeouts.retry_after)
         self.drain = Drain()
+        self.responses = KeptResponses()
         add_load_metrics(self.metrics.registry, self.admission, self.upstreams)
         # Two, so that a long text being tokenised does not hold up the bodies behind it.
-        self.heavy = [HeavyWork(settings.large_body_bytes) for _ in range(2)]
-        self.bodies = Bodies(self.heavy[0])
-        self.catalogue = Catalogue(settings, self.upstreams, self.heavy[1])
+        self.workers = [Worker(settings.large_body_bytes) for _ in range(2)]
+        self.bodies = Bodies(self.workers[0])
+        self.catalogue = Catalogue(settings, self.upstreams, self.workers[1])
         for upstream in self.upstreams:
-            upstream.before_ready = self.catalogue.learn
-            upstream.on_change = self.admission.serve_queue
+            upstream.tell(self.catalogue.learn, self.admission.serve_queue, self.metrics.window_changed)
 
     def apply(self, settings: Settings, keys: Sequence[ApiKey]) -> list[str]:
         """Takes over keys, limits and policies; requests that run go on. Returns what only a restart would change."""
@@ -69,7 +87,7 @@ class Gateway:
         self.auth.apply(settings.auth, keys)
         self.router.apply(settings.routing)
         for upstream in self.upstreams:
-            upstream.ejection.settings = settings.routing
+            upstream.apply(settings.routing)
         self.admission.apply(settings.admission)
         return kept
 
@@ -84,13 +102,134 @@ class Gateway:
         if isinstance(named, str) and named in self.catalogue.models:
             exchange.check_model(named)
         model = self.catalogue.find(read_model(payload, [model.name for model in self.visible_models(exchange)]))
-        exchange.model = model.name
+        exchange.is_for(model.name)
         return model
 
-    def dispatch(self, exchange: Exchange, model: ServedModel, tokens: int, payload: Mapping[str, Any]) -> Dispatch:
-        """The way to an upstream for a generation of `tokens` prompt tokens; `payload` is what will be sent."""
-        prefixes = prefixes_of(model.name, payload) if len(model.upstreams) > 1 else None
-        demand = Demand(tokens, exchange.key_name or "", model.upstreams, prefixes)
+    def find(self, payload: Mapping[str, Any], exchange: Exchange) -> list[Candidate]:
+        """The models that a request may go to, narrowest window first: the one that it names, or those of an alias.
+
+        Raises:
+            ApiError: 400, 403 or 404, it names none; 503, none is ready.
+        """
+        found: list[Candidate] = []
+        refusals: list[ApiError] = []
+        for model in self._models_of(payload, exchange):
+            try:
+                cap = model.cap(exchange.key_limit)
+                exchange.is_held_against(cap.headers())
+                model.least_busy()
+            except ApiError as error:
+                refusals.append(error)
+            else:
+                found.append(Candidate(model, cap))
+        if not found:
+            raise refusals[0]
+        return by_window(found)
+
+    def _models_of(self, payload: Mapping[str, Any], exchange: Exchange) -> list[ServedModel]:
+        members = self.members(payload.get("model"))
+        if not members:
+            return [self.model_of(payload, exchange)]
+        allowed = [model for model in self.visible_models(exchange) if model in members]
+        if not allowed:
+            exchange.check_model(members[0].name)
+        exchange.is_for(str(payload["model"]))
+        return allowed
+
+    def members(self, alias: Any) -> list[ServedModel]:
+        """The models under an alias; empty where it is none."""
+        names = self.settings.aliases.get(alias, ()) if isinstance(alias, str) else ()
+        return [self.catalogue.models[name] for name in names if name in self.catalogue.models]
+
+    def cards(self, exchange: Exchange) -> list[Model]:
+        """The models and aliases that the request's key may use; an alias has the limits of its widest model."""
+        models = self.visible_models(exchange)
+        cards = [model.card(exchange.key_limit) for model in models]
+        for alias in self.settings.aliases:
+            members = [model.card(exchange.key_limit) for model in self.members(alias) if model in models]
+            if members:
+                cards.append({**max(members, key=lambda card: card["max_model_len"] or 0), "id": alias})
+        return cards
+
+    async def choose(
+        self, request: Request, candidates: Sequence[Candidate], generation: Generation
+    ) -> tuple[Candidate, Outcome | None]:
+        """The first candidate that takes the request whole, with the decision there; else the widest.
+
+        Raises:
+            ApiError: the request could be answered at no length, or no upstream counts its prompts.
+        """
+        *narrower, widest = candidates
+        strictly = replace(generation, overflow=Overflow.REJECT, truncates=False)
+        for one in narrower:
+            outcome = await self.ask(request, one.model, Fitting(one.model, strictly, one.cap).fit)
+            if fits_whole(generation, outcome):
+                return one, outcome
+        return widest, None
+
+    async def fit(
+        self, request: Request, candidates: Sequence[Candidate], generation: Generation
+    ) -> tuple[ServedModel, Outcome]:
+        """The model that a request goes to, and the decision there. Raises ApiError as `choose`."""
+        chosen, outcome = await self.choose(request, candidates, generation)
+        model = chosen.model
+        if outcome is None:
+            outcome = await self.ask(request, model, Fitting(model, generation, chosen.cap).fit)
+        return self._sent_to(model, generation, outcome, exchange_of(request))
+
+    def _sent_to(
+        self, model: ServedModel, generation: Generation, outcome: Outcome, exchange: Exchange
+    ) -> tuple[ServedModel, Outcome]:
+        """With the model's own name in the body where an alias stands there, or none in a dialect that needs one."""
+        exchange.is_for(model.name)
+        named = generation.payload.get("model")
+        if named == model.name or (named is None and not generation.dialect.needs_model):
+            return model, outcome
+        return model, replace(outcome, changes=outcome.changes | {"model": model.name})
+
+    async def read(self, request: Request) -> tuple[bytes, dict[str, Any]]:
+        """A request's body, and the JSON object in it; a field that is null is in neither.
+
+        vLLM refuses a null of many fields, where OpenAI's clients take it for a field that is not there.
+
+        Raises:
+            ApiError: 400, 408, 413 or 415.
+        """
+        body = await read_body(request, self.settings.max_body_bytes, self.settings.timeouts.body)
+        exchange_of(request).body_read()
+        payload = await self.bodies.parse(body, request.headers.get("content-type"))
+        exchange_of(request).take_id(payload.get("request_id"))
+        nulls = [field for field, value in payload.items() if value is None]
+        if not nulls:
+            return body, payload
+        body = await self.bodies.edit(body, payload, {}, without=nulls)
+        return body, {field: value for field, value in payload.items() if value is not None}
+
+    async def ask(self, request: Request, model: ServedModel, question: Callable[[Upstream], Awaitable[T]]) -> T:
+        """The answer of any of a model's upstreams, as long as the client is there to get it.
+
+        Raises:
+            ApiError: 503 where no upstream is ready; else that of the last one that was asked.
+            ClientGoneError: the client left first.
+        """
+        return await while_connected(request.receive, model.ask(question, self.settings.routing.tries))
+
+    def dispatch(
+        self,
+        exchange: Exchange,
+        model: ServedModel,
+        generation: Generation,
+        outcome: Outcome,
+        payload: Mapping[str, Any],
+    ) -> Dispatch:
+        """The way to an upstream whose window takes an accepted generation; `payload` is what will be sent."""
+        upstreams = model.upstreams_for(outcome.accepted().reach)
+        if generation.kept is not None:
+            upstreams = [one for one in upstreams if one.keeps_responses]
+        if generation.holder is not None:
+            upstreams = [one for one in upstreams if one.base_url == generation.holder]
+        prefixes = prefixes_of(model.name, payload) if len(upstreams) > 1 else None
+        demand = Demand(sum(outcome.tokens), exchange.key_name or "", upstreams, prefixes)
         return Dispatch(exchange, demand, self.admission, self.drain, self.settings)
 
     @asynccontextmanager
@@ -105,5 +244,5 @@ class Gateway:
             await asyncio.gather(*watches, return_exceptions=True)
             for upstream in self.upstreams:
                 await upstream.client.close()
-            for work in self.heavy:
+            for work in self.workers:
                 await work.close()

@@ -21,7 +21,7 @@ def allowed_error(exact: torch.Tensor, rounded: torch.Tensor, dtype: torch.dtype
     """
     unit = torch.finfo(dtype).eps / 2
     if dtype is torch.bfloat16 and triton.knobs.runtime.interpret:
-        unit *= 2  # the interpreter truncates
+        unit *= 2  # the interpreter truncates where a GPU rounds
     return 2 * (float((rounded - exact).abs().max()) + unit * float(exact.abs().max()))
 
 
@@ -77,7 +77,7 @@ class Case:
         table = position_table("ricker", [*exponents], [*range(shape.d // len(exponents))])
         self.table = table.to(device)
         self.scale = shape.d**-0.5
-        self._references: dict[bool, tuple[torch.Tensor, float]] = {}  # by whether positions count
+        self._references: dict[bool, tuple[torch.Tensor, float]] = {}  # by whether the score has a position term
 
     @property
     def k_cache(self) -> torch.Tensor:

@@ -1,4 +1,4 @@
-"""Compile the Triton attention kernels for a GPU that need not be there, and report what each takes of it.
+"""Compiles the Triton attention kernels for a GPU, without having one, and reports what each would use of it.
 
     python -m benchmarks.attention.compile_report [--output benchmarks/results/triton_sm90_resources.json]
 
@@ -168,7 +168,7 @@ def main() -> None:
     parser.add_argument("--elements", nargs="+", choices=ELEMENTS, default=list(ELEMENTS))
     options = parser.parse_args()
     triton.knobs.nvidia.dump_ptxas_log = True
-    triton.knobs.compilation.always_compile = True  # a cached kernel has no log
+    triton.knobs.compilation.always_compile = True  # a kernel from the cache has no assembler's log
     rows = report(options.head_sizes, options.elements)
     if options.output:
         lines = ",\n  ".join(json.dumps(row) for row in rows)

@@ -67,7 +67,7 @@ BAR = {
     "prefill 512 at 4k",
     "prefill 512 at 16k",
 }
-"""The rows that the targets are stated for: each at most 1.30, 1.15 on average."""
+"""The cases that have a target: a ratio of at most 1.30 for each, and 1.15 on average."""
 
 
 class Case:
@@ -185,7 +185,7 @@ def interleaved(
     times: list[tuple[float, float]] = []
     started = time.perf_counter()
     while len(times) < LEAST_ROUNDS or time.perf_counter() - started < seconds:
-        if len(times) % 2:  # by turns, as the second call may find shared memory in the cache
+        if len(times) % 2:  # by turns, as whichever comes second may find memory of the first in the cache
             b = took(second)
             times.append((took(first), b))
         else:

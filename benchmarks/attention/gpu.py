@@ -60,7 +60,7 @@ def is_target(shape: Shape) -> bool:
 
 
 def shapes() -> list[Shape]:
-    """Those that something is asked of first, then the rest, by how soon they are done."""
+    """The cases that have targets come first, then the others, the shorter ones earlier."""
     decode = [(16, 32768), (16, 8192), (16, 1024), (1, 8192), (1, 32768), (64, 8192), (16, 131072), (1, 131072)]
     prompts = [*PROMPT_TARGETS, (1, 1024, 1024)]
     ordered = []
@@ -160,7 +160,7 @@ def measure(case: Case, device: str, ceiling: dict[str, float], left_out: set[st
 
 
 def environment(device: str | None) -> dict[str, Any]:
-    """What ran: ``device`` is a type of device, by default the accelerator."""
+    """The device's name, versions and the time; ``device`` is a type of device, by default the accelerator."""
     name = platform.processor() or platform.machine()
     if device != "cpu":
         name = torch.get_device_module(device).get_device_name()

@@ -5,8 +5,8 @@ with vLLM's FlashAttention where it is, against float64.
 
 Each shape draws lengths, query counts, heads, head size, block size, table and scales; what the kernels are compiled
 for, head size, block size and group, is drawn once for ``SHARED`` shapes. Unused cache slots and the output before the
-call are NaN. The bound is the one of the benchmark: see ``case.allowed_error``. Exits 1
-with the seed of each shape that fails.
+call are NaN. The bound is the one of the benchmark, ``case.allowed_error``. Exits 1, with the seed of each shape that
+fails.
 """
 
 from __future__ import annotations

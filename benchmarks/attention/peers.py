@@ -138,7 +138,7 @@ def flex(case: Case) -> Call:
         return first + i >= n
 
     mask = create_block_mask(visible, None, None, shape.queries, shape.context, device=device.type)
-    # Each case has a score function of its own: past a few of those torch.compile would give up, and not fuse.
+    # Each case compiles a new score function. After a few of them torch.compile falls back to unfused code: start anew.
     torch._dynamo.reset()
     attend = flex_attention if device.type == "cpu" else torch.compile(flex_attention, dynamic=False)
     table = case.table.to(case.dtype)

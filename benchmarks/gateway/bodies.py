@@ -1,4 +1,4 @@
-"""Request bodies: short prompts, the 50/75/100k-token mix, and invalid ones, each with a beginning of its own."""
+"""Request bodies: short prompts, prompts of 50,000 to 100,000 tokens, and invalid ones. No two begin alike."""
 
 import itertools
 import json

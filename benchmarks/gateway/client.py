@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-KEY = "sk-wave-" + secrets.token_hex(32)  # every proxy asks for it
+KEY = "sk-wave-" + secrets.token_hex(32)  # the key that every proxy is configured with
 
 
 @dataclass
@@ -77,7 +77,7 @@ async def closed_loop(
 ) -> Load:
     """Each of `concurrency` clients sends its next request as soon as it has its answer, `requests` in all.
 
-    They begin `apart` seconds one after another: all at once is a burst that nothing but a benchmark's start makes.
+    They begin `apart` seconds one after another: clients that all begin at once are a burst that no service sees.
     """
     load, numbers = Load(), iter(range(requests))
     begun = time.perf_counter()

@@ -117,7 +117,7 @@ async def measure_health(process: Process, seconds: float) -> dict[str, Any]:
 
 
 async def compare(chosen: argparse.Namespace, scratch: Path) -> dict[str, Any]:
-    """All of it but the soak."""
+    """Everything that this file measures but the soak."""
     path = bundled_checkpoint() / "tokenizer.json"
     tokenizer = Tokenizer.from_file(str(path))
     arms = {"direct": processes.mock(path, scratch)}

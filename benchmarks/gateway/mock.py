@@ -57,7 +57,9 @@ class Mock:
             case "/v1/models":
                 await send(writer, {"data": [{"id": MODEL, "max_model_len": MAX_MODEL_LEN}]})
             case "/tokenize":
-                ids = self.tokenizer.encode(json.loads(body)["prompt"]).ids
+                asked = json.loads(body)
+                special = asked.get("add_special_tokens", True)
+                ids = self.tokenizer.encode(asked["prompt"], add_special_tokens=special).ids
                 await send(writer, {"tokens": ids, "count": len(ids), "max_model_len": MAX_MODEL_LEN})
             case "/stats":
                 left = {"running": len(self.running), "aborted": self.aborted, "connections": self.connections}

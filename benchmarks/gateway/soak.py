@@ -1,4 +1,4 @@
-"""Minutes of the long mix, of which a fifth leaves early and a tenth is invalid: what is left behind."""
+"""Minutes of long requests, of which a fifth leave early and a tenth are invalid: what do they leave behind?"""
 
 import asyncio
 import random
@@ -69,7 +69,7 @@ async def _soak(minutes: float, tokenizer: Tokenizer, upstream: Process, gateway
         "statuses": statuses,
         "aborted_at_upstream": left["aborted"],
         "running_at_upstream": left["running"],
-        # One is the gateway's look at /health, one this look at /stats.
+        # Two connections are no leak: the gateway's to /health, and this one to /stats.
         "connections_at_upstream": left["connections"],
         "slowest_to_free_s": slowest_to_free,
         "freed_within_2_s": slowest_to_free <= FREED_SECONDS,

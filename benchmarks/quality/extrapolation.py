@@ -88,7 +88,7 @@ def program() -> str:
 
 
 def evaluate(url: str, variant: Variant, folder: Path, protocol: str) -> list[dict[str, Any]]:
-    """Loss by length, or what is missing of it; both protocols share what was asked."""
+    """Loss by length, going on where an earlier run stopped; both protocols share the requests."""
     command = [program(), "eval", "perplexity", "--base-url", f"{variant.name}={url}", "--out", str(folder)]
     command += ["--protocol", protocol, "--lengths", LENGTHS, "--samples", str(SAMPLES), "--parallel", str(PARALLEL)]
     resume = ["--resume"] if folder.exists() else []
@@ -118,7 +118,7 @@ def difference_from_hugging_face(url: str, checkpoint: Path, text: str, tokens: 
 
 
 def measure(variant: Variant, models: Path, work: Path, text: str) -> dict[str, Any]:
-    """Everything about one row; what is finished is read back."""
+    """All figures of one row; those that an earlier run finished are read back."""
     folder = work / variant.name.replace(" + ", "-")
     done = folder / "row.json"
     if done.is_file():

@@ -1,4 +1,4 @@
-"""The attention op's one entry: it checks its arguments, picks an implementation, and calls it."""
+"""``wavelet_attention``, the one entry to attention: it checks the arguments and calls an implementation."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _DEVICE_TYPES = {
     "reference": (),
     "cpu": ("cpu",),
     "torch": ("cpu",),
-    # On the CPU for Triton's interpreter only: elsewhere it refuses.
+    # On the CPU only under Triton's interpreter: without it, it refuses.
     "triton": ("cuda", "xpu", "cpu"),
 }
 """The names of ``impl``, and the types of device that each runs on; all if none are listed."""
@@ -78,7 +78,7 @@ def wavelet_attention(
     batch = PagedBatch(q, k_cache, v_cache, block_table, query_start_loc, seq_lens, table, scale)
     check_layout(batch, out)
     impl = _chosen(impl, q.device.type)
-    # The native kernel looks at every value itself, in less time.
+    # The native kernel checks the values itself, in less time than Python takes.
     if q.device.type == "cpu" and impl != "cpu":
         check_values(batch)
     if out is None:
@@ -98,6 +98,7 @@ def _chosen(impl: str, device_type: str) -> str:
     return impl
 
 
+@cache
 def _implementation(impl: str) -> Callable[[PagedBatch, torch.Tensor], None]:
     """The function of an implementation; it is imported here, so that only what is used is loaded."""
     match impl:

@@ -23,7 +23,7 @@ DIMENSIONS = {
     "table": 2,
     "out": 3,
 }
-"""Of every tensor argument, in the order in which they are checked."""
+"""Of every tensor argument, in the order of ``PagedBatch`` and of the checks."""
 
 
 class AttentionArgumentError(ValueError):
@@ -49,7 +49,7 @@ def check_layout(batch: PagedBatch, out: torch.Tensor | None) -> None:
         if index.dtype is not torch.int32:
             raise AttentionArgumentError(name, index.dtype, "must be int32")
 
-    H, d = q.shape[1:]
+    T, H, d = q.shape
     B, block, H_kv, _ = k_cache.shape
     S = seq_lens.shape[0]
     if 0 in (H, d):
@@ -66,25 +66,23 @@ def check_layout(batch: PagedBatch, out: torch.Tensor | None) -> None:
         raise AttentionArgumentError("table", tuple(table.shape), "needs at least one row")
     _check_shape("table", table, (table.shape[0], d))
     if out is not None:
-        _check_shape("out", out, tuple(q.shape))
-    if isinstance(scale, bool) or not isinstance(scale, float | int) or not math.isfinite(scale):
+        _check_shape("out", out, (T, H, d))
+    if isinstance(scale, bool) or not isinstance(scale, (float, int)) or not math.isfinite(scale):
         raise AttentionArgumentError("scale", repr(scale), "must be a finite number")
 
 
 def _check_tensors(batch: PagedBatch, out: torch.Tensor | None) -> None:
-    # Nothing is known of the arguments yet: a caller without a type checker may have passed anything.
-    arguments: dict[str, Any] = batch._asdict() | ({} if out is None else {"out": out})
-    q = batch.q
-    for name, dimensions in DIMENSIONS.items():
-        if name not in arguments:
-            continue
-        tensor = arguments[name]
+    # Nothing is known of them yet: a caller without a type checker may have passed anything.
+    tensors: tuple[Any, ...] = (*batch[:-1], *(() if out is None else (out,)))
+    device = None
+    for (name, dimensions), tensor in zip(DIMENSIONS.items(), tensors, strict=False):
         if not isinstance(tensor, torch.Tensor):
             raise AttentionArgumentError(name, type(tensor).__name__, "must be a tensor")
         if tensor.dim() != dimensions:
             raise AttentionArgumentError(name, tuple(tensor.shape), f"must have {dimensions} dimensions")
-        if tensor.device != q.device:
-            raise AttentionArgumentError(name, tensor.device, f"must be on the device of q, {q.device}")
+        device = device or tensor.device
+        if tensor.device != device:
+            raise AttentionArgumentError(name, tensor.device, f"must be on the device of q, {device}")
         if tensor.requires_grad and torch.is_grad_enabled():
             raise AttentionArgumentError(name, "requires_grad=True", "the op has no gradient; call it under no_grad")
 
@@ -101,7 +99,7 @@ def _check_element_types(batch: PagedBatch, out: torch.Tensor | None) -> None:
 
 
 def _check_shape(name: str, tensor: torch.Tensor, shape: tuple[int, ...]) -> None:
-    if tuple(tensor.shape) != shape:
+    if tensor.shape != shape:
         raise AttentionArgumentError(name, tuple(tensor.shape), f"must have shape {shape}")
 
 

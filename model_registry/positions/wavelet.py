@@ -28,7 +28,7 @@ NEGLIGIBLE = 1e-6
 """Rows whose largest absolute value is below this are cut off the end of the table."""
 
 MAX_SCALE_EXPONENT = 24
-"""Largest admitted exponent: a scale of 2**24 tokens is beyond any context that is served."""
+"""Largest exponent: its scale of 16 million tokens is longer than any context that is served."""
 
 
 class WaveletError(ValueError):
@@ -72,7 +72,7 @@ _PYWT_LEVEL = 10
 
 
 def wavelet_names() -> tuple[str, ...]:
-    """Names with a closed form; ``pywt:<family>`` names are admitted beside them."""
+    """Names with a closed form; ``pywt:<family>`` names are admitted besides."""
     return tuple(_WAVELETS)
 
 

@@ -1,4 +1,4 @@
-"""Token streams and the order in which training reads them: a function of the seed and the step, so it can resume."""
+"""The corpus as one stream of tokens, and what each step reads of it: seed and step decide, so a run can resume."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
 _CUT = 1
-"""Sets this draw apart from those of the retrieval rows, which begin with the same seed and step."""
+"""A third number to seed with: retrieval rows are drawn from seed and step too, and must not draw the same."""
 
 
 def pack(texts: Sequence[str], tokenizer: PreTrainedTokenizerFast) -> torch.Tensor:
@@ -25,13 +25,13 @@ def pack(texts: Sequence[str], tokenizer: PreTrainedTokenizerFast) -> torch.Tens
 
 
 def training_batch(stream: torch.Tensor, length: int, sequences: int, *, seed: int, step: int) -> torch.Tensor:
-    """The batch of step ``step``: every window of an epoch once, in an order and at an offset drawn per epoch.
+    """What step ``step`` trains on; an epoch has every window once, in an order and from an offset of its own.
 
     Args:
         stream: ``[N]`` token ids.
         length: tokens per sequence, ``L``.
         sequences: sequences per batch, ``B``.
-        seed: of the order.
+        seed: decides the order, with the epoch.
         step: counted from 0.
 
     Returns:
@@ -52,12 +52,12 @@ def training_batch(stream: torch.Tensor, length: int, sequences: int, *, seed: i
 
 
 def cut_rows(batch: torch.Tensor, divisors: Sequence[int], *, seed: int, step: int) -> torch.Tensor:
-    """Every row in ``k`` equal parts, one ``k`` for the step, drawn from ``divisors``: the same tokens, shorter rows.
+    """``batch`` with every row cut into ``k`` equal parts; ``k`` is drawn from ``divisors``, once for the step.
 
     Args:
         batch: ``[B, L + 1]``.
-        divisors: of ``L``.
-        seed: of the draw.
+        divisors: numbers that divide ``L``.
+        seed: the recipe's.
         step: counted from 0.
 
     Returns:

@@ -1,4 +1,4 @@
-"""``wave-serve train``: the command's arguments, and the one place where its errors become a line for the user."""
+"""``wave-serve train``: the command's arguments, and the one place where its errors become one line on stderr."""
 
 from __future__ import annotations
 

@@ -16,7 +16,7 @@ EXCLUDED = frozenset({"site-packages", "test", "tests", "idle_test", "encodings"
 
 @dataclass(frozen=True)
 class Corpus:
-    """Texts of whole files in a seeded order, with the names of the held-out ones and a digest of all of it."""
+    """Texts of whole files in a seeded order, the names of the held-out files, and a digest of names and texts."""
 
     train: tuple[str, ...]
     held_out: tuple[str, ...]

@@ -2,4 +2,4 @@
 
 
 class TrainingError(ValueError):
-    """A request that no training run can follow; the message is one line that names the value."""
+    """A training run cannot be done as it was asked for; the message is one line that names the value."""

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Budget:
-    """When a run ends: after ``steps``, after ``minutes`` of training, or whichever comes first of the two."""
+    """When a run ends: after ``steps``, or ``minutes`` of training, or the first of the two if both are given."""
 
     steps: int | None = None
     minutes: float | None = None
@@ -147,7 +147,7 @@ def training_rows(recipe: Recipe, stream: torch.Tensor, tokenizer: PreTrainedTok
     """
     batch = training_batch(stream, recipe.train_length, recipe.batch_sequences, seed=recipe.seed, step=step)
     rows = cut_rows(batch, recipe.row_divisors, seed=recipe.seed, step=step)
-    # A part of a row that is shorter than any episode stays text.
+    # Rows that were cut shorter than the shortest episode stay corpus text.
     cut_short = len(rows) > len(batch) and rows.shape[1] <= SHORTEST
     fraction = 0.0 if cut_short else recipe.retrieval_fraction
     return with_retrieval_rows(rows, stream, tokenizer, fraction, seed=recipe.seed, step=step)

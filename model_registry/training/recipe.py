@@ -20,13 +20,14 @@ class Recipe:
     """
 
     position: str = "wavelet"
+    """``wavelet``, ``rope``, ``alibi`` or ``nope``."""
     wavelet: str = "ricker"
     scale_exponents: tuple[int, ...] = (0, 1, 2, 3, 4, 5, 6, 7)
     shifts: tuple[int, ...] = (0, 1, 2, 3, 4, 5, 6, 7)
-    # The factor is 1 up to train_length, so it changes inference past it and nothing in training...
     logit_scaling: str = "log_n"
-    # ... unless it begins at a shorter length.
+    """``none`` or ``log_n``, whose factor is 1 up to ``logit_scaling_length``: training sees it if that is shorter."""
     logit_scaling_length: int | None = None
+    """None is ``train_length``: then the factor changes longer contexts and nothing in training."""
     train_length: int = 512
     max_position_embeddings: int = 65536
     vocab_size: int = 2048
@@ -38,15 +39,17 @@ class Recipe:
     head_dim: int = 64
 
     seed: int = 0
-    """Of the weights and of the order in which training reads."""
+    """Of the initial weights and of the order in which training reads the corpus."""
     split_seed: int = 0
-    """Of the choice of held-out files: apart from ``seed``, so that several seeds are scored on the same text."""
+    """Of the choice of held-out files: apart from ``seed``, so that runs with several are scored on the same text."""
     held_out_fraction: float = 0.03
+    """Share of the files that are never trained on."""
     retrieval_fraction: float = 0.2
     """Share of the training rows that are packed retrieval episodes instead of corpus text."""
     row_divisors: tuple[int, ...] = (1,)
     """Each step cuts its rows into one of these numbers of equal parts, drawn per step; 1 leaves them whole."""
     batch_sequences: int = 8
+    """Rows of ``train_length`` tokens in a step."""
     optimizer: str = "muon"
     learning_rate: float = 4e-3
     weight_decay: float = 0.1
@@ -54,13 +57,18 @@ class Recipe:
     beta2: float = 0.95
     grad_clip: float = 1.0
     warmup_steps: int = 100
+    """First steps, over which the learning rate rises linearly from zero."""
     decay_fraction: float = 0.4
     """Last part of the run over which the learning rate falls linearly to zero."""
     bf16: bool = True
+    """Whether products are computed in bfloat16; weights stay float32."""
 
     eval_every: int = 100
+    """Steps from one line of the log, with its held-out loss, to the next."""
     eval_sequences: int = 16
+    """Held-out rows that are scored for it."""
     checkpoint_minutes: float = 3.0
+    """Between two checkpoints."""
 
     def __post_init__(self) -> None:
         for name in ("batch_sequences", "eval_every", "eval_sequences", "num_layers", "vocab_size", "hidden_size"):
@@ -150,7 +158,7 @@ def with_overrides(recipe: Recipe, overrides: list[str]) -> Recipe:
 
 
 def _parse(text: str, value: str, default: Any) -> Any:
-    # The one field that is off by default is a number.
+    # Only logit_scaling_length is None by default, and it is a number.
     kind = int if default is None else type(default)
     try:
         if kind is bool:

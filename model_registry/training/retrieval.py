@@ -1,4 +1,4 @@
-"""Rows of retrieval episodes among the training rows, so that looking back is learned within the training length.
+"""Retrieval episodes among the training rows: they teach a model to look back, which plain text seldom asks for.
 
 An episode hides something in a stretch of the corpus and asks for it at the end: a pass key, one of several codes by
 name, or a note to copy. Episodes of 64 tokens up to a whole row are packed into rows, the end-of-text token after
@@ -27,7 +27,7 @@ NOTE_TOKENS = (6, 20)
 
 @dataclass(frozen=True)
 class Episode:
-    """Token ids of what is hidden, each part in a place of its own, and of the question with its answer."""
+    """Token ids of an episode: the parts that are hidden in the filler, and the question with its answer."""
 
     hidden: list[list[int]]
     tail: list[int]
@@ -119,7 +119,7 @@ def _copy(stream: torch.Tensor, tokenizer: PreTrainedTokenizerFast, draw: numpy.
 
 
 def _digits(count: int, draw: numpy.random.Generator) -> str:
-    """Digits with blanks between them."""
+    """``count`` digits with blanks between them."""
     return " ".join(map(str, draw.integers(0, 10, count)))
 
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Progress:
-    """Where a run stands: steps done, seconds spent over all resumptions, losses of the steps not yet logged."""
+    """How far a run is: steps done, seconds over all resumptions, losses of the steps since the last log line."""
 
     step: int = 0
     seconds: float = 0.0
@@ -60,7 +60,7 @@ class RunDirectory:
     def _check_resumable(self, identity: dict[str, Any]) -> None:
         if not self._recipe.is_file() or not self._checkpoint.is_file():
             raise TrainingError(f"output directory {str(self.path)!r} holds no checkpoint to resume")
-        # A field that is younger than the run had no effect on it, which is what its default says.
+        # A recipe field that was added after the run began has its default, which is chosen to change nothing.
         stored = Recipe().to_json() | json.loads(self._recipe.read_text())
         for key in sorted(identity.keys() | stored.keys()):
             if stored.get(key) != identity.get(key):

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
 END_OF_TEXT = "<|endoftext|>"
-"""Ends every document, and so begins the next: the end and the beginning marker are one token."""
+"""Stands between documents: it ends one and begins the next, so it is both the end and the beginning marker."""
 
 PADDING = "<|pad|>"
 

@@ -28,7 +28,7 @@ BACKEND_NAME = "WAVELET"
 
 
 class WaveletAttentionBackend(AttentionBackend):
-    """Registered under ``BACKEND_NAME``; the model asks for it layer by layer, so other models are untouched."""
+    """What vLLM asks about wavelet attention. Only wavelet layers name it, so vLLM serves other models as ever."""
 
     forward_includes_kv_cache_update: bool = False
     supported_dtypes: ClassVar[list[torch.dtype]] = [torch.float32, torch.bfloat16, torch.float16]
@@ -60,11 +60,11 @@ class WaveletAttentionBackend(AttentionBackend):
 
     @staticmethod
     def get_supported_kernel_block_sizes(kv_cache_spec: KVCacheSpec | None = None) -> list[int | MultipleOf]:
-        """Any block size works; small ones only cost more table look-ups."""
+        """Any block size works; a smaller one costs more look-ups in the block table."""
         del kv_cache_spec
         return [MultipleOf(16)]
 
     @classmethod
     def supported_kv_cache_layouts(cls) -> tuple[KVCacheLayout, ...]:
-        """Head-major, so that a block's keys of one head are contiguous."""
+        """Heads before tokens, so that one head's keys of a block are contiguous."""
         return (KVCacheLayout.LBHNC,)

@@ -17,7 +17,7 @@ from model_registry.vllm_plugin.metadata import WaveletAttentionMetadata
 if TYPE_CHECKING:
     import torch
 
-logger = init_logger(f"vllm.{__name__}")  # vLLM shows what is logged under its own name
+logger = init_logger(f"vllm.{__name__}")  # under "vllm." vLLM's handlers show it
 
 
 class WaveletAttentionBase(AttentionImpl[WaveletAttentionMetadata]):
@@ -67,7 +67,7 @@ class WaveletAttentionBase(AttentionImpl[WaveletAttentionMetadata]):
         self.num_kv_heads = num_heads if num_kv_heads is None else num_kv_heads
         self.kv_cache_dtype = kv_cache_dtype
         self.table = table
-        # Asked for now, so that a kernel that has to be compiled is there before the first request.
+        # Asked at start, since the CPU's kernel may have to be compiled: no request should wait for that.
         implementation = default_implementation(current_platform.device_type)
         logger.info_once("Wavelet attention runs on impl=%r", implementation)
 

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from model_registry.vllm_plugin.metadata import WaveletAttentionMetadata
 
 LEAST_CAPABILITY = {"bfloat16": 80, "fp8": 89, "fp8_e4m3": 89}
-"""By type of the cache: the least compute capability, ten times the version, with conversions to and from it."""
+"""By type of the cache: the oldest GPU that converts to and from it, as ten times its CUDA compute capability."""
 
 
 _converted: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
@@ -67,7 +67,7 @@ class WaveletGpuAttentionImpl(WaveletAttentionBase):
         if envs.VLLM_BATCH_INVARIANT:
             reason = "into how many parts a decode is split, and so its rounding, depends on the batch"
             raise UnsupportedByWaveletAttentionError("VLLM_BATCH_INVARIANT", True, reason)
-        # vLLM builds layers with the model's type as the default type.
+        # While vLLM builds a model, torch's default type is the model's.
         dtype = torch.get_default_dtype()
         self.table = _in_type(table, dtype)
         kernel = flash_attention(head_size, dtype, self.float8, table.shape[0])
@@ -83,7 +83,7 @@ class WaveletGpuAttentionImpl(WaveletAttentionBase):
         if reason:
             raise UnsupportedByWaveletAttentionError("kv_cache_dtype", self.kv_cache_dtype, reason)
         config = get_current_vllm_config_or_none()
-        # vLLM asks a backend that it chose itself, but not one that a layer names.
+        # vLLM checks this for backends that it chooses itself, but not for one that a layer names.
         scheme = getattr(getattr(config, "quant_config", None), "kv_cache_scheme", None) or {}
         if scheme.get("strategy") == "attn_head":
             reason = "the cache has one scale for its keys and one for its values"

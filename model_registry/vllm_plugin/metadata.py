@@ -44,7 +44,7 @@ class WaveletAttentionMetadata(AttentionMetadata):
 
 
 class WaveletAttentionMetadataBuilder(AttentionMetadataBuilder[WaveletAttentionMetadata]):
-    """Takes what the op needs from the common metadata; nothing is planned ahead.
+    """Takes what the op needs from vLLM's metadata of a batch; the kernels need no schedule made ahead.
 
     The GPU kernels' launches depend on the shapes and on the two maxima alone, so a CUDA graph of a batch whose
     requests have equally many query tokens can be replayed for any such batch of its size.
@@ -79,7 +79,11 @@ class WaveletAttentionMetadataBuilder(AttentionMetadataBuilder[WaveletAttentionM
         )
 
     def build_for_cudagraph_capture(self, common_attn_metadata: CommonAttentionMetadata) -> WaveletAttentionMetadata:
-        """Metadata to record a graph with: the shapes of the largest context, but keys enough for the queries only."""
+        """Metadata to record a CUDA graph with.
+
+        Shapes are those of the longest context, which any later batch fits in; but each request has only as many keys
+        as it has queries.
+        """
         metadata = self.build(0, common_attn_metadata)
         metadata.seq_lens.fill_(metadata.max_query_len)
         return metadata

@@ -41,7 +41,7 @@ class WaveletLlamaAttention(LlamaAttention):
         prefix: str = "",
         attn_type: str = AttentionType.DECODER,
     ) -> None:
-        # LlamaAttention's own __init__ would register a second Attention under this layer's name.
+        # Not LlamaAttention.__init__: it makes an Attention too, and vLLM refuses two of one name.
         torch.nn.Module.__init__(self)
         if attn_type != AttentionType.DECODER:
             raise UnsupportedByWaveletAttentionError("attn_type", attn_type, "wavelet_llama is a causal decoder")
@@ -85,7 +85,7 @@ class WaveletLlamaAttention(LlamaAttention):
         )
 
     def _position_arguments(self, config: Any, total_num_heads: int) -> dict[str, Any]:
-        """What ``Attention`` is given for the position type of the config."""
+        """The arguments of vLLM's ``Attention`` that depend on the config's position type."""
         if self.position_type == "alibi":
             first = get_tensor_model_parallel_rank() * self.num_heads
             return {"alibi_slopes": alibi_slopes(total_num_heads)[first : first + self.num_heads]}

@@ -2,11 +2,14 @@
 
 import asyncio
 import json
+import ssl
 import threading
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 
-UNRECORDED = ("/health", "/v1/models", "/metrics", "/v1/chat/completions/render")  # what a gateway asks by itself
+COUNTS = ("/v1/chat/completions/render", "/v1/responses/render", "/v1/messages/count_tokens")
+UNRECORDED = ("/health", "/v1/models", "/metrics", *COUNTS)  # what a gateway asks by itself
+GENERATIONS = ("/v1/completions", "/v1/chat/completions", "/v1/responses", "/v1/messages")
 Handler = Callable[["Connection"], Awaitable[None]]
 
 
@@ -46,19 +49,21 @@ class FakeUpstream:
     aborted: threading.Event = field(default_factory=threading.Event)
     open_generations: int = 0
     port: int = 0
+    tls: ssl.SSLContext | None = None
 
     def __enter__(self) -> "FakeUpstream":
         standard = {
             "/health": reply(b"{}"),
             "/v1/models": reply_json({"data": [{"id": self.model, "max_model_len": self.max_model_len}]}),
             "/tokenize": self._tokenize,
+            "/detokenize": self._detokenize,
             "/v1/completions": reply_json({"object": "text_completion", "choices": [{"index": 0, "text": "ok"}]}),
         }
         self.answers = standard | self.answers
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
         self._thread.start()
-        self._start()
+        self.start()
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -70,23 +75,23 @@ class FakeUpstream:
     @property
     def url(self) -> str:
         """Root of the server."""
-        return f"http://127.0.0.1:{self.port}"
+        return f"http{'s' if self.tls else ''}://127.0.0.1:{self.port}"
 
     @property
     def generations(self) -> int:
-        """How often a completion was asked for."""
-        return sum(request.path.endswith("/completions") for request in self.requests)
+        """How often a generation was asked for."""
+        return sum(request.path in GENERATIONS for request in self.requests)
 
     def stop(self) -> None:
         """Closes the listening socket and every connection, as a killed process does."""
         asyncio.run_coroutine_threadsafe(self._stop(), self._loop).result()
 
-    def _start(self) -> None:
+    def start(self) -> None:
         asyncio.run_coroutine_threadsafe(self._listen(), self._loop).result()
 
     async def _listen(self) -> None:
         self._tasks: set[asyncio.Task] = set()
-        self._server = await asyncio.start_server(self._serve, "127.0.0.1", self.port)
+        self._server = await asyncio.start_server(self._serve, "127.0.0.1", self.port, ssl=self.tls)
         self.port = self._server.sockets[0].getsockname()[1]
 
     async def _stop(self) -> None:
@@ -105,7 +110,7 @@ class FakeUpstream:
             connection = Connection(head[0].split(" ")[1], headers, body, reader, writer)
             if connection.path not in UNRECORDED:
                 self.requests.append(connection)
-            generation = connection.path.endswith("/completions")
+            generation = connection.path in GENERATIONS
             self.open_generations += generation
             try:
                 await self.answers.get(connection.path, reply(b"", "404 Not Found"))(connection)
@@ -122,6 +127,10 @@ class FakeUpstream:
         text = request.get("prompt") or "".join(message["content"] for message in request["messages"])
         ids = [1, *text.encode()] if request.get("add_special_tokens", True) else [*text.encode()]
         await reply_json({"tokens": ids, "count": len(ids), "max_model_len": self.max_model_len})(connection)
+
+    async def _detokenize(self, connection: Connection) -> None:
+        text = bytes(token % 256 for token in json.loads(connection.body)["tokens"]).decode("utf-8", "replace")
+        await reply_json({"prompt": text})(connection)
 
     async def wait_for_abort(self, connection: Connection) -> None:
         """A handler that never answers and notes when the other side gives up."""

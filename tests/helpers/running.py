@@ -40,7 +40,7 @@ class Running:
 def running(settings: Settings, *, ready: bool = True) -> Iterator[Running]:
     """A gateway that serves until the block ends."""
     gateway = Gateway(settings)
-    server = make_server(build_app(gateway), grace=1, arrival=settings.timeouts.body)
+    server = make_server(build_app(gateway), settings, grace=1)
     sock = listen("127.0.0.1", 0)
     thread = threading.Thread(target=lambda: asyncio.run(server.serve(sockets=[sock])))
     thread.start()

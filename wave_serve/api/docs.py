@@ -6,9 +6,10 @@ from starlette.responses import JSONResponse, Response
 
 from wave_serve.api.entry import enter, gateway_of
 from wave_serve.api.openapi.document import document
+from wave_serve.api.readable import ReadableRoute
 
 OPENAPI_PATH = "/openapi.json"
-router = APIRouter(dependencies=[Depends(enter)], include_in_schema=False)
+router = APIRouter(dependencies=[Depends(enter)], include_in_schema=False, route_class=ReadableRoute)
 
 
 @router.get(OPENAPI_PATH)

@@ -1,44 +1,59 @@
-"""A generation's way through the gateway: read, cap, pick an upstream, relay."""
+"""A generation's way through the gateway: read, find the model, fit, spend, edit, relay, compare."""
+
+from functools import partial
+from typing import Any
 
 from fastapi import Request
 from starlette.responses import Response
 
-from wave_serve.context.fitting import fit
+from wave_serve.api.stored import note, resume
+from wave_serve.context.catalogue import ServedModel
+from wave_serve.context.fitting import Outcome
 from wave_serve.exchange import exchange_of
 from wave_serve.gateway import Gateway
 from wave_serve.relay.relay import Relay
-from wave_serve.request.body import read_body
-from wave_serve.request.generation import POLICY_FIELDS, read_generation
-from wave_serve.request.presence import while_connected
+from wave_serve.request.dialects import Dialect
+from wave_serve.request.generation import Generation
 
 
-async def generate(gateway: Gateway, request: Request, path: str, *, chat: bool) -> Response:
-    """Answers a completion or chat request. Raises ApiError."""
+async def generate(gateway: Gateway, request: Request, dialect: Dialect) -> Response:
+    """Answers a request in one of the dialects. Raises ApiError."""
     exchange = exchange_of(request)
-    body = await read_body(request, gateway.settings.max_body_bytes, gateway.settings.timeouts.body)
-    exchange.read_s = exchange.elapsed()
-    payload = await gateway.bodies.parse(body, request.headers.get("content-type"))
-    model = gateway.model_of(payload, exchange)
-    if model.limit(exchange.key_limit) is not None:
-        exchange.headers |= model.cap(exchange.key_limit).headers()
-    exchange.upstream = model.least_busy().base_url
-    cap = model.cap(exchange.key_limit)
-    exchange.headers |= cap.headers()
-
-    generation = read_generation(payload, chat=chat)
-    exchange.stream = generation.stream
-    fitting = model.ask(
-        lambda upstream: fit(model, generation, upstream, cap, exchange), gateway.settings.routing.tries
-    )
-    fitted = await while_connected(request.receive, fitting)
-    completions = fitted.receipt.completion_tokens * generation.n * len(fitted.tokens)
-    exchange.spend(sum(fitted.tokens) + completions)
-    body = await gateway.bodies.edit(body, payload, fitted.changes, without=POLICY_FIELDS)
+    body, payload = await gateway.read(request)
+    candidates = gateway.find(payload, exchange)
+    generation = resume(gateway, dialect.read(payload), exchange)
+    exchange.asks_for_stream(generation.stream)
+    exchange.asks_for(payload)
+    model, outcome = await gateway.fit(request, candidates, generation)
+    exchange.record(outcome.record())
+    longest = outcome.accepted().completion_tokens * generation.n * len(outcome.tokens)
+    exchange.spend(sum(outcome.tokens) + longest)
+    usage = _ask_for_usage(generation, outcome)
+    body = await gateway.bodies.edit(body, payload, outcome.changes | usage, without=dialect.policy_fields)
+    dispatch = gateway.dispatch(exchange, model, generation, outcome, payload | outcome.changes)
     return Relay(
-        gateway.dispatch(exchange, model, sum(fitted.tokens), payload | fitted.changes),
-        path,
+        dispatch,
+        dialect,
         body,
         exchange,
         gateway.metrics,
         timeouts=gateway.settings.timeouts,
+        on_usage=partial(_compare, gateway, model, outcome) if not generation.earlier else None,
+        on_part=partial(note, gateway, exchange) if generation.kept is not None else None,
+        hide_usage=bool(usage),
+        echoed_prefix="" if outcome.truncated is None else outcome.truncated.echoed_prefix,
     )
+
+
+def _ask_for_usage(generation: Generation, outcome: Outcome) -> dict[str, Any]:
+    """The field that makes a stream tell its usage, where the local count could not be compared without it."""
+    options = generation.payload.get("stream_options") or {}
+    if not generation.stream or not outcome.local or options.get("include_usage"):
+        return {}
+    return {"stream_options": {"include_usage": True}}
+
+
+def _compare(gateway: Gateway, model: ServedModel, outcome: Outcome, reported: int) -> None:
+    """Holds the count of a request's prompts against what its answer says of them."""
+    if not model.counter.compare(sum(outcome.tokens), reported, local=outcome.local):
+        gateway.metrics.count_mismatches.labels(model.name).inc()

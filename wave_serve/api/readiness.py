@@ -1,20 +1,40 @@
 """Whether the gateway can do its work, and what of it."""
 
-from typing import Any
+from typing import Literal
+
+from pydantic import ConfigDict, with_config
+from typing_extensions import TypedDict
 
 from wave_serve.errors import unavailable
 from wave_serve.gateway import Gateway
 from wave_serve.upstream.upstream import Upstream
 
 
-def readiness(gateway: Gateway) -> dict[str, Any]:
+class Health(TypedDict):
+    """A process that answers."""
+
+    status: Literal["ok"]
+
+
+@with_config(ConfigDict(use_attribute_docstrings=True))
+class Ready(TypedDict):
+    """A gateway that can do its work."""
+
+    status: Literal["ready"]
+    upstreams: dict[str, str]
+    """By base_url: ready, or why not."""
+    models: dict[str, str]
+    """By name: ready, or that no upstream is."""
+
+
+def readiness(gateway: Gateway) -> Ready:
     """State of every upstream, and whether each model has one that answers its requests.
 
     Raises:
         ApiError: 503 with the reasons where no upstream does, or where the gateway is shutting down.
     """
     retry_after = gateway.settings.timeouts.retry_after
-    if gateway.drain.begun:
+    if gateway.drain.stopping:
         raise unavailable("Not ready: shutting down", retry_after)
     states = {upstream.base_url: _state(upstream) for upstream in gateway.upstreams}
     if not any(_answers(upstream) for upstream in gateway.upstreams):

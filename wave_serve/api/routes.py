@@ -1,106 +1,142 @@
 """The endpoints; each only names the parts that answer it."""
 
-from collections.abc import Mapping
-
 from fastapi import APIRouter, Depends, Request
 from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.responses import JSONResponse, Response
 
+from wave_serve.api.count_messages import count_messages
 from wave_serve.api.entry import enter, gateway_of
 from wave_serve.api.generate import generate
 from wave_serve.api.preflight import preflight
-from wave_serve.api.readiness import readiness
+from wave_serve.api.readable import ReadableRoute
+from wave_serve.api.readiness import Health, readiness
+from wave_serve.api.stored import cancel, retrieve
+from wave_serve.context.card import Models
+from wave_serve.context.catalogue import unknown_model
+from wave_serve.context.fitting import check_size
+from wave_serve.errors import invalid
 from wave_serve.exchange import exchange_of
-from wave_serve.gateway import Gateway
-from wave_serve.request.body import read_body
-from wave_serve.request.fields import DETOKENIZE, TOKENIZE, Field, check_fields, check_present
+from wave_serve.request.dialects import CHAT, COMPLETIONS, MESSAGES, RESPONSES
+from wave_serve.request.fields import Body, DetokenizeRequest, TokenizeChat, TokenizeText, check_fields
 from wave_serve.request.generation import check_messages
-from wave_serve.request.presence import while_connected
+from wave_serve.tokens.upstream_tokens import UpstreamTokens
 
-router = APIRouter(dependencies=[Depends(enter)])
+router = APIRouter(dependencies=[Depends(enter)], route_class=ReadableRoute)
 
 
 @router.post("/v1/completions")
 async def completions(request: Request) -> Response:
     """OpenAI's completions."""
     with gateway_of(request).drain.covers():
-        return await generate(gateway_of(request), request, "/v1/completions", chat=False)
+        return await generate(gateway_of(request), request, COMPLETIONS)
 
 
 @router.post("/v1/chat/completions")
 async def chat_completions(request: Request) -> Response:
     """OpenAI's chat completions, where the checkpoint has a chat template."""
     with gateway_of(request).drain.covers():
-        return await generate(gateway_of(request), request, "/v1/chat/completions", chat=True)
+        return await generate(gateway_of(request), request, CHAT)
+
+
+@router.post("/v1/responses")
+async def responses(request: Request) -> Response:
+    """OpenAI's responses."""
+    with gateway_of(request).drain.covers():
+        return await generate(gateway_of(request), request, RESPONSES)
+
+
+@router.get("/v1/responses/{response_id}")
+async def kept_response(request: Request, response_id: str) -> Response:
+    """A response that an upstream keeps."""
+    content = await retrieve(gateway_of(request), response_id, exchange_of(request))
+    return Response(content, media_type="application/json")
+
+
+@router.post("/v1/responses/{response_id}/cancel")
+async def cancelled_response(request: Request, response_id: str) -> Response:
+    """Ends the work on a response in the background."""
+    content = await cancel(gateway_of(request), response_id, exchange_of(request))
+    return Response(content, media_type="application/json")
+
+
+@router.post("/v1/messages")
+async def messages(request: Request) -> Response:
+    """Anthropic's messages."""
+    with gateway_of(request).drain.covers():
+        return await generate(gateway_of(request), request, MESSAGES)
+
+
+@router.post("/v1/messages/count_tokens")
+async def count_tokens(request: Request) -> Response:
+    """The tokens of Anthropic's messages; nothing is generated."""
+    with gateway_of(request).drain.covers():
+        return JSONResponse(await count_messages(gateway_of(request), request))
 
 
 @router.get("/v1/models")
 async def models(request: Request) -> Response:
     """The served models with their limits."""
-    exchange = exchange_of(request)
-    cards = [model.card(exchange.key_limit) for model in gateway_of(request).visible_models(exchange)]
-    return JSONResponse({"object": "list", "data": cards})
+    cards = gateway_of(request).cards(exchange_of(request))
+    return JSONResponse(Models(object="list", data=cards))
 
 
 @router.get("/v1/models/{model:path}")
 async def one_model(request: Request, model: str) -> Response:
-    """One served model with its limits."""
-    found = gateway_of(request).catalogue.find(model)
-    exchange_of(request).check_model(found.name)
-    return JSONResponse(found.card(exchange_of(request).key_limit))
+    """One served model, or an alias of some, with its limits."""
+    gateway, exchange = gateway_of(request), exchange_of(request)
+    if not gateway.members(model):
+        exchange.check_model(gateway.catalogue.find(model).name)
+    card = next((card for card in gateway.cards(exchange) if card["id"] == model), None)
+    if card is None:  # the key may use none of the alias
+        raise unknown_model(model, gateway.catalogue.names)
+    return JSONResponse(card)
 
 
 @router.post("/v1/context")
 async def context(request: Request) -> Response:
-    """Whether a completion or chat request would fit; nothing is generated."""
+    """Whether a request in any of the dialects would fit; nothing is generated."""
     with gateway_of(request).drain.covers():
-        return await _preflight(gateway_of(request), request)
+        return JSONResponse(await preflight(gateway_of(request), request))
 
 
 @router.post("/tokenize")
 async def tokenize(request: Request) -> Response:
     """Token ids of a prompt, as vLLM's endpoint of that name."""
     with gateway_of(request).drain.covers():
-        return await _ask(request, "/tokenize", TOKENIZE, "prompt", "messages")
+        return await _ask(request, "/tokenize", prompt=TokenizeText, messages=TokenizeChat)
 
 
 @router.post("/detokenize")
 async def detokenize(request: Request) -> Response:
     """The text of token ids, as vLLM's endpoint of that name."""
     with gateway_of(request).drain.covers():
-        return await _ask(request, "/detokenize", DETOKENIZE, "tokens")
+        return await _ask(request, "/detokenize", tokens=DetokenizeRequest)
 
 
-async def _preflight(gateway: Gateway, request: Request) -> Response:
-    exchange = exchange_of(request)
-    body = await read_body(request, gateway.settings.max_body_bytes, gateway.settings.timeouts.body)
-    payload = await gateway.bodies.parse(body, request.headers.get("content-type"))
+async def _ask(request: Request, path: str, **kinds: type[Body]) -> Response:
+    """The upstream's own answer; `kinds`: what the body must be where it has that field, and it must have one."""
+    gateway, exchange = gateway_of(request), exchange_of(request)
+    exchange.may_count()
+    body, payload = await gateway.read(request)
     model = gateway.model_of(payload, exchange)
-    cap = model.cap(exchange.key_limit)
-    exchange.headers |= cap.headers()
-    answer = model.ask(
-        lambda upstream: preflight(model, payload, upstream, cap, exchange), gateway.settings.routing.tries
-    )
-    return JSONResponse(await while_connected(request.receive, answer))
-
-
-async def _ask(request: Request, path: str, fields: Mapping[str, Field], *needed: str) -> Response:
-    gateway = gateway_of(request)
-    body = await read_body(request, gateway.settings.max_body_bytes, gateway.settings.timeouts.body)
-    payload = await gateway.bodies.parse(body, request.headers.get("content-type"))
-    model = gateway.model_of(payload, exchange_of(request))
-    check_fields(payload, fields)
-    check_present(payload, *needed)
-    if "messages" in needed and payload.get("messages") is not None:
+    given = [field for field in kinds if payload.get(field) is not None]
+    if not given:
+        raise invalid(f"{' or '.join(kinds)} is required", next(iter(kinds)))
+    for field in given:
+        check_fields(payload, kinds[field])
+    if "messages" in given:
         check_messages(payload)
-    answer = model.ask(lambda upstream: upstream.client.ask_object(path, body), gateway.settings.routing.tries)
-    return Response(await while_connected(request.receive, answer), media_type="application/json")
+    elif "prompt" in given:
+        check_size(payload["prompt"], model, exchange.key_limit)
+    answer = await gateway.ask(request, model, lambda upstream: upstream.client.ask_object(path, body))
+    exchange.charge(len(payload["tokens"]) if "tokens" in given else len(UpstreamTokens(answer)))
+    return Response(answer, media_type="application/json")
 
 
 @router.get("/health")
 async def health() -> Response:
     """Answers as long as this process does."""
-    return JSONResponse({"status": "ok"})
+    return JSONResponse(Health(status="ok"))
 
 
 @router.get("/ready")
@@ -112,7 +148,4 @@ async def ready(request: Request) -> Response:
 @router.get("/metrics")
 async def metrics(request: Request) -> Response:
     """Prometheus metrics."""
-    gateway = gateway_of(request)
-    for upstream in gateway.upstreams:
-        gateway.metrics.upstream_ready.labels(upstream.base_url).set(upstream.ready)
-    return Response(gateway.metrics.exposition(), media_type=CONTENT_TYPE_LATEST)
+    return Response(gateway_of(request).metrics.exposition(), media_type=CONTENT_TYPE_LATEST)

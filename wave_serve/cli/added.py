@@ -5,11 +5,13 @@ import re
 from collections.abc import Callable
 from importlib.metadata import EntryPoint
 
+from wave_serve.errors import ExplainedError
+
 GROUP = "wave_serve.commands"
 DISTRIBUTION = "wave-serve"
 
 
-class CommandUnavailableError(RuntimeError):
+class CommandUnavailableError(ExplainedError, RuntimeError):
     """A command's packages are not installed; the message says which extra brings them."""
 
 
@@ -31,7 +33,10 @@ def load_command(entry: EntryPoint) -> Callable[..., object]:
 
 def _extras_with(module: str) -> list[str]:
     """Extras of this distribution that bring `module`, or all of them where its name is found in none."""
-    metadata = importlib.metadata.metadata(DISTRIBUTION)
+    try:
+        metadata = importlib.metadata.metadata(DISTRIBUTION)
+    except importlib.metadata.PackageNotFoundError:  # a source tree that is not installed
+        return []
     extras = metadata.get_all("Provides-Extra") or []
     found = []
     for requirement in metadata.get_all("Requires-Dist") or []:

@@ -8,9 +8,11 @@ import typer
 from wave_serve.context.catalogue import ServedModel
 from wave_serve.keys.file import load_keys
 from wave_serve.settings import Settings
+from wave_serve.settings.errors import SettingsError
 from wave_serve.settings.example import render_example
-from wave_serve.settings.file import SettingsError, load_settings
+from wave_serve.settings.file import load_settings
 from wave_serve.tokens.tokenizer import LocalTokenizer, TokenizerError
+from wave_serve.upstream.access import access_to
 
 app = typer.Typer(no_args_is_help=True, help="Print an example of the settings file, or check one.")
 
@@ -30,7 +32,7 @@ def example() -> None:
 def check(file: Annotated[Path, typer.Argument(help="Settings file (YAML).")]) -> None:
     """Check a settings file and the files that it names; say every mistake with its place, or what the file means."""
     settings = load_settings(file)
-    mistakes = [*_wrong_tokenizers(settings, file), *_wrong_keys(settings)]
+    mistakes = [*_wrong_tokenizers(settings, file), *_wrong_keys(settings), *_wrong_access(settings, file)]
     if mistakes:
         raise SettingsError("\n".join(mistakes))
     typer.echo(f"{file} is valid.")
@@ -55,6 +57,16 @@ def _wrong_keys(settings: Settings) -> list[str]:
     except SettingsError as error:
         return [str(error)]
     return []
+
+
+def _wrong_access(settings: Settings, file: Path) -> list[str]:
+    wrong = []
+    for index, upstream in enumerate(settings.upstreams):
+        try:
+            access_to(upstream, f"upstreams.{index}")
+        except SettingsError as error:
+            wrong.append(f"{file}: {error}")
+    return wrong
 
 
 def _meaning(settings: Settings) -> list[str]:

@@ -7,21 +7,17 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from wave_serve.cli.added import CommandUnavailableError, added_commands, load_command
+from wave_serve.cli.added import added_commands, load_command
 from wave_serve.cli.config import app as config_commands
 from wave_serve.cli.keys import app as keys
-from wave_serve.engine.checkpoint import CheckpointError
-from wave_serve.engine.command import EngineSetupError
-from wave_serve.engine.supervisor import EngineStartError
+from wave_serve.errors import ExplainedError
 from wave_serve.logs import configure_logging
 from wave_serve.run.reload import SettingsSource
 from wave_serve.run.serve import run_gateway, run_with_engine
-from wave_serve.run.server import ListenError
 from wave_serve.settings import ModelSettings, Settings
-from wave_serve.settings.file import SettingsError, load_settings
-from wave_serve.tokens.tokenizer import TokenizerError
+from wave_serve.settings.errors import SettingsError
+from wave_serve.settings.file import load_settings
 
-EXPLAINED = (CheckpointError, CommandUnavailableError, EngineSetupError, EngineStartError, ListenError, SettingsError)
 app = typer.Typer(name="wave-serve", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 app.add_typer(keys, name="keys")
 app.add_typer(config_commands, name="config")
@@ -85,7 +81,7 @@ def main() -> NoReturn:
         _add_commands(own)
         _add_eval(own)
         app(args=own, obj=engine_args, prog_name="wave-serve")
-    except (*EXPLAINED, TokenizerError) as error:
+    except ExplainedError as error:
         typer.echo(f"wave-serve: {error}", err=True)
         sys.exit(1)
     sys.exit(0)

@@ -3,7 +3,8 @@
 from dataclasses import dataclass
 
 from wave_serve.context.zones import Zones
-from wave_serve.errors import ApiError
+from wave_serve.errors import ContextExceededError
+from wave_serve.headers import Header
 from wave_serve.settings import ModelSettings, Overflow
 
 
@@ -31,9 +32,9 @@ class Cap:
 
     def headers(self) -> dict[str, str]:
         """The limits as response headers."""
-        found = {"x-wave-context-limit": str(self.limit)}
+        found: dict[str, str] = {Header.CONTEXT_LIMIT: str(self.limit)}
         if self.train_length is not None:
-            found["x-wave-train-length"] = str(self.train_length)
+            found[Header.TRAIN_LENGTH] = str(self.train_length)
         return found
 
 
@@ -57,7 +58,7 @@ class Receipt:
         if self.cap.zones is not None:
             found |= self.cap.zones.headers(self.reach)
         if self.clamped_from is not None:
-            found["x-wave-clamped-max-tokens"] = str(self.completion_tokens)
+            found[Header.CLAMPED_MAX_TOKENS] = str(self.completion_tokens)
         return found
 
 
@@ -87,14 +88,14 @@ def bounds(
 
 def usage_headers(prompt_tokens: int, cap: Cap) -> dict[str, str]:
     """Prompt length and how far it extrapolates, as response headers."""
-    found = {"x-wave-context-tokens": str(prompt_tokens)}
+    found: dict[str, str] = {Header.CONTEXT_TOKENS: str(prompt_tokens)}
     factor = cap.factor(prompt_tokens)
     if factor is not None:
-        found["x-wave-extrapolation-factor"] = f"{factor:.3f}"
+        found[Header.EXTRAPOLATION_FACTOR] = f"{factor:.3f}"
     return found
 
 
-def decide(prompt_tokens: int, requested: int | None, cap: Cap, param: str) -> Receipt:
+def decide(prompt_tokens: int, requested: int | None, cap: Cap, param: str, least: int = 0) -> Receipt:
     """Admits a request or refuses it.
 
     Args:
@@ -102,43 +103,38 @@ def decide(prompt_tokens: int, requested: int | None, cap: Cap, param: str) -> R
         requested: the request's max_tokens, None where absent.
         cap: what the request is held against.
         param: the field that holds the prompt, for the error.
+        least: the request's min_tokens; a completion that the gateway shortens or chooses itself is not below it.
 
     Raises:
         ApiError: 400 context_length_exceeded; an engine generates at least one token, so that much room must be left.
     """
     room = cap.limit - prompt_tokens
     if room < 1:
-        raise context_exceeded(prompt_tokens, 1 if requested is None else requested, cap, param)
-    if requested is None:
-        return Receipt(cap, prompt_tokens, min(room, cap.policy.default_max_completion_tokens))
-    if requested <= room:
+        raise ContextExceededError(prompt_tokens, max(1, least) if requested is None else requested, cap.limit, param)
+    if requested is not None and requested <= room:
         return Receipt(cap, prompt_tokens, requested)
+    if least > room:
+        raise ContextExceededError(prompt_tokens, least if requested is None else requested, cap.limit, param)
+    if requested is None:
+        return Receipt(cap, prompt_tokens, min(room, max(least, cap.policy.default_max_completion_tokens)))
     if cap.policy.clamp_max_tokens:
         return Receipt(cap, prompt_tokens, room, clamped_from=requested)
-    raise context_exceeded(prompt_tokens, requested, cap, param)
+    raise ContextExceededError(prompt_tokens, requested, cap.limit, param)
 
 
-def truncation_budget(prompt_tokens: int, requested: int | None, cap: Cap, overflow: Overflow) -> int | None:
+def truncation_budget(
+    prompt_tokens: int, requested: int | None, cap: Cap, overflow: Overflow, least: int = 0
+) -> int | None:
     """Tokens that a prompt has to be cut to; None where it needs no cut or may not be cut.
 
-    Room is left for the completion that was asked for, or for the default one but at most half the cap.
+    Room is left for the completion that was asked for, or for the default one but at most half the cap; in any case
+    for `least` tokens, the request's min_tokens.
     """
     room = cap.limit - prompt_tokens
-    fits = room >= 1 and (requested is None or requested <= room or cap.policy.clamp_max_tokens)
+    chosen = least <= room and (requested is None or cap.policy.clamp_max_tokens)
+    fits = room >= 1 and (chosen or (requested is not None and requested <= room))
     if fits or overflow is Overflow.REJECT or prompt_tokens > cap.longest_truncated:
         return None
     if requested is None or (requested >= cap.limit and cap.policy.clamp_max_tokens):
-        return cap.limit - max(1, min(cap.policy.default_max_completion_tokens, cap.limit // 2))
+        return max(0, cap.limit - max(1, least, min(cap.policy.default_max_completion_tokens, cap.limit // 2)))
     return max(0, cap.limit - max(1, requested))
-
-
-def context_exceeded(prompt_tokens: int, completion: int, cap: Cap, param: str, *, at_least: bool = False) -> ApiError:
-    """OpenAI's error for a request over its cap; `at_least`: the prompt's length is a lower bound, not a count."""
-    bound = "at least " if at_least else ""
-    message = (
-        f"This model's maximum context length is {cap.limit} tokens. However, you requested "
-        f"{bound}{prompt_tokens + completion} tokens ({bound}{prompt_tokens} in the prompt, "
-        f"{completion} for the completion). Please reduce the length of the {param} or completion."
-    )
-    extra = {"n_prompt_tokens": prompt_tokens, "n_ctx": cap.limit}
-    return ApiError(400, message, param=param, code="context_length_exceeded", extra=extra)

@@ -1,31 +1,57 @@
-"""What is kept of a prompt that is too long: ranges of its tokens, or of a chat's messages."""
+"""What is kept of a prompt that is too long: ranges of its tokens, or of a conversation's messages or items."""
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Literal
 
+from pydantic import ConfigDict, NonNegativeInt, with_config
+from typing_extensions import TypedDict
+
+from wave_serve.request.dialects import Entry, Role
 from wave_serve.settings import Overflow
 
-Range = tuple[int, int]
+Range = tuple[NonNegativeInt, NonNegativeInt]
 """Index of the first that is kept, and of the first after it that is not."""
+Unit = Literal["token", "message", "item"]
 
-ALWAYS_KEPT = ("system", "developer")
+
+@with_config(ConfigDict(use_attribute_docstrings=True))
+class KeptPrompt(TypedDict):
+    """What is kept of one prompt."""
+
+    original_tokens: NonNegativeInt
+    """Tokens before the cut."""
+    kept_tokens: NonNegativeInt
+    """Tokens after it."""
+    kept_ranges: list[Range]
+    """First index kept and first index after it that is not."""
+
+
+@with_config(ConfigDict(use_attribute_docstrings=True))
+class Truncation(TypedDict):
+    """What is kept of a request's prompts."""
+
+    overflow: Overflow
+    """The policy of the cut."""
+    unit: Unit
+    """What the ranges count."""
+    prompts: list[KeptPrompt]
 
 
 @dataclass(frozen=True)
 class Kept:
-    """What is kept of one prompt: its tokens before and after, and the ranges of tokens or messages."""
+    """What is kept of one prompt: its tokens before and after, and the ranges of tokens, messages or items."""
 
     original_tokens: int
     kept_tokens: int
     ranges: tuple[Range, ...]
 
-    def as_json(self) -> dict[str, Any]:
+    def as_json(self) -> KeptPrompt:
         """As it is told to the client."""
         return {
             "original_tokens": self.original_tokens,
             "kept_tokens": self.kept_tokens,
-            "kept_ranges": [list(one) for one in self.ranges],
+            "kept_ranges": list(self.ranges),
         }
 
     def as_header(self) -> str:
@@ -68,13 +94,18 @@ def cut(ids: Sequence[int], ranges: Sequence[Range]) -> list[int]:
 
 @dataclass(frozen=True)
 class Turns:
-    """A chat's messages in whole turns: a user's message with all that answers it, so that roles still alternate."""
+    """A conversation's entries in groups that go or stay as one.
 
-    messages: int
+    Attributes:
+        entries: how many there are.
+        droppable: indices of the groups that may be dropped, oldest first.
+    """
+
+    entries: int
     droppable: tuple[tuple[int, ...], ...]
 
     def keep(self, drop: int, overflow: Overflow) -> tuple[Range, ...]:
-        """Ranges of messages that are left after `drop` turns at the policy's place are gone."""
+        """Ranges of entries that are left after `drop` groups at the policy's place are gone."""
         match overflow:
             case Overflow.TRUNCATE_HEAD:
                 first = 0
@@ -83,37 +114,72 @@ class Turns:
             case _:
                 first = (len(self.droppable) - drop) // 2
         gone = {index for turn in self.droppable[first : first + drop] for index in turn}
-        return _joined([(index, index + 1) for index in range(self.messages) if index not in gone])
+        return _joined([(index, index + 1) for index in range(self.entries) if index not in gone])
 
 
-def turns_of(messages: Sequence[Mapping[str, Any]]) -> Turns:
-    """Turns that may be dropped: neither system nor developer messages, nor the last user's message and what follows.
+def turns_of(entries: Sequence[Entry]) -> Turns:
+    """Groups that may be dropped.
 
-    What stands before the first user's message is a turn too. Without any user's message nothing may be dropped.
+    Before the last user's message that is a whole turn: a user's message with all that answers it, so that roles still
+    alternate; what stands before the first user's message is a turn too. After it, where an agent works on by itself,
+    it is an exchange: calls of tools with their results. What system and developer say, the last user's message, and
+    what comes last after it stay in any case. Without any user's message nothing may be dropped.
     """
-    turns: list[list[int]] = []
-    for index, message in enumerate(messages):
-        if message["role"] in ALWAYS_KEPT:
+    users = [index for index, entry in enumerate(entries) if entry.role is Role.USER]
+    if not users:
+        return Turns(len(entries), ())
+    before = _groups(entries[: users[-1]], _begins_turn)
+    if _unanswered(entries[: users[-1]]):  # the results come after the last user's message, and stay
+        before.pop()
+    after = _groups(entries[users[-1] + 1 :], _begins_exchange)[:-1]
+    shifted = [tuple(index + users[-1] + 1 for index in group) for group in after]
+    return Turns(len(entries), (*before, *shifted))
+
+
+def _unanswered(entries: Sequence[Entry]) -> bool:
+    """Whether calls are left whose results are not among the entries."""
+    calls = frozenset[str]().union(*(entry.calls for entry in entries))
+    return not calls <= frozenset[str]().union(*(entry.results for entry in entries))
+
+
+def _begins_turn(entry: Entry, _before: Entry) -> bool:
+    return entry.role is Role.USER
+
+
+def _begins_exchange(entry: Entry, before: Entry) -> bool:
+    return entry.role is Role.MODEL and before.role is Role.TOOL
+
+
+def _groups(entries: Sequence[Entry], begins: Callable[[Entry, Entry], bool]) -> list[tuple[int, ...]]:
+    """The indices of entries other than the system's in groups; none begins while a call's result is yet to come.
+
+    For example [call 1, call 2, result 1, text, result 2, text] makes an exchange of five entries and one of one.
+    """
+    groups: list[list[int]] = []
+    pending: set[str] = set()
+    for index, entry in enumerate(entries):
+        if entry.role is Role.SYSTEM:
             continue
-        if message["role"] == "user" or not turns:
-            turns.append([])
-        turns[-1].append(index)
-    return Turns(len(messages), tuple(map(tuple, turns[:-1])))
+        if not groups or (begins(entry, entries[groups[-1][-1]]) and not pending):
+            groups.append([])
+        groups[-1].append(index)
+        pending = (pending | entry.calls) - entry.results
+    return [tuple(group) for group in groups]
 
 
 async def fewest_dropped(
     turns: Turns, overflow: Overflow, budget: int, count: Callable[[tuple[Range, ...]], Awaitable[int]]
 ) -> tuple[tuple[Range, ...], int] | None:
-    """Drops as few turns as bring the chat to `budget` tokens, found by bisection.
+    """Drops as few groups as bring the conversation to `budget` tokens, found by bisection.
 
     Args:
-        turns: of the chat, which is over its budget.
+        turns: of the conversation, which is over its budget.
         overflow: which part is cut away.
         budget: most tokens to keep.
-        count: tokens of the messages in some ranges.
+        count: tokens of the entries in some ranges.
 
     Returns:
-        The ranges of messages that are left and their tokens; None where what may not be dropped is too long.
+        The ranges of entries that are left and their tokens; None where what may not be dropped is too long.
     """
     found = None
     low, high = 1, len(turns.droppable)

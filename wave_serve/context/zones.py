@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from enum import StrEnum
 
+from wave_serve.headers import Header
 from wave_serve.settings import ZoneAction, ZoneSettings
 
 
@@ -36,13 +37,15 @@ class Zones:
 
     def headers(self, length: int) -> dict[str, str]:
         """The zone of a context of `length` tokens as response headers, with a warning where its action is to warn."""
-        zone = self.of(length)
-        found = {"x-wave-zone": zone.value}
-        if getattr(self.actions, zone.value) is ZoneAction.WARN:
-            found["x-wave-warning"] = self._warning(zone, length)
-        return found
+        found: dict[str, str] = {Header.ZONE: self.of(length).value}
+        warning = self.warning(length)
+        return found if warning is None else found | {Header.WARNING: warning}
 
-    def _warning(self, zone: Zone, length: int) -> str:
+    def warning(self, length: int) -> str | None:
+        """Why a context of `length` tokens deserves care; None where the action of its zone is not to warn."""
+        zone = self.of(length)
+        if getattr(self.actions, zone.value) is not ZoneAction.WARN:
+            return None
         reach = f"the context may reach {length} tokens"
         match zone:
             case Zone.TRAINED:

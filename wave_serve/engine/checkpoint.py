@@ -6,11 +6,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from wave_serve.engine.errors import CheckpointError
+from wave_serve.engine.tensor_file import check_no_pointer
+from wave_serve.engine.weights import check_weights, no_weights
+
 REQUIRED_FIELDS = ("model_type", "hidden_size", "num_hidden_layers", "num_attention_heads", "vocab_size")
-
-
-class CheckpointError(ValueError):
-    """The directory is not a checkpoint that can be served; the message names the file, the field and the value."""
 
 
 @dataclass(frozen=True)
@@ -41,12 +41,19 @@ def inspect_checkpoint(directory: Path) -> Checkpoint:
     """Checks that `directory` holds a checkpoint and reads its lengths.
 
     Raises:
-        CheckpointError: no directory, no readable config.json, or a field that is missing or of a wrong kind.
+        CheckpointError: no directory, no readable config.json, a field that is missing or of a wrong kind, or weights
+            that do not go with them.
     """
+    if directory.suffix == ".gguf" and directory.is_file():
+        raise CheckpointError(no_weights(directory.parent))
     if not directory.is_dir():
         what = "is not a directory" if directory.exists() else "does not exist"
         raise CheckpointError(f"checkpoint {directory} {what}; give the path of a local checkpoint directory")
     path = directory / "config.json"
+    snapshots = [one.parent for one in sorted(directory.glob("snapshots/*/config.json"))]
+    if snapshots and not path.exists():
+        found = ", ".join(map(str, snapshots))
+        raise CheckpointError(f"{directory} is a repository in a cache; give one of its snapshots: {found}")
     config = _read_config(path)
     for field in REQUIRED_FIELDS:
         if field not in config:
@@ -57,12 +64,13 @@ def inspect_checkpoint(directory: Path) -> Checkpoint:
         raise CheckpointError(f"{path}: field model_type must be a string, got {config['model_type']!r}")
     longest = _positive_int(path, config, "max_position_embeddings")
     train_length = _positive_int(path, config, "train_length") if "train_length" in config else longest
-    if not any(directory.glob("*.safetensors")):
-        raise CheckpointError(f"checkpoint {directory} holds no weights (*.safetensors)")
+    check_weights(directory, config)
     tokenizer = directory / "tokenizer.json"
+    if tokenizer.is_file():
+        check_no_pointer(tokenizer)
     return Checkpoint(
         directory=directory.resolve(),
-        name=directory.resolve().name,
+        name=_name(directory.resolve()),
         train_length=train_length,
         max_position_embeddings=longest,
         vocab_size=config["vocab_size"],
@@ -70,10 +78,22 @@ def inspect_checkpoint(directory: Path) -> Checkpoint:
     )
 
 
+def _name(directory: Path) -> str:
+    """The directory's name; of a snapshot in Hugging Face's cache, the repository's.
+
+    A snapshot lies in `models--OWNER--NAME/snapshots/COMMIT`.
+    """
+    kind, *repository = directory.parent.parent.name.split("--")
+    if directory.parent.name == "snapshots" and kind == "models" and repository:
+        return "/".join(repository)
+    return directory.name
+
+
 def _read_config(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise CheckpointError(f"{path} does not exist; {path.parent} is not a checkpoint directory")
     try:
+        check_no_pointer(path)
         config = json.loads(path.read_text(encoding="utf-8"))
     except json.JSONDecodeError as error:
         raise CheckpointError(

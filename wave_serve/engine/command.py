@@ -7,9 +7,10 @@ import socket
 import sys
 from collections.abc import Mapping, Sequence
 
-from wave_serve.cores import cores
 from wave_serve.engine.checkpoint import Checkpoint
+from wave_serve.errors import ExplainedError
 from wave_serve.settings import EngineSettings
+from wave_serve.worker.cores import cores
 
 # Arguments that `serve` sets itself, and what to use instead.
 OWNED = {
@@ -24,17 +25,20 @@ OWNED = {
     "--ssl-certfile": "the gateway in front of it",
 }
 
-# vLLM's CPU build puts the model into a process of its own, for which the scheduler's waits in a loop of sched_yield.
-# The loop takes a core from the attention, and on Linux 6.18 leaves the server and the gateway next to none while a
-# generation lasts. vLLM does so to set OpenMP's environment, which `engine_environment` has done already.
+# vLLM's CPU build runs the model in a second process, in order to set OpenMP's environment there. Its scheduler waits
+# for that process in a busy loop (sched_yield), which burns a core that the attention kernel needs; on Linux 6.18 the
+# API server and the gateway then get almost no processor time while a generation lasts. `engine_environment` sets
+# OpenMP's environment before vLLM starts, so the second process is not needed.
 ONE_PROCESS = ("--distributed-executor-backend", "vllm.v1.executor.uniproc_executor.UniProcExecutor")
 # Arguments that may ask for more; `--config` names a file that may.
 SEVERAL_PROCESSES = re.compile(r"--(distributed-executor-backend|config|nnodes|.*-parallel-.*)|-(n|[tpd]p|[pd]cp)")
 
+ENGINE_KEY = "VLLM_API_KEY"
+ENGINE_STORE = "VLLM_ENABLE_RESPONSES_API_STORE"
 BINDING, NO_BINDING = "VLLM_CPU_OMP_THREADS_BIND", "nobind"
 
 
-class EngineSetupError(ValueError):
+class EngineSetupError(ExplainedError, ValueError):
     """The engine cannot be started as asked."""
 
 
@@ -93,6 +97,11 @@ def engine_environment(settings: EngineSettings, environment: Mapping[str, str])
             "OMP_NUM_THREADS": str(cores()),
         }
     return defaults | dict(environment)
+
+
+def engine_key(environment: Mapping[str, str]) -> str | None:
+    """Where the key stands that an engine in that environment asks for, as settings name it; None without one."""
+    return f"env:{ENGINE_KEY}" if environment.get(ENGINE_KEY) else None
 
 
 def on_cpu() -> bool:

@@ -5,7 +5,8 @@ import math
 from pathlib import Path
 from typing import Any
 
-from wave_serve.engine.checkpoint import Checkpoint, CheckpointError
+from wave_serve.engine.checkpoint import Checkpoint
+from wave_serve.engine.errors import CheckpointError
 
 FILE = "eval.json"  # as `wave-serve eval perplexity` writes it
 

@@ -1,7 +1,8 @@
 """The policy of the model that `serve` serves: what the settings give, completed from the checkpoint."""
 
-from wave_serve.engine.checkpoint import Checkpoint, CheckpointError
+from wave_serve.engine.checkpoint import Checkpoint
 from wave_serve.engine.command import EngineSetupError
+from wave_serve.engine.errors import CheckpointError
 from wave_serve.engine.evaluation import validated_length
 from wave_serve.settings import ModelSettings, Settings
 

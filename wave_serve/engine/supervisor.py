@@ -10,6 +10,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 
 from wave_serve.engine.log import EngineLog
+from wave_serve.errors import ExplainedError
 from wave_serve.logs import event
 from wave_serve.settings import EngineSettings
 from wave_serve.upstream.upstream import Upstream
@@ -21,7 +22,7 @@ REAP_SECONDS = 2.0
 TAIL_LINES = 20
 
 
-class EngineStartError(RuntimeError):
+class EngineStartError(ExplainedError, RuntimeError):
     """The engine ended before it was ever ready; the message gives the engine's own cause."""
 
 

@@ -6,8 +6,8 @@ from typing import Annotated, Any
 import typer
 
 from wave_serve.eval.command import run
-from wave_serve.eval.passkey import PasskeyRun
-from wave_serve.eval.perplexity import PerplexityRun
+from wave_serve.eval.passkey.run import PasskeyRun
+from wave_serve.eval.perplexity.run import PerplexityRun
 from wave_serve.eval.settings import PasskeySettings, PerplexitySettings, Protocol
 
 app = typer.Typer(
@@ -58,8 +58,8 @@ def perplexity(
     seed: Seed = LOSS["seed"].default,
 ) -> None:
     """Loss per token, perplexity and bits per byte of texts, by length."""
-    options = dict(locals())
-    run("perplexity", PerplexitySettings, PerplexityRun, options | {"texts": tuple(options.pop("text") or ())})
+    options = {name: value for name, value in locals().items() if name != "text"}
+    run("perplexity", PerplexitySettings, PerplexityRun, options | {"texts": tuple(text or ())})
 
 
 @app.command()
@@ -79,6 +79,5 @@ def passkey(
     seed: Seed = KEY["seed"].default,
 ) -> None:
     """Exact answers about a key hidden in filler, by length and depth."""
-    options = dict(locals())
-    options["depths"] = tuple(part.strip() for part in depths.split(","))
+    options = locals() | {"depths": tuple(part.strip() for part in depths.split(","))}
     run("passkey", PasskeySettings, PasskeyRun, options)

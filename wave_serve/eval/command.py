@@ -13,11 +13,13 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from wave_serve.eval.endpoint import read_address
 from wave_serve.eval.errors import EvalError, OptionError
 from wave_serve.eval.journal import Journal
-from wave_serve.eval.passkey import PasskeyRun
-from wave_serve.eval.perplexity import PerplexityRun
+from wave_serve.eval.passkey.run import PasskeyRun
+from wave_serve.eval.perplexity.run import PerplexityRun
 from wave_serve.eval.plot import check_plotting, draw
-from wave_serve.eval.results import print_table, write_json, write_markdown
+from wave_serve.eval.results import check_files, print_table, write_json, write_markdown
 from wave_serve.eval.settings import EvalSettings
+from wave_serve.settings import redacted
+from wave_serve.settings.secret import UNSHOWN
 
 INTERRUPTED = 130
 
@@ -34,12 +36,17 @@ def run(
         settings = _settings(settings_type, options)
         if settings.plot:
             check_plotting()
+        check_files(settings.out, kind)
         with Journal(settings.out / f"{kind}.jsonl", resume=settings.resume) as journal:
             work = run_type(settings, journal)
-            failure, status = _measure(work, console)
-            rows = work.rows()
-            if rows:
-                _write(kind, settings, work, rows, failure)
+            failure: str | None = "ended by a mistake in this program"
+            try:
+                failure, status = _measure(work, console)
+            finally:
+                rows = work.rows()
+                unwritten = _write(kind, settings, work, rows, failure) if rows else []
+            if unwritten:
+                failure, status = "; ".join([failure, *unwritten] if failure else unwritten), status or 1
     except EvalError as error:
         failure, status, rows = str(error), 1, []
     if failure:
@@ -63,25 +70,38 @@ def _measure(work: PerplexityRun | PasskeyRun, console: Console) -> tuple[str | 
 
 def _write(
     kind: str, settings: EvalSettings, work: PerplexityRun | PasskeyRun, rows: list[dict[str, Any]], failure: str | None
-) -> None:
+) -> list[str]:
+    """Writes each output; one that fails keeps no other from being written. Returns what failed, and why."""
     facts = work.facts()
-    write_json(settings.out / f"{kind}.json", kind, ["wave-serve", *sys.argv[1:]], facts, rows, failure)
-    write_markdown(settings.out / f"{kind}.md", kind, rows)
-    print_table(Console(), kind, rows)
-    if settings.plot:
-        draw(settings.out, kind, rows, [endpoint["train_length"] for endpoint in facts["endpoints"]])
+    command = ["wave-serve", *sys.argv[1:]]
+    lengths = [endpoint["train_length"] for endpoint in facts["endpoints"]]
+    outputs: dict[str, Callable[[], None]] = {
+        f"{kind}.json": lambda: write_json(settings.out / f"{kind}.json", kind, command, facts, rows, failure),
+        f"{kind}.md": lambda: write_markdown(settings.out / f"{kind}.md", kind, rows),
+        "the plot": lambda: draw(settings.out, kind, rows, lengths) if settings.plot else None,
+        "the table": lambda: print_table(Console(), kind, rows),
+    }
+    failed = []
+    for name, write in outputs.items():
+        try:
+            write()
+        except Exception as error:  # of any kind, matplotlib's included
+            failed.append(f"cannot write {name}: {type(error).__name__}: {error}")
+    return failed
 
 
 def _settings(settings_type: type[EvalSettings], options: dict[str, Any]) -> EvalSettings:
     """The settings of a command line. Raises OptionError naming the option and its value."""
     addresses = [dict(zip(("name", "base_url"), read_address(url), strict=True)) for url in options.pop("base_url")]
+    try:
+        settings = settings_type(addresses=addresses, **options)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        option = "base-url" if first["loc"][0] == "addresses" else str(first["loc"][0])
+        shown = "" if first["type"] == UNSHOWN else f" {redacted(repr(first['input']))}"
+        raise OptionError(f"--{option}{shown}: {first['msg'].removeprefix('Value error, ')}") from None
     names = [address["name"] for address in addresses]
     for name in names:
         if names.count(name) > 1:
             raise OptionError(f"--base-url: two endpoints are named {name!r}; name them apart, NAME=URL")
-    try:
-        return settings_type(addresses=addresses, **options)
-    except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        option = "base-url" if first["loc"][0] == "addresses" else str(first["loc"][0])
-        raise OptionError(f"--{option} {first['input']!r}: {first['msg']}") from None
+    return settings

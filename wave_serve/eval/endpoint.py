@@ -18,12 +18,12 @@ BUSY = (HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE)
 
 
 def read_address(text: str) -> tuple[str, str]:
-    """Name and root URL of `URL` or `NAME=URL`; a trailing /v1 is dropped, the name is the host by default."""
+    """Name and URL of `URL` or `NAME=URL`; the name is the host by default."""
     name, separator, url = text.partition("=")
     if not separator or "://" in name:
         name, url = "", text
-    url = url.strip().rstrip("/").removesuffix("/v1")
-    return name.strip() or url.partition("://")[2], url
+    url = url.strip().rstrip("/")
+    return name.strip() or url.partition("://")[2].removesuffix("/v1") or url, url
 
 
 class Endpoint:

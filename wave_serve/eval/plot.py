@@ -13,9 +13,17 @@ DPI = 150
 
 
 def check_plotting() -> None:
-    """Raises OutputError, naming the extra, where matplotlib is not installed; nothing is imported."""
+    """Raises OutputError where matplotlib is not installed, naming the extra, or cannot be imported."""
     if importlib.util.find_spec("matplotlib") is None:
         raise OutputError("the plot needs matplotlib: install wave-serve[train], or give --no-plot")
+    try:
+        import matplotlib as mpl
+
+        mpl.use("Agg")
+        importlib.import_module("matplotlib.pyplot")
+    except Exception as error:  # of any kind: a module that it needs may be of another version
+        reason = f"{type(error).__name__}: {error}"
+        raise OutputError(f"matplotlib does not work here ({reason}); repair it, or give --no-plot") from None
 
 
 def draw(directory: Path, kind: str, rows: Sequence[Mapping[str, Any]], train_lengths: Sequence[int | None]) -> None:

@@ -1,8 +1,8 @@
 """Writes what was measured: JSON, a table on the terminal and as Markdown."""
 
 import datetime
-import importlib.metadata
 import json
+import os
 import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -12,6 +12,9 @@ from typing import Any
 from rich.box import SIMPLE
 from rich.console import Console
 from rich.table import Table
+
+from wave_serve.eval.errors import OutputError
+from wave_serve.version import version
 
 Row = Mapping[str, Any]
 
@@ -62,7 +65,15 @@ CAPTIONS = {
 
 def versions() -> dict[str, str]:
     """What made the numbers, on this side of the endpoint."""
-    return {"wave-serve": importlib.metadata.version("wave-serve"), "python": platform.python_version()}
+    return {"wave-serve": version(), "python": platform.python_version()}
+
+
+def check_files(directory: Path, kind: str) -> None:
+    """Raises OutputError where one of the files could not be written; tried before hours are spent on measuring."""
+    for name in (f"{kind}.json", f"{kind}.md", f"{kind}.json.tmp"):
+        path = directory / name
+        if path.is_dir() or (path.exists() and not os.access(path, os.W_OK)):
+            raise OutputError(f"cannot write {path}: {'it is a directory' if path.is_dir() else 'no permission'}")
 
 
 def write_json(

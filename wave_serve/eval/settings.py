@@ -6,7 +6,7 @@ from typing import Annotated
 
 from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
 
-from wave_serve.settings import BaseUrl, Frozen
+from wave_serve.settings import Frozen, root_url
 
 
 class Protocol(StrEnum):
@@ -20,7 +20,7 @@ class Address(Frozen):
     """Where an endpoint is, and its name in the results."""
 
     name: str = Field(min_length=1)
-    base_url: BaseUrl
+    base_url: Annotated[str, root_url("give a key in OPENAI_API_KEY")]
 
 
 class EvalSettings(Frozen):

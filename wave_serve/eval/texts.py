@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from wave_serve.engine.checkpoint import CheckpointError, bundled_checkpoint
+from wave_serve.engine.checkpoint import bundled_checkpoint
+from wave_serve.engine.errors import CheckpointError
 from wave_serve.eval.endpoint import Endpoint
 from wave_serve.eval.errors import TextError
 

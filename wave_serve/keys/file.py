@@ -16,7 +16,8 @@ from typing import Annotated, Any, Self
 from pydantic import Field, PositiveInt, StringConstraints, ValidationInfo, field_validator, model_validator
 
 from wave_serve.settings import Frozen
-from wave_serve.settings.file import SettingsError, parse_section, read_text
+from wave_serve.settings.errors import SettingsError
+from wave_serve.settings.file import parse_section, read_text
 
 ENVIRONMENT = "WAVE_SERVE_API_KEYS"
 PREFIX = "sk-wave-"

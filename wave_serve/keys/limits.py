@@ -5,11 +5,14 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from wave_serve.errors import ApiError, too_many
+from wave_serve.errors import ApiError, Code, too_many
+from wave_serve.headers import Header
 from wave_serve.keys.file import ApiKey
 
 MINUTE = 60.0
-ROUNDING = 0.01  # units; what may be missing of one after the time that was told
+# Units. After the wait that a 429 announced, rounding may leave a bucket this much short of the unit that was promised;
+# the request is let through all the same.
+ROUNDING = 0.01
 CONCURRENCY_RETRY_S = 1.0  # when one of a key's own requests ends is for its owner to know
 
 
@@ -78,7 +81,7 @@ class Limits:
         state, now = self._states[key.name], self._clock()
         if key.concurrency is not None and state.running >= key.concurrency:
             message = f"The key {key.name} may run {key.concurrency} requests at the same time, and does."
-            raise too_many(message, CONCURRENCY_RETRY_S, "concurrency_limit_exceeded")
+            raise too_many(message, CONCURRENCY_RETRY_S, Code.CONCURRENCY_LIMIT_EXCEEDED)
         if state.requests is not None:
             wait = state.requests.until(1, now)
             if wait > 0:
@@ -97,14 +100,24 @@ class Limits:
             return
         if tokens > state.tokens.limit:
             message = f"The request asks for {tokens} tokens, more than the key {key.name} may use in a whole minute: "
-            headers = {"x-should-retry": "false"}
+            headers = {Header.SHOULD_RETRY: "false"}
             message += f"{state.tokens.limit}. Shorten the prompt or lower max_tokens."
-            raise ApiError(429, message, code="rate_limit_exceeded", headers=headers)
+            raise ApiError(429, message, code=Code.RATE_LIMIT_EXCEEDED, headers=headers)
         now = self._clock()
         wait = state.tokens.until(tokens, now)
         if wait > 0:
             raise _rate_error(key, "tokens", state.tokens.limit, wait)
         state.tokens.take(tokens, now)
+
+    def check(self, key: ApiKey, state: KeyState) -> None:
+        """Refuses what will be charged for later while the key has no tokens left. Raises ApiError 429."""
+        if state.tokens is not None and (wait := state.tokens.until(1, self._clock())) > 0:
+            raise _rate_error(key, "tokens", state.tokens.limit, wait)
+
+    def charge(self, state: KeyState, tokens: int) -> None:
+        """Takes tokens that were used already; what the key does not have is missing for its next requests."""
+        if state.tokens is not None:
+            state.tokens.take(tokens, self._clock())
 
     def give_back(self, state: KeyState, tokens: int) -> None:
         """Returns the tokens of a request that no upstream worked on."""
@@ -144,7 +157,7 @@ def _bucket_headers(unit: str, bucket: Bucket, now: float) -> Mapping[str, str]:
 
 def _rate_error(key: ApiKey, unit: str, limit: int, wait: float) -> ApiError:
     message = f"Rate limit reached for the key {key.name}: {limit} {unit} a minute. Try again in {duration(wait)}."
-    return too_many(message, wait, "rate_limit_exceeded")
+    return too_many(message, wait, Code.RATE_LIMIT_EXCEEDED)
 
 
 def _resized(bucket: Bucket | None, limit: int | None, now: float) -> Bucket | None:

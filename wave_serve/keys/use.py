@@ -1,6 +1,6 @@
 """What one request uses of its API key: the key's rates and concurrency, and the models that it may ask for."""
 
-from wave_serve.errors import ApiError
+from wave_serve.errors import ApiError, Code
 from wave_serve.keys.file import ApiKey
 from wave_serve.keys.limits import Limits
 
@@ -31,13 +31,23 @@ class KeyUse:
         """Raises ApiError 403 where the key may not use the model."""
         if not self.allows(model):
             message = f"The key {self.key.name} may not use the model {model}."
-            raise ApiError(403, message, param="model", code="model_not_allowed")
+            raise ApiError(403, message, param="model", code=Code.MODEL_NOT_ALLOWED)
 
     def spend(self, tokens: int) -> None:
         """Takes a counted request's tokens from the key's rate. Raises ApiError 429."""
         if self._counted:
             self._limits.spend(self.key, self._state, tokens)
             self._spent = tokens
+
+    def check(self) -> None:
+        """Raises ApiError 429 where a counted request's key has no tokens left."""
+        if self._counted:
+            self._limits.check(self.key, self._state)
+
+    def charge(self, tokens: int) -> None:
+        """Takes tokens that a counted request has used, whatever the key has left."""
+        if self._counted:
+            self._limits.charge(self._state, tokens)
 
     def headers(self) -> dict[str, str]:
         """`x-ratelimit-*` of the key."""

@@ -26,6 +26,14 @@ class Metrics:
         self.aborted = self._counter("wave_aborted_total", "Generations whose client went away.", "model")
         self.retries = self._counter("wave_retries_total", "Times that a generation was sent elsewhere.", "model")
         self.truncated = self._counter("wave_truncated_total", "Generations whose prompt was shortened.", "model")
+        self.count_mismatches = self._counter(
+            "wave_count_mismatches_total", "Answers whose usage tells another number of prompt tokens.", "model"
+        )
+        self.windows = self._counter(
+            "wave_upstream_window_changes_total",
+            "Times that an upstream's max_model_len was another than before.",
+            "base_url",
+        )
         self.in_flight = Gauge("wave_in_flight_requests", "Generations running.", ["model"], registry=self.registry)
         self.prompt_tokens = self._histogram("wave_prompt_tokens", "Tokens of admitted prompts.", "model", TOKENS)
         self.prompt_tokens_by_factor = self._counter(
@@ -45,9 +53,6 @@ class Metrics:
             "model",
             OVERHEAD_SECONDS,
         )
-        self.upstream_ready = Gauge(
-            "wave_upstream_ready", "1 while an upstream is ready.", ["base_url"], registry=self.registry
-        )
 
     def observe(self, exchange: Exchange, endpoint: str, status: int) -> None:
         """Adds a finished exchange."""
@@ -61,7 +66,7 @@ class Metrics:
             self.aborted.labels(exchange.model).inc()
         if exchange.retries:
             self.retries.labels(exchange.model).inc(exchange.retries)
-        if exchange.truncated_from is not None:
+        if exchange.prompt.truncated_from is not None:
             self.truncated.labels(exchange.model).inc()
         if exchange.first_token_s is not None:
             self.first_token.labels(exchange.model).observe(exchange.first_token_s)
@@ -71,17 +76,21 @@ class Metrics:
             self.overhead.labels(exchange.model).observe(overhead)
             self._observe_prompt(exchange.model, exchange)
 
+    def window_changed(self, base_url: str) -> None:
+        """An upstream's max_model_len is another than before."""
+        self.windows.labels(base_url).inc()
+
     def exposition(self) -> bytes:
         """All metrics in Prometheus' text format."""
         return generate_latest(self.registry)
 
     def _observe_prompt(self, model: str, exchange: Exchange) -> None:
-        if exchange.prompt_tokens is None:
+        if exchange.prompt.tokens is None:
             return
-        self.prompt_tokens.labels(model).observe(exchange.prompt_tokens)
-        if exchange.extrapolation is not None:
-            bound = next((str(bound) for bound in FACTORS if exchange.extrapolation <= bound), "+Inf")
-            self.prompt_tokens_by_factor.labels(model, bound).inc(exchange.prompt_tokens)
+        self.prompt_tokens.labels(model).observe(exchange.prompt.tokens)
+        if exchange.prompt.extrapolation is not None:
+            bound = next((str(bound) for bound in FACTORS if exchange.prompt.extrapolation <= bound), "+Inf")
+            self.prompt_tokens_by_factor.labels(model, bound).inc(exchange.prompt.tokens)
 
     def _counter(self, name: str, help_text: str, *labels: str) -> Counter:
         return Counter(name, help_text, labels, registry=self.registry)
@@ -104,10 +113,21 @@ def add_load_metrics(registry: CollectorRegistry, admission: Admission, upstream
     ejected = Gauge(
         "wave_upstream_ejected", "1 while an upstream is avoided because its requests fail.", labels, registry=registry
     )
+    ready = Gauge("wave_upstream_ready", "1 while an upstream is ready.", labels, registry=registry)
+    window = Gauge(
+        "wave_upstream_max_model_len", "Its max_model_len, tokens.", ["base_url", "model"], registry=registry
+    )
     for upstream in upstreams:
+        for model in upstream.models:
+            window.labels(upstream.base_url, model).set_function(partial(_limit, upstream, model))
+        ready.labels(upstream.base_url).set_function(partial(_read, upstream, "ready"))
         sent.labels(upstream.base_url).set_function(partial(_read, upstream, "in_flight"))
         outstanding.labels(upstream.base_url).set_function(partial(_read, upstream, "outstanding_tokens"))
         ejected.labels(upstream.base_url).set_function(partial(_read, upstream.ejection, "active"))
+
+
+def _limit(upstream: Upstream, model: str) -> float:
+    return float(upstream.limits.get(model, 0))
 
 
 def _read(owner: Upstream | Ejection, attribute: str) -> float:

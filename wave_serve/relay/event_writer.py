@@ -5,14 +5,16 @@ import asyncio
 from starlette.types import Message, Send
 
 from wave_serve.errors import ApiError
-from wave_serve.relay.events import KEEP_ALIVE, error_event
+from wave_serve.relay.events import KEEP_ALIVE
+from wave_serve.request.dialects import Dialect
 
 
 class EventWriter:
     """The client's side of a stream; a lock keeps comments between whole events."""
 
-    def __init__(self, send: Send) -> None:
+    def __init__(self, send: Send, dialect: Dialect) -> None:
         self._send = send
+        self._dialect = dialect
         self._lock = asyncio.Lock()
         self._started = False
         self._closed = False
@@ -36,7 +38,7 @@ class EventWriter:
         async with self._lock:
             self._closed = True
             if self._started:
-                await self._send_body(error_event(error), more=False)
+                await self._send_body(self._dialect.error_event(error), more=False)
             return self._started
 
     async def beat(self, interval: float) -> None:

@@ -1,13 +1,14 @@
 """Cuts an upstream's server-sent events into whole, checked ones, so that a client never sees half an event."""
 
-import json
 import re
-from collections.abc import Mapping
+from collections.abc import Callable
 from typing import Any
 
-from pydantic_core import from_json, to_json
+from pydantic_core import from_json
 
-from wave_serve.errors import ApiError
+from wave_serve.errors import ApiError, Code
+from wave_serve.relay.usage import AnswerUsage
+from wave_serve.request.dialects import Dialect
 from wave_serve.upstream.errors import event_error
 
 KEEP_ALIVE = b": keep-alive\n\n"
@@ -19,13 +20,21 @@ LARGEST_EVENT = 64 * 2**20
 class EventStream:
     """Takes bytes as they come and gives back the whole events among them.
 
-    `begun` is set once an event with data has passed, `done` once `data: [DONE]` has. `usage_extension` joins the usage
-    of every event that has one; all other events pass byte for byte.
+    `usage` may extend or hide the usage in an event; all other events pass byte for byte.
+
+    Attributes:
+        has_event: whether an event with data has passed.
+        has_token: whether one has that may hold a token.
+        done: whether the last event of a complete answer has.
     """
 
-    def __init__(self, usage_extension: Mapping[str, Any] | None = None) -> None:
-        self._usage_extension = usage_extension
-        self.begun = False
+    def __init__(self, dialect: Dialect, usage: AnswerUsage, seen: Callable[[Any], None]) -> None:
+        """`usage` changes what events say of it; `seen` is called with the JSON value of each event."""
+        self._dialect = dialect
+        self._usage = usage
+        self._seen = seen
+        self.has_event = False
+        self.has_token = False
         self.done = False
         self._rest = b""
 
@@ -51,26 +60,31 @@ class EventStream:
         return bytes(whole)
 
     def _checked(self, part: bytes) -> bytes:
-        for line in part.splitlines():
-            if not line.startswith(b"data:"):
-                continue
-            data = line[5:].strip()
-            if data == DONE:
-                self.done = True
-                continue
-            try:
-                value = from_json(data)
-            except ValueError:
-                raise _malformed("an event that is not JSON") from None
-            if data.startswith(b'{"error"'):
-                error = event_error(data)
-                if error is not None:
-                    raise error
-            self.begun = True
-            extended = extend_usage(value, self._usage_extension)
-            if extended is not None:
-                part = part.replace(data, extended)
-        return part
+        """One event, whose data may stand on several lines, with what joins its usage. Raises ApiError."""
+        lines = part.splitlines()
+        data = b"\n".join([line[5:].strip() for line in lines if line.startswith(b"data:")])
+        if data == DONE:
+            self.done = True
+        if data in (DONE, b""):
+            return part
+        try:
+            value = from_json(data)
+        except ValueError:
+            raise _malformed("an event that is not JSON") from None
+        error = event_error(value)
+        if error is not None:
+            raise error
+        self.has_event = True
+        self.has_token = self.has_token or self._dialect.has_token(value)
+        self.done = self.done or self._dialect.ends(value)
+        self._seen(value)
+        if self._usage.hides(value):
+            return b""
+        extended = self._usage.extended(value)
+        if extended is None:
+            return part
+        others = [line for line in lines if line and not line.startswith(b"data:")]
+        return b"\n".join([*others, b"data: " + extended]) + part[len(part.rstrip(b"\r\n")) :]
 
 
 class BrokenStreamError(Exception):
@@ -82,17 +96,5 @@ class BrokenStreamError(Exception):
         self.error = error
 
 
-def error_event(error: ApiError) -> bytes:
-    """The event that ends a stream with an error."""
-    return b"data: " + json.dumps(error.body(), ensure_ascii=False).encode() + b"\n\n"
-
-
 def _malformed(what: str) -> ApiError:
-    return ApiError(502, f"The upstream sent {what}.", code="upstream_malformed")
-
-
-def extend_usage(answer: Any, extension: Mapping[str, Any] | None) -> bytes | None:
-    """`answer` as JSON with `extension` inside its `usage`; None where there is nothing to add, or no usage."""
-    if not extension or not isinstance(answer, dict) or not isinstance(answer.get("usage"), dict):
-        return None
-    return to_json({**answer, "usage": {**answer["usage"], **extension}})
+    return ApiError(502, f"The upstream sent {what}.", code=Code.UPSTREAM_MALFORMED)

@@ -2,17 +2,21 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
+from typing import Any
 
 from pydantic_core import from_json
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from wave_serve.errors import ApiError
+from wave_serve.errors import ApiError, Code
 from wave_serve.exchange import Exchange
+from wave_serve.headers import Header
 from wave_serve.observe.metrics import Metrics
 from wave_serve.relay.event_writer import EventWriter
-from wave_serve.relay.events import BrokenStreamError, EventStream, extend_usage
+from wave_serve.relay.events import BrokenStreamError, EventStream
+from wave_serve.relay.usage import AnswerUsage
+from wave_serve.request.dialects import Dialect
 from wave_serve.request.presence import disconnected
 from wave_serve.routing.dispatch import Dispatch
 from wave_serve.settings import TimeoutSettings
@@ -26,27 +30,38 @@ FAREWELL_SECONDS = 1.0  # for a client to take the error that ends its stream, a
 class Relay(Response):
     """The answer to a generation, fetched from an upstream while it is sent.
 
-    `dispatch` chooses the upstream, and another one as long as `_begun` is not set.
+    `dispatch` chooses the upstream, and another one as long as no upstream has begun to answer (`_committed`). The
+    prompt tokens that a complete answer's usage tells go to `on_usage`, every part of an answer to `on_part`;
+    `hide_usage` keeps a stream's usage from the client, which did not ask for it, and `echoed_prefix` is cut from the
+    beginning of an echo.
     """
 
     def __init__(
         self,
         dispatch: Dispatch,
-        path: str,
+        dialect: Dialect,
         request_body: bytes,
         exchange: Exchange,
         metrics: Metrics,
         *,
         timeouts: TimeoutSettings,
+        on_usage: Callable[[int], None] | None = None,
+        on_part: Callable[[Any], None] | None = None,
+        hide_usage: bool = False,
+        echoed_prefix: str = "",
     ) -> None:
         super().__init__()
         self._dispatch = dispatch
-        self._path = path
+        self._dialect = dialect
         self._request_body = request_body
         self._exchange = exchange
         self._metrics = metrics
         self._timeouts = timeouts
-        self._begun = False
+        self._on_usage = on_usage
+        self._on_part = on_part
+        self._hide_usage = hide_usage
+        self._echoed_prefix = echoed_prefix
+        self._committed = False
         self._answered = False
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -63,7 +78,7 @@ class Relay(Response):
             if work.done() or self._answered:
                 await work
             else:
-                exchange.aborted = True
+                exchange.client_left()
         finally:
             for task in (work, gone):
                 task.cancel()
@@ -77,14 +92,14 @@ class Relay(Response):
             found.append(await self._fetch(upstream))
 
         async with _deadline(self._timeouts.generation):
-            await self._dispatch.run(attempt, lambda: self._begun)
+            await self._dispatch.run(attempt, lambda: self._committed)
         self._answered = True
         await Response(found[0], media_type="application/json")(scope, receive, send)
 
     async def _fetch(self, upstream: Upstream) -> bytes:
-        async with upstream.client.stream(self._path, self._request_body, self._exchange.forward) as answer:
-            self._first_byte()
-            self._begun = answer.status < 400
+        async with upstream.client.stream(self._dialect.path, self._request_body, self._exchange.forward) as answer:
+            self._exchange.first_byte()
+            self._committed = answer.status < 400
             body = await answer.read()
         if answer.status >= 400:
             raise from_upstream(answer.status, body, answer.headers)
@@ -93,8 +108,10 @@ class Relay(Response):
         except ValueError:
             answered = None
         if not isinstance(answered, dict):
-            raise ApiError(502, "The upstream's answer is not a JSON object.", code="upstream_malformed")
-        return extend_usage(answered, self._exchange.usage_extension) or body
+            raise ApiError(502, "The upstream's answer is not a JSON object.", code=Code.UPSTREAM_MALFORMED)
+        self._seen(answered)
+        self._report_usage()
+        return self._usage().extended(answered) or body
 
     async def _stream(self, send: Send) -> None:
         writer: EventWriter | None = None
@@ -103,50 +120,71 @@ class Relay(Response):
         async def attempt(upstream: Upstream) -> None:
             nonlocal writer
             if writer is None:  # only now: while a request waits for admission its refusal is a plain 429
-                writer = EventWriter(send)
+                writer = EventWriter(send, self._dialect)
                 beats.append(asyncio.create_task(writer.beat(self._timeouts.keep_alive)))
             await self._pump(upstream, writer)
 
         try:
             async with _deadline(self._timeouts.generation):
-                await self._dispatch.run(attempt, lambda: self._begun)
+                await self._dispatch.run(attempt, lambda: self._committed)
         except ApiError as error:
             self._answered = True  # a client that has its error may go; it did not leave early
             if writer is None or not await _farewell(writer, error):
                 raise
-            self._exchange.error = error.code or error.type
+            self._exchange.failed(error)
         finally:
             for beat in beats:
                 beat.cancel()
             await asyncio.gather(*beats, return_exceptions=True)
 
     async def _pump(self, upstream: Upstream, writer: EventWriter) -> None:
-        async with upstream.client.stream(self._path, self._request_body, self._exchange.forward) as answer:
+        async with upstream.client.stream(self._dialect.path, self._request_body, self._exchange.forward) as answer:
             if answer.status >= 400:
                 raise from_upstream(answer.status, await answer.read(), answer.headers)
             if not answer.headers.get("content-type", "").startswith("text/event-stream"):
-                raise ApiError(502, "The upstream did not answer with an event stream.", code="upstream_malformed")
-            events = EventStream(self._exchange.usage_extension)
+                raise ApiError(502, "The upstream did not answer with an event stream.", code=Code.UPSTREAM_MALFORMED)
+            events = EventStream(self._dialect, self._usage(), self._seen)
             chunks = self._chunks(answer)
             async for chunk in chunks:
-                self._first_byte()
+                self._exchange.first_byte()
                 broken: BrokenStreamError | None = None
                 try:
                     whole = events.feed(chunk)
                 except BrokenStreamError as error:
                     whole, broken = error.whole, error
-                self._begun = events.begun
+                self._committed = events.has_event
                 await writer.write(whole)
-                if events.begun and self._exchange.first_token_s is None:
-                    self._exchange.first_token_s = self._exchange.elapsed()
+                if events.has_token:
+                    self._exchange.first_token()
                 if broken is not None:
                     raise broken.error
                 if events.done:
                     self._answered = True
+                    self._report_usage()
                     await writer.close()
                     await _end_of(chunks)
                     return
-        raise ApiError(502, "The upstream ended its stream before the answer was complete.", code="upstream_died")
+        raise ApiError(502, "The upstream ended its stream before the answer was complete.", code=Code.UPSTREAM_DIED)
+
+    def _usage(self) -> AnswerUsage:
+        return AnswerUsage(
+            self._dialect,
+            self._exchange.prompt.usage_extension,
+            hidden=self._hide_usage,
+            echoed_prefix=self._echoed_prefix,
+        )
+
+    def _seen(self, part: Any) -> None:
+        """A whole answer, or an event of its stream, has come as JSON."""
+        self._exchange.answer_part(self._dialect.told(part))
+        if self._on_part is not None:
+            self._on_part(part)
+
+    def _report_usage(self) -> None:
+        """Tells what the upstream counted, where it said so."""
+        tokens = self._exchange.answer.input_tokens
+        if tokens is not None and self._on_usage is not None:
+            self._on_usage(tokens)
 
     async def _chunks(self, answer: UpstreamAnswer) -> AsyncIterator[bytes]:
         """An answer's bytes; whether it has begun takes account of those that are lost."""
@@ -154,12 +192,8 @@ class Relay(Response):
             async for chunk in answer.chunks():
                 yield chunk
         except FAILURES:
-            self._begun = self._begun or answer.lost
+            self._committed = self._committed or answer.lost
             raise
-
-    def _first_byte(self) -> None:
-        if self._exchange.first_byte_s is None:
-            self._exchange.first_byte_s = self._exchange.elapsed()
 
 
 @contextlib.asynccontextmanager
@@ -169,7 +203,7 @@ async def _deadline(seconds: float) -> AsyncIterator[None]:
             yield
     except TimeoutError:
         message = f"The generation took longer than {seconds:g} s."
-        raise ApiError(504, message, code="generation_timeout", headers={"x-should-retry": "false"}) from None
+        raise ApiError(504, message, code=Code.GENERATION_TIMEOUT, headers={Header.SHOULD_RETRY: "false"}) from None
 
 
 async def _farewell(writer: EventWriter, error: ApiError) -> bool:

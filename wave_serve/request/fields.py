@@ -1,140 +1,212 @@
-"""The fields of every request body: one table for what is checked and for what the OpenAPI document says.
+"""The bodies of requests: pydantic models from which both the check and the OpenAPI document derive.
 
-Only shapes are checked here; what a value means to a model is the engine's to judge. Other fields pass unseen.
+Only shapes are checked here; what a value means to a model is the engine's to judge. Fields that no model has pass
+unseen. So do prompt and messages, which may be very long: `generation` reads them, here is only what the document says.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, with_config
+from typing_extensions import TypedDict
 
 from wave_serve.errors import invalid
-from wave_serve.request.kinds import (
-    Kind,
-    array,
-    boolean,
-    choice,
-    either,
-    integer,
-    mapping,
-    number,
-    numbers_by_token,
-    string,
-)
-from wave_serve.request.values import shown
-from wave_serve.settings import Overflow
-
-
-@dataclass(frozen=True)
-class Field:
-    """One field of a request: its kind, and what it is for."""
-
-    kind: Kind
-    description: str
-
-
-STRINGS = array(string(), "a list of strings")
-TOKEN_IDS = array(integer(0), "a list of token ids")
-STREAM_OPTIONS = mapping(
-    "an object with the members include_usage and continuous_usage_stats",
-    include_usage=boolean(),
-    continuous_usage_stats=boolean(),
+from wave_serve.request.types import (
+    MESSAGES,
+    Integer,
+    Messages,
+    Natural,
+    Natural32,
+    NaturalOrAll32,
+    Number,
+    NumbersByToken,
+    Object,
+    Objects,
+    OverflowPolicy,
+    Positive32,
+    Prompts,
+    StringOrObject,
+    StringOrStrings,
+    Strings,
+    TokenIds,
+    complaint,
 )
 
-COMMON: dict[str, Field] = {
-    "model": Field(string(), "Name of a served model; may be left out where only one is served."),
-    "stream": Field(boolean(), "Answer with server-sent events."),
-    "stream_options": Field(STREAM_OPTIONS, "include_usage: a last event with the usage. Only with stream."),
-    "n": Field(integer(1, 2**31 - 1), "Completions of each prompt."),
-    "max_tokens": Field(integer(0), "Longest completion, in tokens; by default what is left up to a limit."),
-    "overflow": Field(choice(*Overflow), "What happens to a prompt over the cap; by default the model's policy."),
-    "temperature": Field(number(0.0), "Sampling temperature; 0 takes the likeliest token."),
-    "top_p": Field(number(most=1.0, above=0.0), "Samples from the likeliest tokens of this total probability."),
-    "top_k": Field(integer(-1, 2**31 - 1), "Samples from this many likeliest tokens; 0 and -1 for all."),
-    "min_p": Field(number(0.0, 1.0), "Leaves out tokens less likely than this share of the likeliest one."),
-    "frequency_penalty": Field(number(-2.0, 2.0), "Penalty for each earlier occurrence of a token."),
-    "presence_penalty": Field(number(-2.0, 2.0), "Penalty for a token that has occurred."),
-    "repetition_penalty": Field(number(above=0.0), "Factor on what prompt and completion contain already."),
-    "length_penalty": Field(number(), "Exponent on the length in beam search."),
-    "seed": Field(integer(), "Seed of the sampling."),
-    "stop": Field(either("a string or a list of strings", string(), STRINGS), "Ends the completion before this text."),
-    "stop_token_ids": Field(TOKEN_IDS, "Ends the completion at these tokens."),
-    "include_stop_str_in_output": Field(boolean(), "Keep the text that ended the completion."),
-    "ignore_eos": Field(boolean(), "Go on after the end-of-text token."),
-    "min_tokens": Field(integer(0, 2**31 - 1), "Shortest completion, in tokens."),
-    "skip_special_tokens": Field(boolean(), "Leave special tokens out of the text."),
-    "spaces_between_special_tokens": Field(boolean(), "Put spaces between special tokens of the text."),
-    "logit_bias": Field(numbers_by_token(), "Added to the logits, by token id."),
-    "bad_words": Field(STRINGS, "Text that is not generated."),
-    "allowed_token_ids": Field(TOKEN_IDS, "The only tokens that are generated."),
-    "prompt_logprobs": Field(integer(-1, 2**31 - 1), "Log-probabilities of so many tokens at each prompt position."),
-    "add_special_tokens": Field(boolean(), "Add the tokenizer's special tokens to the prompt."),
-    "response_format": Field(mapping(), "Grammar or JSON schema of the completion."),
-    "structured_outputs": Field(mapping(), "vLLM's form of response_format."),
-    "use_beam_search": Field(boolean(), "Search with n beams instead of sampling."),
-    "priority": Field(integer(), "Lower is served earlier, where the engine schedules by priority."),
-    "cache_salt": Field(string(1), "Shares cached prefixes only with requests of the same salt."),
-    "return_token_ids": Field(boolean(), "Token ids beside the text."),
-    "return_tokens_as_token_ids": Field(boolean(), "Tokens of log-probabilities as `token_id:ID`."),
-    "vllm_xargs": Field(mapping(), "Further arguments of the engine."),
-    "user": Field(string(), "Kept for compatibility; neither read nor logged."),
-}
 
-COMPLETION: dict[str, Field] = COMMON | {
-    "logprobs": Field(integer(0, 2**31 - 1), "Log-probabilities of so many tokens at each position."),
-    "echo": Field(boolean(), "Repeat the prompt before the completion."),
-    "suffix": Field(string(), "Not supported by the engine."),
-}
-
-CHAT: dict[str, Field] = COMMON | {
-    "max_completion_tokens": Field(integer(0), "As max_tokens, which it replaces."),
-    "logprobs": Field(boolean(), "Log-probabilities of the completion's tokens."),
-    "top_logprobs": Field(integer(0, 2**31 - 1), "Log-probabilities of so many tokens at each position."),
-    "tools": Field(array(mapping(), "a list of objects"), "Functions that the model may call."),
-    "tool_choice": Field(either("a string or an object", string(), mapping()), "Which tool to call."),
-    "parallel_tool_calls": Field(boolean(), "Several tool calls in one answer."),
-    "reasoning_effort": Field(string(), "How long the model reasons, where it does."),
-    "include_reasoning": Field(boolean(), "Reasoning beside the answer."),
-    "echo": Field(boolean(), "Repeat the last message before the answer."),
-    "add_generation_prompt": Field(boolean(), "Begin the assistant's turn."),
-    "continue_final_message": Field(boolean(), "Continue the last message instead of answering it."),
-    "documents": Field(array(mapping(), "a list of objects"), "Documents for the chat template."),
-    "chat_template": Field(string(), "Another chat template, where the engine allows one."),
-    "chat_template_kwargs": Field(mapping(), "Arguments of the chat template."),
-    "mm_processor_kwargs": Field(mapping(), "Arguments of the engine's multi-modal processor."),
-    "media_io_kwargs": Field(mapping(), "Arguments of the engine's media readers."),
-}
-
-TOKENIZE: dict[str, Field] = {
-    "model": COMMON["model"],
-    "prompt": Field(string(), "Text to tokenise; or messages."),
-    "messages": Field(array(mapping(), "a list of objects"), "Chat to tokenise after the chat template."),
-    "add_special_tokens": COMMON["add_special_tokens"],
-    "return_token_strs": Field(boolean(), "Each token's text too."),
-    "add_generation_prompt": CHAT["add_generation_prompt"],
-    "continue_final_message": CHAT["continue_final_message"],
-    "chat_template": CHAT["chat_template"],
-    "chat_template_kwargs": CHAT["chat_template_kwargs"],
-    "tools": CHAT["tools"],
-}
-
-DETOKENIZE: dict[str, Field] = {
-    "model": COMMON["model"],
-    "tokens": Field(TOKEN_IDS, "Token ids."),
-}
+def about(description: str, **bounds: Any) -> Any:
+    """A field that may be left out, what it is for, and the bounds of its value."""
+    return Field(default=None, description=description, **bounds)
 
 
-def check_fields(payload: Mapping[str, Any], fields: Mapping[str, Field]) -> None:
-    """Every field of `payload` that is in the table, and not null, has its kind. Raises ApiError 400 naming it."""
-    for name, value in payload.items():
-        field = fields.get(name)
-        if field is None or value is None:
-            continue
-        complaint = field.kind.complaint(value)
-        if complaint is not None:
-            raise invalid(f"{name} {complaint}, got {shown(value)}", name)
+@with_config(ConfigDict(strict=True, extra="allow"))
+class StreamOptions(TypedDict, total=False):
+    """What a stream tells besides its text."""
+
+    include_usage: bool | None
+    continuous_usage_stats: bool | None
 
 
-def check_present(payload: Mapping[str, Any], *names: str) -> None:
-    """At least one of these fields is there. Raises ApiError 400."""
-    if all(payload.get(name) is None for name in names):
-        raise invalid(f"{' or '.join(names)} is required", names[0])
+class Body(BaseModel):
+    """The fields of every body. Strict: a string of digits is no number."""
+
+    model_config = ConfigDict(strict=True, extra="allow")
+
+    model: str | None = about("Name of a served model; may be left out where only one is served.")
+
+
+class PromptBody(Body):
+    """The fields of every body with a prompt."""
+
+    add_special_tokens: bool | None = about("Add the tokenizer's special tokens to the prompt.")
+
+
+class TemplateBody(PromptBody):
+    """The fields that shape a chat's prompt."""
+
+    tools: Objects | None = about("Functions that the model may call.")
+    add_generation_prompt: bool | None = about("Begin the assistant's turn.")
+    continue_final_message: bool | None = about("Continue the last message instead of answering it.")
+    chat_template: str | None = about("Another chat template, where the engine allows one.")
+    chat_template_kwargs: Object | None = about("Arguments of the chat template.")
+
+
+class StreamedBody(Body):
+    """The fields of every body of a generation, in any dialect."""
+
+    stream: bool | None = about("Answer with server-sent events.")
+    overflow: OverflowPolicy | None = about("What happens to a prompt over the cap; by default the model's policy.")
+    temperature: Number | None = about("Sampling temperature; 0 takes the likeliest token.", ge=0.0)
+    top_p: Number | None = about("Samples from the likeliest tokens of this total probability.", gt=0.0, le=1.0)
+    top_k: NaturalOrAll32 | None = about("Samples from this many likeliest tokens; 0 and -1 for all.")
+    cache_salt: str | None = about("Shares cached prefixes only with requests of the same salt.", min_length=1)
+    vllm_xargs: Object | None = about("Further arguments of the engine.")
+
+    def completion_limit(self) -> tuple[str, int | None]:
+        """The field that limits the completion, and its value in tokens; None where it is not there."""
+        raise NotImplementedError
+
+    def least_completion(self) -> int:
+        """The shortest completion asked for, in tokens."""
+        return 0
+
+    def completions(self) -> int:
+        """Completions of each prompt."""
+        return 1
+
+
+class SampledBody(StreamedBody):
+    """The fields that OpenAI's three dialects have in common."""
+
+    min_p: Number | None = about("Leaves out tokens less likely than this share of the likeliest one.", ge=0.0, le=1.0)
+    frequency_penalty: Number | None = about("Penalty for each earlier occurrence of a token.", ge=-2.0, le=2.0)
+    presence_penalty: Number | None = about("Penalty for a token that has occurred.", ge=-2.0, le=2.0)
+    repetition_penalty: Number | None = about("Factor on what prompt and completion contain already.", gt=0.0)
+    seed: Integer | None = about("Seed of the sampling.")
+    stop: StringOrStrings | None = about("Ends the completion before this text.")
+    stop_token_ids: TokenIds | None = about("Ends the completion at these tokens.")
+    include_stop_str_in_output: bool | None = about("Keep the text that ended the completion.")
+    ignore_eos: bool | None = about("Go on after the end-of-text token.")
+    skip_special_tokens: bool | None = about("Leave special tokens out of the text.")
+    logit_bias: NumbersByToken | None = about("Added to the logits, by token id.")
+    structured_outputs: Object | None = about("vLLM's form of response_format.")
+    priority: Integer | None = about("Lower is served earlier, where the engine schedules by priority.")
+    user: str | None = about("Kept for compatibility; neither read nor logged.")
+
+
+class GenerationBody(PromptBody, SampledBody):
+    """The fields that completions and chats have in common."""
+
+    stream_options: StreamOptions | None = about("include_usage: a last event with the usage. Only with stream.")
+    n: Positive32 | None = about("Completions of each prompt.")
+    max_tokens: Natural | None = about("Longest completion, in tokens; by default what is left up to a limit.")
+    length_penalty: Number | None = about("Exponent on the length in beam search.")
+    min_tokens: Natural32 | None = about("Shortest completion, in tokens.")
+    spaces_between_special_tokens: bool | None = about("Put spaces between special tokens of the text.")
+    bad_words: Strings | None = about("Text that is not generated.")
+    allowed_token_ids: TokenIds | None = about("The only tokens that are generated.")
+    prompt_logprobs: NaturalOrAll32 | None = about("Log-probabilities of so many tokens at each prompt position.")
+    response_format: Object | None = about("Grammar or JSON schema of the completion.")
+    use_beam_search: bool | None = about("Search with n beams instead of sampling.")
+    return_token_ids: bool | None = about("Token ids beside the text.")
+    return_tokens_as_token_ids: bool | None = about("Tokens of log-probabilities as `token_id:ID`.")
+
+    def least_completion(self) -> int:
+        """The field min_tokens."""
+        return self.min_tokens or 0
+
+    def completion_limit(self) -> tuple[str, int | None]:
+        """The field max_tokens."""
+        return "max_tokens", self.max_tokens
+
+    def completions(self) -> int:
+        """The field n."""
+        return 1 if self.n is None else self.n
+
+
+class CompletionRequest(GenerationBody):
+    """The body of a completion."""
+
+    model_config = ConfigDict(json_schema_extra={"required": ["prompt"]})
+
+    prompt: Prompts = None
+    logprobs: NaturalOrAll32 | None = about("Log-probabilities of so many tokens at each position; -1 for all.")
+    echo: bool | None = about("Repeat the prompt before the completion.")
+    suffix: str | None = about("Not supported by the engine.")
+
+
+class ChatRequest(GenerationBody, TemplateBody):
+    """The body of a chat."""
+
+    model_config = ConfigDict(json_schema_extra={"required": ["messages"]})
+
+    messages: Messages = None
+    max_completion_tokens: Natural | None = about("As max_tokens, which it replaces.")
+    logprobs: bool | None = about("Log-probabilities of the completion's tokens.")
+    top_logprobs: NaturalOrAll32 | None = about("Log-probabilities of so many tokens at each position; -1 for all.")
+    tool_choice: StringOrObject | None = about("Which tool to call.")
+    parallel_tool_calls: bool | None = about("Several tool calls in one answer.")
+    reasoning_effort: str | None = about("How long the model reasons, where it does.")
+    include_reasoning: bool | None = about("Reasoning beside the answer.")
+    echo: bool | None = about("Repeat the last message before the answer.")
+    documents: Objects | None = about("Documents for the chat template.")
+    mm_processor_kwargs: Object | None = about("Arguments of the engine's multi-modal processor.")
+    media_io_kwargs: Object | None = about("Arguments of the engine's media readers.")
+
+    def completion_limit(self) -> tuple[str, int | None]:
+        """As of every generation; max_completion_tokens takes precedence."""
+        if self.max_completion_tokens is None and self.max_tokens is not None:
+            return super().completion_limit()
+        return "max_completion_tokens", self.max_completion_tokens
+
+
+class TokenizeText(TemplateBody):
+    """The body of a request for a text's tokens."""
+
+    prompt: str
+    return_token_strs: bool | None = about("Each token's text too.")
+
+
+class TokenizeChat(TemplateBody):
+    """The body of a request for a chat's tokens."""
+
+    messages: Annotated[Objects, MESSAGES]
+    return_token_strs: bool | None = about("Each token's text too.")
+
+
+class DetokenizeRequest(Body):
+    """The body of a request for the text of tokens."""
+
+    tokens: TokenIds
+
+
+Kind = TypeVar("Kind", bound=Body)
+
+
+def check_fields(payload: Mapping[str, Any], kind: type[Kind]) -> Kind:
+    """The fields of a body of that kind; null is as good as absent. Raises ApiError 400 naming field and value."""
+    try:
+        return kind.model_validate(payload)
+    except ValidationError as error:
+        order = {name: place for place, name in enumerate(payload)}
+        first = min(error.errors(), key=lambda each: order.get(str(each["loc"][0]), -1))
+        raise invalid(complaint(first, payload), str(first["loc"][0])) from None

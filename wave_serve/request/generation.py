@@ -3,54 +3,54 @@
 from array import array
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from wave_serve.errors import invalid
-from wave_serve.request.fields import CHAT, COMPLETION, check_fields
 from wave_serve.request.values import json_kind, shown
 from wave_serve.settings import Overflow
 
+if TYPE_CHECKING:
+    from wave_serve.request.dialects.dialect import Dialect
+
 Prompt: TypeAlias = "str | list[int] | array[int]"
-POLICY_FIELDS = ("overflow",)  # addressed to the gateway alone
 
 
 @dataclass(frozen=True)
 class Generation:
-    """A completion or chat request: its fields that the policy reads."""
+    """A request for a generation: its fields that the policy reads.
+
+    Attributes:
+        payload: the parsed body.
+        dialect: the API that it is written in.
+        n: completions of each prompt.
+        max_tokens: longest completion asked for, in tokens; None where the body names none.
+        max_tokens_field: the field that holds it, or is to hold it.
+        stream: whether the answer is to be server-sent events.
+        overflow: what is to happen to a prompt over the cap; None where that is the model's policy.
+        truncates: whether a prompt over the cap is to be cut even where the model's policy is to reject it.
+        min_tokens: shortest completion asked for, in tokens.
+        kept: the field that asks an upstream to keep the response, or to go on from a kept one; None without.
+        earlier: tokens of the kept response that it goes on from.
+        holder: URL of the upstream that has that response.
+    """
 
     payload: Mapping[str, Any]
-    chat: bool
+    dialect: "Dialect"
     n: int
     max_tokens: int | None
     max_tokens_field: str
     stream: bool
     overflow: Overflow | None
+    truncates: bool = False
+    kept: str | None = None
+    min_tokens: int = 0
+    earlier: int = 0
+    holder: str | None = None
 
     @property
     def param(self) -> str:
         """The field that holds the prompt."""
-        return "messages" if self.chat else "prompt"
-
-
-def read_generation(payload: Mapping[str, Any], *, chat: bool) -> Generation:
-    """Fields that completions and chat have in common. Raises ApiError 400 naming field and value."""
-    check_fields(payload, CHAT if chat else COMPLETION)
-    for field in ("truncate_prompt_tokens", "prompt_embeds"):
-        if payload.get(field) is not None:
-            raise invalid(f"{field} is not supported: its tokens could not be counted against the cap", field)
-    n, overflow = payload.get("n"), payload.get("overflow")
-    fields = ("max_completion_tokens", "max_tokens") if chat else ("max_tokens",)
-    given = [(field, value) for field in fields if (value := payload.get(field)) is not None]
-    field, requested = given[0] if given else (fields[0], None)
-    return Generation(
-        payload,
-        chat,
-        n=1 if n is None else n,
-        max_tokens=requested,
-        max_tokens_field=field,
-        stream=bool(payload.get("stream")),
-        overflow=None if overflow is None else Overflow(overflow),
-    )
+        return self.dialect.param
 
 
 def read_prompts(payload: Mapping[str, Any]) -> list[Prompt]:

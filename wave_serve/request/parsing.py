@@ -5,10 +5,10 @@ from typing import Any
 
 from pydantic_core import to_json
 
-from wave_serve.errors import ApiError, invalid
+from wave_serve.errors import ApiError, Code, invalid
 from wave_serve.request.values import json_kind
 from wave_serve.worker.operations import parse_json
-from wave_serve.worker.process import HeavyWork
+from wave_serve.worker.process import Worker
 
 
 class Bodies:
@@ -17,25 +17,25 @@ class Bodies:
     A parsed large body has arrays in place of lists of token ids under `prompt`.
     """
 
-    def __init__(self, work: HeavyWork) -> None:
+    def __init__(self, work: Worker) -> None:
         self._work = work
 
     async def parse(self, body: bytes, content_type: str | None) -> dict[str, Any]:
         """The JSON object in `body`. Raises ApiError 400, or 415 for another content type."""
-        if not self._work.wants(len(body)):
+        if not self._work.is_large(len(body)):
             return parse_object(body, content_type)
         check_content_type(content_type)
         try:
             return check_object(await self._work.call("parse", body))
         except ValueError as error:
-            raise invalid(str(error), code="invalid_json") from None
+            raise invalid(str(error), code=Code.INVALID_JSON) from None
 
     async def edit(
         self, body: bytes, payload: Mapping[str, Any], changes: Mapping[str, Any], without: Sequence[str] = ()
     ) -> bytes:
         """`body`, which was parsed to `payload`, with some fields set and others left out; see `with_fields`."""
         in_place = not any(field in payload for field in (*changes, *without))
-        if not self._work.wants(len(body)) or in_place:
+        if not self._work.is_large(len(body)) or in_place:
             return with_fields(body, payload, changes, without)
         edited: bytes = await self._work.call("edit", body, dict(changes), tuple(without))
         return edited
@@ -47,7 +47,7 @@ def parse_object(body: bytes, content_type: str | None) -> dict[str, Any]:
     try:
         value = parse_json(body)
     except ValueError as error:
-        raise invalid(str(error), code="invalid_json") from None
+        raise invalid(str(error), code=Code.INVALID_JSON) from None
     return check_object(value)
 
 
@@ -61,7 +61,7 @@ def check_content_type(content_type: str | None) -> None:
 def check_object(value: Any) -> dict[str, Any]:
     """The value, where it is a JSON object. Raises ApiError 400."""
     if not isinstance(value, dict):
-        raise invalid(f"The body must be a JSON object, got {json_kind(value)}", code="invalid_json")
+        raise invalid(f"The body must be a JSON object, got {json_kind(value)}", code=Code.INVALID_JSON)
     return value
 
 

@@ -8,7 +8,7 @@ from collections import defaultdict
 from collections.abc import AsyncIterator, Collection
 from dataclasses import dataclass, field
 
-from wave_serve.errors import ApiError, retry_headers, unavailable
+from wave_serve.errors import ApiError, Code, retry_headers, unavailable
 from wave_serve.routing.rates import ServiceRate
 from wave_serve.routing.router import Demand, Router
 from wave_serve.settings import AdmissionSettings
@@ -19,7 +19,15 @@ LONGEST_RETRY = 300.0  # seconds; by then the backlog is another one
 
 @dataclass(order=True)
 class Waiter:
-    """A generation in the queue, ordered by when its key's fair share lets it through."""
+    """A generation in the queue, ordered by turn.
+
+    Attributes:
+        turn: when its key's fair share lets it through, in tokens; see `Admission`.
+        number: order of arrival, which decides between equal turns.
+        demand: its work.
+        without: upstreams that have failed it already.
+        granted: done with the upstream that it may use, or with the error that refuses it.
+    """
 
     turn: float
     number: int
@@ -77,7 +85,7 @@ class Admission:
             self._release(upstream, demand, done=done)
 
     def serve_queue(self) -> None:
-        """Gives out what places there are; to be called when there may be more of them, or fewer upstreams."""
+        """Lets waiting generations through in turn, as far as there is room; called whenever there may be more room."""
         reserved: set[str] = set()
         for waiter in tuple(self._waiting):
             if waiter.granted.done() or all(one.base_url in reserved for one in waiter.demand.upstreams):
@@ -88,7 +96,8 @@ class Admission:
                 waiter.granted.set_exception(error)
                 continue
             if upstream is None:
-                # Whoever comes later may not take what this one waits for, or a long prompt would never get its turn.
+                # Nobody behind it may take the upstreams that it waits for. Otherwise short prompts would fill each
+                # gap, and a long one that needs more room would never get its turn.
                 reserved |= {one.base_url for one in waiter.demand.upstreams}
             else:
                 waiter.granted.set_result(upstream)
@@ -129,10 +138,10 @@ class Admission:
         ):
             last = alive.pop()
             if last < newcomer:
-                raise self._busy(newcomer.demand, "queue_full")
-            last.granted.set_exception(self._busy(last.demand, "queue_full"))
+                raise self._busy(newcomer.demand, Code.QUEUE_FULL)
+            last.granted.set_exception(self._busy(last.demand, Code.QUEUE_FULL))
         if settings.queue_requests == 0:
-            raise self._busy(newcomer.demand, "queue_full")
+            raise self._busy(newcomer.demand, Code.QUEUE_FULL)
 
     def _try(self, waiter: Waiter, reserved: Collection[str]) -> Upstream | None:
         """Takes a place for a waiter, None where there is none. Raises ApiError 503 where no upstream is ready."""
@@ -146,15 +155,13 @@ class Admission:
         if not free:
             return None
         upstream = self._router.choose(demand, free, usable)
-        upstream.in_flight += 1
-        upstream.outstanding_tokens += demand.tokens
+        upstream.take(demand.tokens)
         self.rate.start()
         self._now_served = max(self._now_served, waiter.turn - demand.tokens)
         return upstream
 
     def _release(self, upstream: Upstream, demand: Demand, *, done: bool) -> None:
-        upstream.in_flight -= 1
-        upstream.outstanding_tokens -= demand.tokens
+        upstream.release(demand.tokens)
         if done:
             self.rate.finish(demand.tokens)
         else:
@@ -171,9 +178,9 @@ class Admission:
 
     def _expire(self, waiter: Waiter) -> None:
         if not waiter.granted.done():
-            waiter.granted.set_exception(self._busy(waiter.demand, "queue_timeout"))
+            waiter.granted.set_exception(self._busy(waiter.demand, Code.QUEUE_TIMEOUT))
 
-    def _busy(self, demand: Demand, code: str) -> ApiError:
+    def _busy(self, demand: Demand, code: Code) -> ApiError:
         """A 429 that says when the backlog will have been worked off."""
         requests, tokens = self.waiting
         seconds = self.rate.seconds_for(requests + 1, tokens + demand.tokens)

@@ -4,7 +4,7 @@ import logging
 import time
 from collections.abc import Awaitable, Callable
 
-from wave_serve.errors import ApiError
+from wave_serve.errors import ApiError, Code
 from wave_serve.exchange import Exchange
 from wave_serve.logs import event
 from wave_serve.routing.admission import Admission
@@ -16,7 +16,8 @@ from wave_serve.upstream.upstream import Upstream
 logger = logging.getLogger("wave_serve.dispatch")
 
 Attempt = Callable[[Upstream], Awaitable[None]]
-# The upstream is overloaded, going away or out of order; of other errors the next upstream would say the same.
+# Statuses after which another upstream is tried: the first is overloaded, going away or out of order. With any other
+# error the next upstream would answer the same.
 WORTH_ANOTHER = (429, 502, 503, 504)
 OUT_OF_ORDER = (502, 503, 504)
 
@@ -34,16 +35,20 @@ class Dispatch:
         self._routing = settings.routing
         self._patience = settings.admission.queue_deadline
 
-    async def run(self, attempt: Attempt, begun: Callable[[], bool]) -> None:
-        """Awaits `attempt` on one upstream after another until it succeeds or `begun` says that it may not be repeated.
+    async def run(self, attempt: Attempt, committed: Callable[[], bool]) -> None:
+        """Awaits `attempt` on one upstream after another until one succeeds.
+
+        Args:
+            attempt: sends the generation to an upstream.
+            committed: whether an upstream has begun to answer, so that no other may be asked.
 
         Raises:
             ApiError: the first failure, 429 or 503 where there was no place, or 503 where the gateway is ending.
         """
         with self._drain.covers():
-            await self._run(attempt, begun)
+            await self._run(attempt, committed)
 
-    async def _run(self, attempt: Attempt, begun: Callable[[], bool]) -> None:
+    async def _run(self, attempt: Attempt, committed: Callable[[], bool]) -> None:
         tried: list[Upstream] = []
         deadline = time.monotonic() + self._patience
         first: ApiError | None = None
@@ -53,7 +58,7 @@ class Dispatch:
             except _FailedError as failed:
                 first = first or failed.error
                 deadline = time.monotonic() - self._sent_for() + self._routing.retry_deadline
-                again = not begun() and failed.error.status in WORTH_ANOTHER and len(tried) < self._routing.tries
+                again = not committed() and failed.error.status in WORTH_ANOTHER and len(tried) < self._routing.tries
                 if not again or time.monotonic() >= deadline or not self._others(tried):
                     raise failed.error from None
                 event(
@@ -65,7 +70,7 @@ class Dispatch:
                     status=failed.error.status,
                     code=failed.error.code,
                 )
-                self._exchange.retries += 1
+                self._exchange.retried()
             except ApiError as error:
                 raise (first or error) from None
             else:
@@ -74,16 +79,13 @@ class Dispatch:
     async def _send(self, attempt: Attempt, tried: list[Upstream], deadline: float) -> None:
         asked = time.monotonic()
         async with self._admission.place(self._demand, deadline, tried) as upstream:
-            exchange = self._exchange
-            exchange.upstream = upstream.base_url
-            if exchange.sent_s is None:
-                exchange.queue_s = time.monotonic() - asked
-                exchange.sent_s = exchange.elapsed()
+            self._exchange.sent_to(upstream.base_url, time.monotonic() - asked)
             tried.append(upstream)
             try:
                 await attempt(upstream)
             except ApiError as error:
-                upstream.note(failed=error.status in OUT_OF_ORDER)
+                if error.code != Code.CONTEXT_LENGTH_EXCEEDED:  # which says nothing about the upstream, good or bad
+                    upstream.note(failed=error.status in OUT_OF_ORDER)
                 raise _FailedError(error) from None
             upstream.note(failed=False)
 

@@ -5,32 +5,38 @@ import contextlib
 from collections.abc import Iterator
 from typing import Any, cast
 
-from wave_serve.errors import ApiError
+from wave_serve.errors import ApiError, Code
+from wave_serve.headers import Header
 
 RETRY_SECONDS = 1  # another instance, or this one's successor, can be asked at once
 
 
 class Drain:
-    """Knows the running requests. `begun` after SIGTERM, `over` once the time for them is up."""
+    """Knows the running requests.
+
+    Attributes:
+        stopping: set at SIGTERM; running requests go on.
+        over: set when the time for them is up.
+    """
 
     def __init__(self) -> None:
-        self.begun = False
+        self.stopping = False
         self.over = False
         self._tasks: set[asyncio.Task[Any]] = set()
 
     def begin(self) -> None:
-        """No new work is expected from now on."""
-        self.begun = True
+        """The process is asked to stop: it is not ready for new work any more."""
+        self.stopping = True
 
     def end(self) -> None:
         """Ends every running request with an error that its client can read."""
-        self.begun = self.over = True
+        self.stopping = self.over = True
         for task in tuple(self._tasks):
             task.cancel()
 
     @contextlib.contextmanager
     def covers(self) -> Iterator[None]:
-        """The current task is ended by `end`. Raises ApiError 503 when it is."""
+        """Makes the current task, one request, known to `end`. Raises ApiError 503 where `end` has ended it."""
         task = cast("asyncio.Task[Any]", asyncio.current_task())
         if self.over:
             raise _stopping()
@@ -48,4 +54,4 @@ class Drain:
 
 def _stopping() -> ApiError:
     message = "The gateway is shutting down; the answer is not complete."
-    return ApiError(503, message, code="gateway_stopping", headers={"retry-after": str(RETRY_SECONDS)})
+    return ApiError(503, message, code=Code.GATEWAY_STOPPING, headers={Header.RETRY_AFTER: str(RETRY_SECONDS)})

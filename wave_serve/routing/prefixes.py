@@ -100,11 +100,15 @@ class PrefixMemory:
     """A bounded map from digests to the upstreams whose cache should hold that beginning."""
 
     def __init__(self, limit: int) -> None:
-        self.limit = limit
+        self._limit = limit
         self._holders: OrderedDict[bytes, tuple[Holder, ...]] = OrderedDict()
 
     def __len__(self) -> int:
         return len(self._holders)
+
+    def resize(self, limit: int) -> None:
+        """Remembers `limit` beginnings at most from now on."""
+        self._limit = limit
 
     def longest(self, prefixes: Prefixes, among: list[Upstream]) -> tuple[int, list[Upstream]]:
         """Bytes of the longest beginning that any of `among` has seen, and which of them have."""
@@ -122,5 +126,5 @@ class PrefixMemory:
             others = [other for other in self._holders.get(digest, ()) if other[0] != one[0]]
             self._holders[digest] = (one, *others[: MOST_HOLDERS - 1])
             self._holders.move_to_end(digest)
-        while len(self._holders) > self.limit:
+        while len(self._holders) > self._limit:
             self._holders.popitem(last=False)

@@ -11,22 +11,31 @@ from wave_serve.settings import RoutingSettings
 from wave_serve.upstream.upstream import Upstream
 
 RECENT_SECONDS = 60.0  # time constant of the tokens counted as an upstream's recent load
-# By so many requests like the present one an upstream that knows a long match may exceed its share while no upstream
-# is at work: then an uneven share keeps no one waiting, and reading a document elsewhere does.
+# While all upstreams are idle, one that has most of the prompt cached may be this many requests like the present one
+# over its fair share of the last minute: nobody waits for that, and reading the document elsewhere would cost more.
 RECENT_HEAD_START = 2
-# So many it may have in any case, for a few questions in a row about one document. Not beyond its share: a system
-# prompt that is longer than what follows is a long match as well, of every request.
+# An upstream that has most of the prompt cached may always get this many such requests a minute: a few questions in a
+# row about one document stay together. It must stay small: a shared system prompt that is longer than what follows it
+# looks like a long match for every request, and would draw all of them to one upstream.
 RECENT_LEAST = 3
-# By so many it may exceed its share of what is under way, where cached tokens count in full and are done at once.
+# The same for its fair share of the requests under way. Their cached tokens are counted in full though they cost
+# almost nothing, so it may be this many requests over.
 OUTSTANDING_HEAD_START = 1
-# Of many, one that is new or was down would stay idle while each of the others is within its share. So under load a
-# share counts as at most this multiple of what the least loaded one got.
+# Under load an upstream's share counts as at most this multiple of what the least loaded one got. Otherwise one that
+# is new, or was down, would stay idle for as long as each of the others is within its share.
 MOST_OF_LEAST = 2.0
 
 
 @dataclass(frozen=True)
 class Demand:
-    """One generation's work: `tokens` of all its prompts, for `key`; any of `upstreams` may do it."""
+    """One generation's work.
+
+    Attributes:
+        tokens: of all its prompts.
+        key: name of the API key that pays for it; empty without one.
+        upstreams: those that may do it.
+        prefixes: digests of its prompt's beginnings; None where there is only one upstream to choose.
+    """
 
     tokens: int
     key: str
@@ -46,7 +55,7 @@ class Router:
     def apply(self, settings: RoutingSettings) -> None:
         """Takes over other settings."""
         self._settings = settings
-        self._memory.limit = settings.prefixes
+        self._memory.resize(settings.prefixes)
 
     def choose(self, demand: Demand, free: list[Upstream], usable: list[Upstream]) -> Upstream:
         """One of `free`, which are those of `usable` that have room, neither of them empty."""

@@ -1,25 +1,38 @@
-"""One client's connection: uvicorn's, but it does not wait for ever, and its own refusal has OpenAI's shape."""
+"""One client's connection: uvicorn's, with bounds on time and size, and refusals in OpenAI's shape."""
 
 import asyncio
 import json
+from http import HTTPStatus
 from typing import Any
 
+import httptools
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from wave_serve.errors import invalid
+from wave_serve.errors import ApiError, invalid
+from wave_serve.run.head import HeadBounds
+from wave_serve.settings import Settings
+
+MOST_WAITING = 100  # requests of one connection that were sent before an earlier one was answered
+LINGER_SECONDS = 2.0  # for a refused client to read why, while what it still sends is dropped
 
 
 class Connection(HttpToolsProtocol):
     """Hangs up where the head of a request, or what is left of one that was answered, takes too long to arrive.
 
-    A body that is being read has a deadline of its own; who misses it is told so. `arrival` is in seconds.
+    A head that is too large is refused before all of it has come. A body has bounds of its own, and who misses its
+    deadline is told so. A request to go on with another protocol (`Upgrade`) is answered as if it did not ask for it.
     """
 
-    arrival: float
+    settings: Settings
 
     def __init__(self, *given: Any, **options: Any) -> None:
         super().__init__(*given, **options)
+        self.timeout_keep_alive = self.settings.timeouts.idle  # type: ignore[assignment] # uvicorn's option is whole
+        self._bounds = HeadBounds(self.settings.max_head_bytes, self.settings.max_headers)
+        self._step = self.settings.max_head_bytes // 4  # bytes parsed before the bounds are looked at
         self._partial = False  # whether a request has arrived in part
+        self._in_body = False  # whether its head was complete
+        self._refusal: ApiError | None = None
         self._patience: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -33,35 +46,125 @@ class Connection(HttpToolsProtocol):
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        """More has come; uvicorn's own limit on idle connections ends here, though it may be no request."""
-        super().data_received(data)
-        if self._patience is None and (self._partial or not self._answering()):
-            self._wait()
+        """More has come; the limit on idle connections ends here, though it may be no request."""
+        if self._refusal is not None:
+            return
+        self._unset_keepalive_if_required()
+        try:
+            for start in range(0, len(data), self._step):
+                part = memoryview(data)[start : start + self._step]
+                self._parse(part)
+                if self._partial:
+                    self._bounds.read(len(part))
+        except ApiError as refusal:
+            self._refuse(refusal)
+        except httptools.HttpParserError as error:
+            cause = error.__context__  # what one of the methods below raised
+            self._refuse(cause if isinstance(cause, ApiError) else invalid("Invalid HTTP request received."))
+        else:
+            if self._patience is None and (self._partial or not self._answering()):
+                self._wait()
 
     def on_message_begin(self) -> None:
         """The first byte of a request."""
         super().on_message_begin()
+        self._bounds.begin()
         self._partial = True
+        self._in_body = False
+
+    def on_url(self, url: bytes) -> None:
+        """A part of a request's target."""
+        self._bounds.url(url)
+        super().on_url(url)
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """A header, or a trailer behind a chunked body; nobody asks for those."""
+        self._bounds.header(name, value)
+        if not self._in_body:
+            super().on_header(name, value)
+
+    def on_headers_complete(self) -> None:
+        """The head of a request; one that asks for an upgrade comes twice, see `_parse`."""
+        if self._asks_for_upgrade():
+            return
+        if len(self.pipeline) >= MOST_WAITING:
+            raise invalid(f"More than {MOST_WAITING} requests were sent without waiting for an answer.")
+        self._in_body = True
+        super().on_headers_complete()
+
+    def on_body(self, body: bytes) -> None:
+        """A part of a request's body."""
+        self._bounds.body()
+        super().on_body(body)
 
     def on_message_complete(self) -> None:
         """The last byte of a request."""
-        super().on_message_complete()
-        self._partial = False
-        self._wait_no_more()
+        if not self._asks_for_upgrade():
+            super().on_message_complete()
+            self._partial = False
+            self._wait_no_more()
 
-    def send_400_response(self, msg: str) -> None:
-        """Refuses what is not HTTP, and hangs up."""
-        body = json.dumps(invalid(msg).body()).encode()
-        head = "HTTP/1.1 400 Bad Request\r\ncontent-type: application/json\r\nconnection: close\r\n"
-        self.transport.write(f"{head}content-length: {len(body)}\r\n\r\n".encode() + body)
-        self.transport.close()
+    def on_response_complete(self) -> None:
+        """The last byte of an answer; where the client has sent nonsense behind the request, that was the last one."""
+        super().on_response_complete()
+        if self._refusal is not None and not self._answering():
+            self.transport.close()
+
+    def _parse(self, left: memoryview) -> None:
+        """Has the parser read all that is left; it calls the methods above.
+
+        At an upgrade the parser stops behind the head and would not read the body. No other protocol is spoken here,
+        and such a request is to be answered like any other (RFC 9110, 7.8), so it gets the head again without the
+        header that asks, and then what follows.
+        """
+        while left:
+            try:
+                self.parser.feed_data(left)
+            except httptools.HttpParserUpgrade as pause:
+                left = left[pause.args[0] :]
+                if self.parser.get_method() == b"CONNECT":
+                    raise invalid("The method CONNECT is not supported: this is no proxy.") from None
+                self.parser.feed_data(self._head_without_upgrade())
+            else:
+                break
+
+    def _asks_for_upgrade(self) -> bool:
+        return not self._in_body and self.parser.should_upgrade()
+
+    def _head_without_upgrade(self) -> bytes:
+        version = self.parser.get_http_version().encode()
+        lines = [self.parser.get_method() + b" " + self.url + b" HTTP/" + version]
+        lines += [name + b": " + value for name, value in self.headers if name != b"upgrade"]
+        return b"\r\n".join([*lines, b"", b""])
+
+    def _refuse(self, refusal: ApiError) -> None:
+        """Reads no more requests on this connection, and says why, where that does not break into another answer."""
+        self.logger.warning(refusal.message)
+        self._refusal = refusal
+        self._wait_no_more()
+        if self._answering():
+            if not (self._partial and self._in_body):
+                return  # an earlier request is being answered; `on_response_complete` hangs up
+            self.cycle.disconnected = True
+            self.cycle.message_event.set()
+            if self.cycle.response_started or self.pipeline:
+                self.transport.close()
+                return
+        self.parser = None  # type: ignore[assignment] # with what it holds of the head
+        self.headers, self.url = [], b""
+        body = json.dumps(refusal.body()).encode()
+        head = f"HTTP/1.1 {refusal.status} {HTTPStatus(refusal.status).phrase}\r\ncontent-type: application/json\r\n"
+        self.transport.write(f"{head}connection: close\r\ncontent-length: {len(body)}\r\n\r\n".encode() + body)
+        # Closing a socket that holds unread bytes resets the connection, and the client may lose the answer.
+        self.transport.write_eof()
+        self._patience = self.loop.call_later(LINGER_SECONDS, self.transport.close)
 
     def _answering(self) -> bool:
         return self.cycle is not None and not self.cycle.response_complete
 
     def _wait(self) -> None:
         if not self.transport.is_closing():
-            self._patience = self.loop.call_later(self.arrival, self._give_up)
+            self._patience = self.loop.call_later(self.settings.timeouts.body, self._give_up)
 
     def _wait_no_more(self) -> None:
         if self._patience is not None:
@@ -76,6 +179,6 @@ class Connection(HttpToolsProtocol):
             self.transport.close()
 
 
-def connection_class(arrival: float) -> type[Connection]:
-    """The class for connections on which nothing may take longer than `arrival` seconds to come."""
-    return type("Connection", (Connection,), {"arrival": arrival})
+def connection_class(settings: Settings) -> type[Connection]:
+    """The class for the connections of a gateway with those settings."""
+    return type("Connection", (Connection,), {"settings": settings})

@@ -11,7 +11,7 @@ from wave_serve.gateway import Gateway
 from wave_serve.keys.file import ApiKey, load_keys
 from wave_serve.logs import event
 from wave_serve.settings import Settings
-from wave_serve.settings.file import SettingsError
+from wave_serve.settings.errors import SettingsError
 
 logger = logging.getLogger("wave_serve.reload")
 
@@ -20,7 +20,12 @@ Signature = tuple[tuple[int, int, int] | None, ...]
 
 @dataclass(frozen=True)
 class SettingsSource:
-    """Where the settings come from: `read` gives them as they are now, `file` is what they are read from, if any."""
+    """Where the settings come from.
+
+    Attributes:
+        read: gives them as they are now.
+        file: what they are read from, if any.
+    """
 
     read: Callable[[], Settings]
     file: Path | None = None
@@ -49,7 +54,8 @@ class Reload:
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._asked.wait(), self._gateway.settings.timeouts.poll)
             found = await asyncio.to_thread(self._signature)
-            # A file that is missing is being replaced; `ask` tells if it stays away.
+            # A missing file is usually being replaced (written anew, then renamed), so wait for the next look. A SIGHUP
+            # reads at once and reports a file that is missing.
             if self._asked.is_set() or (found != seen and None not in found):
                 self._asked.clear()
                 seen = found

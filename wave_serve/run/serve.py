@@ -12,20 +12,29 @@ from wave_serve.api.app import build_app
 from wave_serve.context.cap import bounds
 from wave_serve.context.zones import zones_of
 from wave_serve.engine.checkpoint import bundled_checkpoint, inspect_checkpoint
-from wave_serve.engine.command import EngineSetupError, engine_command, engine_environment, free_port
+from wave_serve.engine.command import (
+    ENGINE_KEY,
+    ENGINE_STORE,
+    EngineSetupError,
+    engine_command,
+    engine_environment,
+    engine_key,
+    free_port,
+)
 from wave_serve.engine.policy import model_settings
 from wave_serve.engine.supervisor import REAP_SECONDS, Supervisor
 from wave_serve.gateway import Gateway
+from wave_serve.keys.file import ENVIRONMENT
 from wave_serve.logs import event
 from wave_serve.relay.relay import FAREWELL_SECONDS
 from wave_serve.run.reload import Reload, SettingsSource
 from wave_serve.run.server import Server, listen, make_server
 from wave_serve.settings import Settings, UpstreamSettings
+from wave_serve.settings.address import local_url
 
 logger = logging.getLogger("wave_serve.serve")
 STDIN = 0
 SLACK_SECONDS = 1.0  # for uvicorn, which counts in whole seconds and looks ten times in each
-LOOPBACK = ("127.0.0.1", "::1", "localhost")
 
 
 def run_gateway(source: SettingsSource, on_ready: Callable[[str], None]) -> None:
@@ -33,7 +42,7 @@ def run_gateway(source: SettingsSource, on_ready: Callable[[str], None]) -> None
     settings = source.read()
     gateway = Gateway(settings)
     sock = listen(settings.host, settings.port)
-    on_ready(f"listening on {address(settings)}")
+    on_ready(f"listening on {local_url(settings.host, settings.port)}")
     asyncio.run(_run(gateway, source, sock, None, lambda: None))
 
 
@@ -61,7 +70,13 @@ def run_with_engine(
     port = free_port()
     environment = engine_environment(settings.engine, os.environ)
     command = engine_command(checkpoint, served, port, limit, settings.engine.args, environment)
-    upstream = UpstreamSettings(base_url=f"http://127.0.0.1:{port}", models=(served,))
+    key = engine_key(environment)
+    keeps = environment.get(ENGINE_STORE) == "1"
+    root = f"http://127.0.0.1:{port}"
+    upstream = UpstreamSettings(base_url=root, models=(served,), api_key=key, keeps_responses=keeps)
+    if key is not None:
+        theirs = f"its clients' keys are those of auth.keys_file and {ENVIRONMENT}"
+        event(logger, logging.WARNING, f"{ENGINE_KEY} guards the engine, and not the gateway before it; {theirs}")
 
     def complete(given: Settings) -> Settings:
         model = model_settings(given, checkpoint, served, max_context)
@@ -71,13 +86,8 @@ def run_with_engine(
     gateway = Gateway(settings)
     sock = listen(settings.host, settings.port)
     supervisor = Supervisor(command, environment, settings.engine, gateway.upstreams[0])
-    asyncio.run(_run(gateway, source.then(complete), sock, supervisor, lambda: on_ready(address(settings), served)))
-
-
-def address(settings: Settings) -> str:
-    """The URL under which the gateway can be reached from this machine."""
-    host = "127.0.0.1" if settings.host in ("0.0.0.0", "::") else settings.host  # noqa: S104 - a comparison
-    return f"http://{host}:{settings.port}"
+    url = local_url(settings.host, settings.port)
+    asyncio.run(_run(gateway, source.then(complete), sock, supervisor, lambda: on_ready(url, served)))
 
 
 async def _run(
@@ -88,12 +98,12 @@ async def _run(
     on_ready: Callable[[], None],
 ) -> None:
     timeouts = gateway.settings.timeouts
-    if not gateway.auth.guarded and gateway.settings.host not in LOOPBACK:
+    if not gateway.auth.guarded and not gateway.settings.on_loopback:
         event(logger, logging.WARNING, "no API keys: open to whoever reaches the port", host=gateway.settings.host)
     # As long as it takes to end the engine and to tell every client that reads; one that does not is not waited for.
     ending = 0.0 if supervisor is None else timeouts.stop + REAP_SECONDS
     grace = timeouts.drain + FAREWELL_SECONDS + SLACK_SECONDS + ending
-    server = make_server(build_app(gateway), grace, timeouts.body)
+    server = make_server(build_app(gateway), gateway.settings, grace)
     asked = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):

@@ -8,10 +8,13 @@ from collections.abc import Iterator
 import uvicorn
 from starlette.types import ASGIApp
 
+from wave_serve.errors import ExplainedError
 from wave_serve.run.connection import connection_class
+from wave_serve.settings import Settings
+from wave_serve.settings.address import plain_host
 
 
-class ListenError(OSError):
+class ListenError(ExplainedError, OSError):
     """The address cannot be listened on; the message says which and why."""
 
 
@@ -31,7 +34,7 @@ class Server(uvicorn.Server):
 def listen(host: str, port: int) -> socket.socket:
     """A bound and listening socket. Raises ListenError."""
     try:
-        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        found = socket.getaddrinfo(plain_host(host), port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
         family, kind, protocol, _, address = found[0]
         sock = socket.socket(family, kind, protocol)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -39,14 +42,16 @@ def listen(host: str, port: int) -> socket.socket:
         sock.listen(2048)
     except OSError as error:
         raise ListenError(f"cannot listen on {host} port {port}: {error.strerror}") from None
+    except UnicodeError:  # what IDNA makes of a name that is none
+        raise ListenError(f"cannot listen on {host} port {port}: no valid name of a host") from None
     return sock
 
 
-def make_server(app: ASGIApp, grace: float, arrival: float) -> Server:
-    """A server that lets running requests take `grace` seconds after `stop`, and requests `arrival` to come."""
+def make_server(app: ASGIApp, settings: Settings, grace: float) -> Server:
+    """A server that lets running requests take `grace` seconds after `stop`."""
     config = uvicorn.Config(
         app,
-        http=connection_class(arrival),
+        http=connection_class(settings),
         log_config=None,
         access_log=False,
         timeout_graceful_shutdown=math.ceil(grace),

@@ -6,14 +6,15 @@ It imports nothing of the rest of the gateway.
 
 from wave_serve.settings.model import ModelSettings, Overflow, ZoneAction, ZoneSettings
 from wave_serve.settings.root import Settings
-from wave_serve.settings.section import BaseUrl, Frozen
-from wave_serve.settings.service import AuthSettings, EngineSettings, TracingSettings
-from wave_serve.settings.traffic import AdmissionSettings, RoutingSettings, TimeoutSettings, UpstreamSettings
+from wave_serve.settings.section import Frozen, redacted, root_url
+from wave_serve.settings.service import AuthSettings, CorsSettings, EngineSettings, TracingSettings
+from wave_serve.settings.traffic import AdmissionSettings, RoutingSettings, TimeoutSettings
+from wave_serve.settings.upstream import UpstreamSettings
 
 __all__ = [
     "AdmissionSettings",
     "AuthSettings",
-    "BaseUrl",
+    "CorsSettings",
     "EngineSettings",
     "Frozen",
     "ModelSettings",
@@ -25,4 +26,6 @@ __all__ = [
     "UpstreamSettings",
     "ZoneAction",
     "ZoneSettings",
+    "redacted",
+    "root_url",
 ]

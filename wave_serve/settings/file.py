@@ -6,18 +6,16 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar, get_args
 
-import yaml
 from pydantic import BaseModel, ValidationError
-from yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
 
 from wave_serve.settings import Settings
+from wave_serve.settings.errors import SettingsError
+from wave_serve.settings.secret import UNSHOWN
+from wave_serve.settings.section import redacted
+from wave_serve.settings.yaml_text import KeyPath, Marks, dotted, read_yaml
 
-KeyPath = tuple[str | int, ...]
+LONGEST_SHOWN = 200  # characters of a value in a message
 Section = TypeVar("Section", bound=BaseModel)
-
-
-class SettingsError(ValueError):
-    """The settings file cannot be used; the message names file, position and reason, one mistake a line."""
 
 
 def load_settings(path: Path) -> Settings:
@@ -55,23 +53,11 @@ def parse_section(
     Raises:
         SettingsError: one line for each mistake.
     """
-    try:
-        root = yaml.compose(text, Loader=yaml.SafeLoader)
-        values = yaml.safe_load(text)
-    except yaml.MarkedYAMLError as error:
-        mark = error.problem_mark
-        where = f"{name}:{mark.line + 1}:{mark.column + 1}" if mark else name
-        problem = str(error.problem) if show_values else re.sub(r"'[^']*'", "'...'", str(error.problem))
-        raise SettingsError(f"{where}: not valid YAML: {problem}") from None
-    except yaml.YAMLError as error:
-        raise SettingsError(f"{name}: not valid YAML" + (f": {error}" if show_values else "")) from None
-    if root is None:
+    values, marks = read_yaml(text, name, show_values=show_values)
+    if values is None:
         values = {}
     elif not isinstance(values, dict):
         raise SettingsError(f"{name}:1:1: expected keys and values, found {type(values).__name__}")
-    marks: dict[KeyPath, tuple[int, int]] = {}
-    if root is not None:
-        _collect_marks(root, (), marks, name)
     try:
         return section.model_validate(values, context=context)
     except ValidationError as error:
@@ -79,26 +65,10 @@ def parse_section(
         raise SettingsError("\n".join(lines)) from None
 
 
-def _collect_marks(node: Node, path: KeyPath, marks: dict[KeyPath, tuple[int, int]], name: str) -> None:
-    """Line and column (from 1) of every key and list entry below `node`."""
-    if isinstance(node, MappingNode):
-        for key, value in node.value:
-            place = (key.start_mark.line + 1, key.start_mark.column + 1)
-            child = (*path, key.value if isinstance(key, ScalarNode) else str(key.value))
-            if child in marks:
-                raise SettingsError(f"{name}:{place[0]}:{place[1]}: {_dotted(child)} is given twice")
-            marks[child] = place
-            _collect_marks(value, child, marks, name)
-    elif isinstance(node, SequenceNode):
-        for index, value in enumerate(node.value):
-            marks[*path, index] = (value.start_mark.line + 1, value.start_mark.column + 1)
-            _collect_marks(value, (*path, index), marks, name)
-
-
 def _describe(
     section: type[BaseModel],
     detail: Mapping[str, Any],
-    marks: dict[KeyPath, tuple[int, int]],
+    marks: Marks,
     name: str,
     show_values: bool,
 ) -> str:
@@ -111,18 +81,17 @@ def _describe(
     if detail["type"] == "extra_forbidden":
         fields = _fields_at(section, path[:-1])
         if not show_values:
-            return f"{where}: unknown key in {_dotted(path[:-1]) or 'the file'}; known are: {', '.join(fields)}"
+            return f"{where}: unknown key in {dotted(path[:-1]) or 'the file'}; known are: {', '.join(fields)}"
         close = difflib.get_close_matches(str(path[-1]), fields, n=1, cutoff=0.0)
-        return f"{where}: unknown key {_dotted(path)}; did you mean {close[0]}?" if close else f"{where}: unknown key"
+        return f"{where}: unknown key {dotted(path)}; did you mean {close[0]}?" if close else f"{where}: unknown key"
     if detail["type"] == "missing":
-        return f"{where}: {_dotted(path)} is required"
+        return f"{where}: {dotted(path)} is required"
     message = str(detail["msg"]).removeprefix("Value error, ")
     if detail["type"] == "value_error" and not path:
-        named = {_dotted(key): place for key, place in marks.items()}.get(
-            re.split(r"[:\s]", message)[0], (line, column)
-        )
+        named = {dotted(key): place for key, place in marks.items()}.get(re.split(r"[:\s]", message)[0], (line, column))
         return f"{name}:{named[0]}:{named[1]}: {message}"
-    return f"{where}: {_dotted(path)}: {message}" + (f", got {detail['input']!r}" if show_values else "")
+    show_values = show_values and detail["type"] != UNSHOWN
+    return f"{where}: {dotted(path)}: {message}" + (f", got {_shown(detail['input'])}" if show_values else "")
 
 
 def _fields_at(section: type[BaseModel], path: KeyPath) -> list[str]:
@@ -138,5 +107,6 @@ def _fields_at(section: type[BaseModel], path: KeyPath) -> list[str]:
     return list(section.model_fields)
 
 
-def _dotted(path: KeyPath) -> str:
-    return ".".join(str(part) for part in path)
+def _shown(value: Any) -> str:
+    text = redacted(repr(value))
+    return text if len(text) <= LONGEST_SHOWN else f"{text[:LONGEST_SHOWN]}..."

@@ -1,10 +1,15 @@
 """Options of the service itself: who may ask, where spans go, and the engine that `serve` starts."""
 
+import re
 from pathlib import Path
+from typing import Annotated
 
-from pydantic import Field, PositiveFloat, PositiveInt
+from pydantic import AfterValidator, Field, NonNegativeInt, PositiveFloat, PositiveInt
 
-from wave_serve.settings.section import BaseUrl, Frozen
+from wave_serve.settings.section import Frozen, root_url
+
+ANY_ORIGIN = "*"
+ORIGIN = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://([^\s/@?#:*\[\]]+|\[[0-9A-Fa-f:.]+\])(:\d{1,5})?")
 
 
 class AuthSettings(Frozen):
@@ -17,10 +22,25 @@ class AuthSettings(Frozen):
     protect_docs: bool = Field(False, description="Ask for a key at /docs and /openapi.json too.")
 
 
+def _origin(text: str) -> str:
+    if text != ANY_ORIGIN and not ORIGIN.fullmatch(text):
+        raise ValueError('must be "*" or an origin as browsers send it: scheme, host, port if any, and no slash behind')
+    return text.lower()
+
+
+class CorsSettings(Frozen):
+    """Web pages of other origins that may ask, from a browser; without any, none may."""
+
+    origins: tuple[Annotated[str, AfterValidator(_origin)], ...] = Field(
+        (), description='Their origins, such as https://app.example:8443, or "*" for all.'
+    )
+    max_age: NonNegativeInt = Field(600, description="Seconds for which a browser need not ask again whether it may.")
+
+
 class TracingSettings(Frozen):
     """OpenTelemetry spans; every other choice is OpenTelemetry's own environment (OTEL_TRACES_SAMPLER and so on)."""
 
-    endpoint: BaseUrl | None = Field(
+    endpoint: Annotated[str, root_url("give them in OTEL_EXPORTER_OTLP_HEADERS")] | None = Field(
         None,
         description="OTLP/HTTP collector, without /v1/traces; where unset, OTEL_EXPORTER_OTLP_ENDPOINT decides.",
     )

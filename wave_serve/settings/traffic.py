@@ -1,17 +1,8 @@
-"""Options of the traffic to the upstreams: which there are, how one is chosen, how much it gets, and for how long."""
+"""Options of the traffic to the upstreams: how one is chosen, how much it gets, and for how long."""
 
 from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
 
-from wave_serve.settings.section import BaseUrl, Frozen
-
-
-class UpstreamSettings(Frozen):
-    """One vLLM server."""
-
-    base_url: BaseUrl = Field(description="Root of the server, without /v1.", examples=["http://127.0.0.1:8001"])
-    models: tuple[str, ...] = Field(
-        min_length=1, description="Names under which it serves its models.", examples=[["wave-demo"]]
-    )
+from wave_serve.settings.section import Frozen
 
 
 class TimeoutSettings(Frozen):
@@ -19,6 +10,10 @@ class TimeoutSettings(Frozen):
 
     body: PositiveFloat = Field(
         60.0, description="For a request's head, and its whole body, to arrive; a late body is a 408."
+    )
+    idle: PositiveFloat = Field(
+        120.0,
+        description="For a client's connection to stay open without a request; above what a proxy in front keeps it.",
     )
     connect: PositiveFloat = Field(5.0, description="TCP connection to an upstream.")
     silence: PositiveFloat = Field(600.0, description="Longest gap without a byte from an upstream.")

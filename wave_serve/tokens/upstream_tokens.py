@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 from pydantic_core import from_json
 
-from wave_serve.errors import ApiError
+from wave_serve.errors import ApiError, Code
 
 COUNT = re.compile(rb'\s*\{\s*"count"\s*:\s*(\d+)\s*,')  # how vLLM's answer begins
 
@@ -33,5 +33,5 @@ class UpstreamTokens:
             except (ValueError, KeyError, TypeError):
                 self._ids = None
             if not isinstance(self._ids, list):
-                raise ApiError(502, "The upstream's /tokenize gave no tokens.", code="upstream_malformed")
+                raise ApiError(502, "The upstream's /tokenize gave no tokens.", code=Code.UPSTREAM_MALFORMED)
         return self._ids

@@ -20,7 +20,7 @@ class UpstreamAnswer:
 
     @property
     def lost(self) -> bool:
-        """Whether more came than could be read: what arrives together with a failure is dropped."""
+        """Whether aiohttp received bytes that nobody has read: it drops what arrives together with a failure."""
         return self._response.content.total_bytes > self._read
 
     async def chunks(self) -> AsyncIterator[bytes]:

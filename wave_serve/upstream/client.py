@@ -9,8 +9,10 @@ from typing import Any
 import aiohttp
 from pydantic_core import from_json
 
-from wave_serve.errors import ApiError, unavailable
+from wave_serve.errors import ApiError, Code, unavailable
+from wave_serve.headers import Header
 from wave_serve.settings import TimeoutSettings
+from wave_serve.upstream.access import Access
 from wave_serve.upstream.answer import FAILURES, UpstreamAnswer
 from wave_serve.upstream.errors import from_upstream
 
@@ -22,8 +24,11 @@ IDLE_SECONDS = 2.0  # vLLM's server closes idle connections after 5
 class UpstreamClient:
     """Asks the server at `base_url`; calls `on_unreachable` each time that no connection to it can be made."""
 
-    def __init__(self, base_url: str, timeouts: TimeoutSettings, on_unreachable: Callable[[], None]) -> None:
+    def __init__(
+        self, base_url: str, access: Access, timeouts: TimeoutSettings, on_unreachable: Callable[[], None]
+    ) -> None:
         self._base_url = base_url
+        self._access = access
         self._timeouts = timeouts
         self._on_unreachable = on_unreachable
         self._session: aiohttp.ClientSession | None = None
@@ -95,11 +100,11 @@ class UpstreamClient:
         """The session, which can only begin in an event loop."""
         if self._session is None:
             self._session = aiohttp.ClientSession(
-                connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=IDLE_SECONDS),
+                connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=IDLE_SECONDS, ssl=self._access.tls or True),
                 timeout=aiohttp.ClientTimeout(
                     total=None, sock_connect=self._timeouts.connect, sock_read=self._timeouts.silence
                 ),
-                headers={"accept-encoding": "identity"},
+                headers={"accept-encoding": "identity", **self._access.headers},
                 cookie_jar=aiohttp.DummyCookieJar(),
                 auto_decompress=False,
             )
@@ -119,11 +124,11 @@ class UpstreamClient:
         if isinstance(error, TimeoutError):
             message = f"The upstream sent nothing for {self._timeouts.silence:g} s."
             # Each further try would take as long.
-            return ApiError(504, message, code="upstream_timeout", headers={"x-should-retry": "false"})
+            return ApiError(504, message, code=Code.UPSTREAM_TIMEOUT, headers={Header.SHOULD_RETRY: "false"})
         message = "The upstream closed the connection before its answer was complete."
-        headers = {"retry-after": str(self._timeouts.retry_after)}
-        return ApiError(502, message, code="upstream_died", headers=headers)
+        headers = {Header.RETRY_AFTER: str(self._timeouts.retry_after)}
+        return ApiError(502, message, code=Code.UPSTREAM_DIED, headers=headers)
 
 
 def _not_json(path: str) -> ApiError:
-    return ApiError(502, f"The upstream's answer to {path} is not JSON.", code="upstream_malformed")
+    return ApiError(502, f"The upstream's answer to {path} is not JSON.", code=Code.UPSTREAM_MALFORMED)

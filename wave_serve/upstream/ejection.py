@@ -10,11 +10,15 @@ class Ejection:
     """Counts failures in a row. `active` while the upstream is to be avoided; the next failure renews that."""
 
     def __init__(self, settings: RoutingSettings, clock: Callable[[], float] = time.monotonic) -> None:
-        self.settings = settings
+        self._settings = settings
         self._clock = clock
         self._failures = 0
         self._times = 0
         self._until = 0.0
+
+    def apply(self, settings: RoutingSettings) -> None:
+        """Takes over other settings; what is counted stays."""
+        self._settings = settings
 
     @property
     def active(self) -> bool:
@@ -33,9 +37,9 @@ class Ejection:
     def failed(self) -> bool:
         """Counts a failure; True where the upstream is avoided from now on."""
         self._failures += 1
-        if self._failures < self.settings.eject_after or self.active:
+        if self._failures < self._settings.eject_after or self.active:
             return False
-        span = min(self.settings.eject_first * 2**self._times, self.settings.eject_most)
+        span = min(self._settings.eject_first * 2**self._times, self._settings.eject_most)
         self._until = self._clock() + span
         self._times = min(self._times + 1, 30)  # 2**30 is past any longest span
         return True

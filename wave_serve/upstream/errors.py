@@ -6,11 +6,13 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from wave_serve.errors import ApiError
+from wave_serve.errors import ApiError, Code
+from wave_serve.headers import Header
 
-CONTEXT_PHRASE = "maximum context length"
+CONTEXT_PHRASES = ("maximum context length", "exceeds the max_model_len", "prompt is too long", "exceed context limit")
 GATEWAY_AT_FAULT = (401, 403)
 PASSED_ON = (400, 404, 413, 429, 500, 501, 502, 503, 504)  # what the OpenAPI document names; 422 is a 400 to OpenAI
+STATUS_OF_TYPE = {"invalid_request_error": 400, "rate_limit_error": 429, "overloaded_error": 503}  # Anthropic's
 VALIDATION = re.compile(r"\d+ validation errors?:")
 
 
@@ -18,29 +20,34 @@ def from_upstream(status: int, body: bytes, headers: Mapping[str, str] | None = 
     """The error that the client sees for an upstream's answer of `status` >= 400."""
     message, param = _read(body)
     if status in GATEWAY_AT_FAULT:
-        return ApiError(502, f"The upstream refused the gateway: {message}", code="upstream_refused")
+        return ApiError(502, f"The upstream refused the gateway: {message}", code=Code.UPSTREAM_REFUSED)
+    over_context = status <= 500 and any(phrase in message for phrase in CONTEXT_PHRASES)
+    if over_context:  # some servers call it a 413, 422 or 500; it is the request's fault, and no other server's
+        status = 400
     if status not in PASSED_ON:
         status = 400 if status < 500 else 502
     wait = headers.get("retry-after") if headers and status >= 429 else None  # below, another try is no use
-    if status == 400 and CONTEXT_PHRASE in message:
-        code: str | None = "context_length_exceeded"
+    if over_context:
+        code: Code | None = Code.CONTEXT_LENGTH_EXCEEDED
     elif status == 404 and param == "model":
-        code = "model_not_found"
+        code = Code.MODEL_NOT_FOUND
     else:
-        code = "upstream_error" if status >= 500 else None
-    return ApiError(status, message, param=param, code=code, headers={"retry-after": wait} if wait else None)
+        code = Code.UPSTREAM_ERROR if status >= 500 else None
+    return ApiError(status, message, param=param, code=code, headers={Header.RETRY_AFTER: wait} if wait else None)
 
 
-def event_error(data: bytes) -> ApiError | None:
-    """The error inside one SSE data line's JSON, where it is one."""
-    try:
-        value = json.loads(data)
-    except ValueError:
+def event_error(event: Any) -> ApiError | None:
+    """The error in a stream's event, in whatever dialect it is one; None where it is none."""
+    if not isinstance(event, dict):
         return None
-    if not isinstance(value, dict) or not isinstance(value.get("error"), dict):
-        return None
-    code = value["error"].get("code")
-    return from_upstream(code if isinstance(code, int) and code >= 400 else 500, data)
+    error = event.get("error")
+    if not isinstance(error, dict):
+        if event.get("type") != "error":
+            return None
+        error = event
+    code = error.get("code")
+    status = code if isinstance(code, int) and code >= 400 else STATUS_OF_TYPE.get(str(error.get("type")), 500)
+    return from_upstream(status, json.dumps(error).encode())
 
 
 def _read(body: bytes) -> tuple[str, str | None]:

@@ -12,11 +12,27 @@ MOST_VALUES = 200_000  # beside token ids: unpickling this many takes the gatewa
 
 
 def parse_json(body: bytes) -> Any:
-    """The JSON value in `body`. Raises ValueError."""
+    """The JSON value in `body`, with whole token ids under `prompt` as integers. Raises ValueError."""
     try:
-        return from_json(body)
+        value = from_json(body)
     except ValueError as error:
+        if "recursion limit" in str(error):
+            raise ValueError("The body is nested too deep: about 200 levels are read") from None
         raise ValueError(f"The body is not valid JSON: {error}") from None
+    if isinstance(value, dict) and isinstance(value.get("prompt"), list):
+        value["prompt"] = (
+            [whole(one) for one in value["prompt"]] if _nested(value["prompt"]) else whole(value["prompt"])
+        )
+    return value
+
+
+def whole(value: Any) -> Any:
+    """A whole number as an integer, for 2.0 is one to JSON, and a list with its whole numbers so; else the value."""
+    if isinstance(value, float) and value.is_integer():
+        return int(value)
+    if isinstance(value, list) and float in set(map(type, value)):
+        return [whole(one) for one in value]
+    return value
 
 
 def parse(body: bytes) -> Any:
@@ -48,6 +64,11 @@ def encode(path: str, texts: Sequence[str], add_special_tokens: bool) -> "list[a
 
 OPERATIONS: dict[str, Callable[..., Any]] = {"parse": parse, "edit": edit, "encode": encode}
 _tokenizers: dict[str, Any] = {}
+
+
+def _nested(prompt: list[Any]) -> bool:
+    """Whether it is a list of lists of token ids."""
+    return bool(prompt) and isinstance(prompt[0], list)
 
 
 def _packed(prompt: list[Any]) -> "list[Any] | array[int]":

@@ -5,13 +5,14 @@ import pickle
 import sys
 from typing import Any
 
-from wave_serve.errors import ApiError
+from wave_serve.errors import ApiError, Code
+from wave_serve.headers import Header
 from wave_serve.worker.operations import LENGTH
 
 PIPE_BYTES = 2**20  # read at once
 
 
-class HeavyWork:
+class Worker:
     """One worker process, started when it is first needed; it does one thing at a time, in order."""
 
     def __init__(self, large: int) -> None:
@@ -21,7 +22,12 @@ class HeavyWork:
         self._turn = asyncio.Lock()
         self._calls: set[asyncio.Task[Any]] = set()
 
-    def wants(self, size: int) -> bool:
+    @property
+    def pid(self) -> int | None:
+        """The process's number; None before its first call."""
+        return None if self._process is None else self._process.pid
+
+    def is_large(self, size: int) -> bool:
         """Whether an input of that size is better left to the worker."""
         return size > self._large
 
@@ -67,7 +73,7 @@ class HeavyWork:
             except (OSError, asyncio.IncompleteReadError):
                 await self._end()
                 message = "The request was too much for the process that reads large bodies."
-                raise ApiError(503, message, code="worker_died", headers={"retry-after": "1"}) from None
+                raise ApiError(503, message, code=Code.WORKER_DIED, headers={Header.RETRY_AFTER: "1"}) from None
             return answer
 
     async def _pipes(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ctypes
-from functools import cache
+from functools import cache, lru_cache
 from typing import TYPE_CHECKING
 
 import torch
@@ -41,39 +41,44 @@ def attention(batch: PagedBatch, out: torch.Tensor) -> None:
     packed = packed_table(table, q.dtype, _pack(element_type))
     starts, lengths, projection = query_start_loc.contiguous(), seq_lens.contiguous(), packed.projection
     num_blocks, block_size, H_kv, d = k_cache.shape
-    arguments = KernelArguments(
-        q=q.data_ptr(),
-        k_cache=k_cache.data_ptr(),
-        v_cache=v_cache.data_ptr(),
-        out=out.data_ptr(),
-        block_table=block_table.data_ptr(),
-        query_start_loc=starts.data_ptr(),
-        seq_lens=lengths.data_ptr(),
-        table=packed.columns.data_ptr(),
-        projection=None if projection is None else projection.data_ptr(),
-        ranks=packed.ranks.data_ptr(),
-        q_strides=q.stride(),
-        k_strides=k_cache.stride(),
-        v_strides=v_cache.stride(),
-        out_strides=out.stride(),
-        block_table_strides=block_table.stride(),
-        T=q.shape[0],
-        S=block_table.shape[0],
-        H=q.shape[1],
-        H_kv=H_kv,
-        d=d,
-        num_blocks=num_blocks,
-        block_size=block_size,
-        max_blocks=block_table.shape[1],
-        R=table.shape[0],
-        table_stride=packed.columns.shape[1],
-        projection_columns=0 if projection is None else projection.shape[1],
-        element_type=element_type,
-        scale=scale,
-    )
+    arguments = KernelArguments()
+    arguments.q = q.data_ptr()
+    arguments.k_cache = k_cache.data_ptr()
+    arguments.v_cache = v_cache.data_ptr()
+    arguments.out = out.data_ptr()
+    arguments.block_table = block_table.data_ptr()
+    arguments.query_start_loc = starts.data_ptr()
+    arguments.seq_lens = lengths.data_ptr()
+    arguments.table = packed.columns.data_ptr()
+    arguments.projection = None if projection is None else projection.data_ptr()
+    arguments.ranks = packed.ranks.data_ptr()
+    arguments.q_strides = _int64s(q.stride())
+    arguments.k_strides = _int64s(k_cache.stride())
+    arguments.v_strides = _int64s(v_cache.stride())
+    arguments.out_strides = _int64s(out.stride())
+    arguments.block_table_strides = _int64s(block_table.stride())
+    arguments.T = q.shape[0]
+    arguments.S = block_table.shape[0]
+    arguments.H = q.shape[1]
+    arguments.H_kv = H_kv
+    arguments.d = d
+    arguments.num_blocks = num_blocks
+    arguments.block_size = block_size
+    arguments.max_blocks = block_table.shape[1]
+    arguments.R = table.shape[0]
+    arguments.table_stride = packed.columns.shape[1]
+    arguments.projection_columns = 0 if projection is None else projection.shape[1]
+    arguments.element_type = element_type
+    arguments.scale = scale
     if _library().wavelet_attention(ctypes.byref(arguments)):
         check_values(batch)
         raise AssertionError("check_values accepts what the kernel refuses")
+
+
+@lru_cache(maxsize=256)
+def _int64s(values: tuple[int, ...]) -> ctypes.Array[ctypes.c_int64]:
+    """An array of the kernel's arguments; kept, as calls repeat and making one takes longer than to find it."""
+    return (ctypes.c_int64 * len(values))(*values)
 
 
 @cache

@@ -11,8 +11,8 @@ from model_registry.attention.native.constants import MOST_LANES, RANK_SPAN, TAB
 from model_registry.attention.native.table_factors import ROWS_AT_ONCE, factor_table
 
 TOLERANCE = {torch.float32: 2.0**-24, torch.float16: 2.0**-16, torch.bfloat16: 2.0**-13, torch.float64: 0.0}
-"""What the factors may leave of a row, by element type, as a share of the longest row: an eighth of a rounding error
-for low precision, a rounding error for float32; float64 is for checks and takes the table as it is."""
+"""By element type: the largest error of a row's approximation, as a share of the longest row's norm. It is an eighth of
+the rounding error of a 16-bit type, and one rounding error of float32. float64 is for checks, without approximation."""
 
 
 class PackedTable(NamedTuple):

@@ -1,8 +1,10 @@
-"""A relative position table as the product of few columns with a basis, the fewer the farther the keys.
+"""Factors a relative position table into coordinates and a basis, so that far keys need few products.
 
-The rows of a wavelet table at large distances are smooth, so they span few dimensions: of the 64 of the default table
-all lie within 1e-4 of 29, those from 64 on of 9, those from 512 on of one. The basis is built from the far end, so
-that its first columns serve the far rows: ``p(t) = basis[:, :r] c(t)`` with ``r`` falling as ``t`` grows.
+A wavelet table's rows are smooth at large distances, so they lie close to a subspace of few dimensions. With the
+default table of 64 dimensions and an error of 1e-4 of the longest row, 29 dimensions hold all rows, 9 hold those from
+distance 64 on, and one holds those from 512 on. The basis is built from the farthest rows to the nearest, each span of
+distances adding the directions that it lacks. So a row needs the first ``r`` columns only,
+``p(t) = basis[:, :r] c(t)``, with ``r`` falling as ``t`` grows.
 """
 
 from __future__ import annotations
@@ -21,7 +23,7 @@ NEAREST_SPAN = RANK_SPAN
 """Distances below this share a rank; spans beyond it double, so that each begins where an entry of ``ranks`` does."""
 
 LARGEST_SHARE = 0.75
-"""A basis of a larger share of the dimensions is not worth the product with it."""
+"""Of the dimensions, that a basis may have: a larger one costs more than it saves, as ``q`` is multiplied with it."""
 
 ROWS_AT_ONCE = 8192
 """Rows in a float64 intermediate, whatever the table's length."""
@@ -32,7 +34,8 @@ class TableFactors(NamedTuple):
 
     Attributes:
         basis: ``[d, r_max]`` float64 with orthonormal columns, or ``None`` for the identity.
-        spans: ``(first, end, rank)`` of spans of distances, the farthest first; ranks never fall.
+        spans: ``(first, end, rank)``: distances ``first`` to ``end - 1`` need ``rank`` columns. The farthest span comes
+            first, so ranks never fall along the list.
     """
 
     basis: torch.Tensor | None
@@ -44,9 +47,9 @@ class TableFactors(NamedTuple):
 
 
 def factor_table(table: torch.Tensor, tolerance: float) -> TableFactors:
-    """Factors that leave of each row of ``table`` ``[R, d]`` at most ``tolerance`` times the longest row's norm.
+    """Factors of ``table`` ``[R, d]``: each row's residual is at most ``tolerance`` times the longest row's norm.
 
-    ``tolerance`` 0 gives the identity, and so does a table that is not finite.
+    A table that is not finite, and one that needs too many columns for that, get the identity; ``tolerance`` 0 too.
     """
     R, d = table.shape
     identity = TableFactors(None, [(0, R, d)])
@@ -69,22 +72,22 @@ def factor_table(table: torch.Tensor, tolerance: float) -> TableFactors:
 
 
 def _extended(basis: torch.Tensor, table: torch.Tensor, first: int, end: int, limit: float) -> torch.Tensor:
-    """``basis`` and the fewest directions that leave at most ``limit`` of rows ``first`` to ``end``."""
+    """``basis`` with the fewest new directions that bring each residual of rows ``first`` to ``end`` to ``limit``."""
     d = table.shape[1]
     gram = torch.zeros(d, d, dtype=torch.float64)
-    for rest in _rests(basis, table, first, end):
-        gram += rest.t() @ rest
+    for residual in _residuals(basis, table, first, end):
+        gram += residual.t() @ residual
     directions = torch.linalg.eigh(gram).eigenvectors.flip(1)
-    left = torch.zeros(d + 1, dtype=torch.float64)  # squared norm of the longest row's rest after k directions
-    for rest in _rests(basis, table, first, end):
-        squares = (rest @ directions).square().flip(1).cumsum(1).amax(dim=0)
+    left = torch.zeros(d + 1, dtype=torch.float64)  # largest squared residual of a row after k directions
+    for residual in _residuals(basis, table, first, end):
+        squares = (residual @ directions).square().flip(1).cumsum(1).amax(dim=0)
         left[:d] = torch.maximum(left[:d], squares.flip(0))
     k = int((left.sqrt() > limit).sum())
-    # A second orthogonalisation: the first leaves rounding errors of the size of the rows, not of their rest.
+    # Orthogonalised again: the residuals are small differences of large rows, with the large rows' rounding errors.
     return torch.linalg.qr(torch.cat([basis, directions[:, :k]], dim=1))[0][:, : basis.shape[1] + k]
 
 
-def _rests(basis: torch.Tensor, table: torch.Tensor, first: int, end: int) -> Iterator[torch.Tensor]:
+def _residuals(basis: torch.Tensor, table: torch.Tensor, first: int, end: int) -> Iterator[torch.Tensor]:
     for rows in _chunks(table, first, end):
         yield rows - (rows @ basis) @ basis.t()
 

@@ -69,7 +69,7 @@ def decode(
 
 
 def _batches(sizes: list[int], limit: int) -> Iterator[tuple[int, int]]:
-    """Runs ``i`` to ``j`` of sequences whose sizes sum to at most ``limit``, or of one sequence."""
+    """Cuts the sequences into runs ``i`` to ``j`` whose sizes sum to at most ``limit``; one that is larger is alone."""
     i = total = 0
     for j, size in enumerate(sizes):
         if i < j and total + size > limit:
@@ -100,7 +100,8 @@ def _attend(
     nth = torch.arange(N) - (parts.cumsum(0) - parts)[owner]
     length, first = torch.tensor(lengths)[owner], nth * P
 
-    # Past a sequence's end its last block stands in; what lies there may be NaN, which no mask would stop.
+    # Parts are filled up with the sequence's last block. Its unused slots may hold NaN, which no mask would stop
+    # (0 * NaN is NaN), so what is past the end is set to zero.
     columns = (first // block_size)[:, None] + torch.arange(P // block_size)
     ids = block_table[owner[:, None], columns.minimum(((length - 1) // block_size)[:, None])].flatten()
     unused = (first[:, None] + torch.arange(P) >= length[:, None]).flatten().nonzero()[:, 0]

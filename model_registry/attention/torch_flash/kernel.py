@@ -1,4 +1,4 @@
-"""What both CPU paths stand on: PyTorch's flash kernel, and the copy of cached blocks to where it can read them."""
+"""What ``decode`` and ``prefill`` share: PyTorch's flash kernel, and copies of cached blocks that it can read."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ _flash = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
 
 
 class BlockReader:
-    """Copies cached blocks to where the kernel can read them: by head, in the type to compute in.
+    """Copies cached blocks into the form that the kernel reads: by head, in the type to compute in.
 
     The copies lie in buffers that every read overwrites: fresh memory would cost a page fault every few keys.
     """

@@ -21,8 +21,12 @@ from model_registry.attention.triton.tiles import (
 def _skew(rows: tl.tensor, columns: tl.tensor, held: tl.tuple) -> tl.tensor:
     """``[M, N]``: column ``j`` of row ``i`` is the position score of ``t0 + i - j``.
 
-    ``held[b]`` ``[M, N]`` has in column ``c`` the score of ``t0 + b N - c``. A row needs ``N`` consecutive distances:
-    each column once, out of one of the ``held``, and all turned right by ``i``.
+    ``held[b]`` ``[M, N]`` has in column ``c`` the score of ``t0 + b N - c``. Of the columns ``c`` of all ``held``, row
+    ``i`` takes each once, from the one that has a distance the row needs, and moves them ``i`` places to the right.
+    docs/gpu-attention.md has a picture. With ``N = 4``:
+
+        row 0:   t0     t0-1   t0-2   t0-3      all from held[0], as they stand
+        row 1:   t0+1   t0     t0-1   t0-2      column 3 from held[1], 0 to 2 from held[0], then one to the right
     """
     N: tl.constexpr = held[0].shape[1]
     shifted = rows[:, None] + columns[None, :]
@@ -104,8 +108,9 @@ def prefill_kernel(
     # Whole tiles whose keys are visible to the first query and R or more away from it.
     near = tl.maximum(m0 + 1 - R, 0) // BLOCK_N * BLOCK_N
 
-    # Both loops are guarded, and a near tile waits for its last product: on a way around a loop, or while a product is
-    # under way, ptxas would find accumulators of wgmma written, and run every wgmma of the kernel on its own.
+    # Keep the `if` around both loops and the `+ 0.0` at the end of the near one. Without them ptxas finds a path on
+    # which the accumulator of a wgmma may be written while the wgmma is under way. It then runs every wgmma of the
+    # kernel by itself, which benchmarks/attention/compile_report.py counts as "serialised".
     if near > 0:
         for n0 in tl.range(0, near, BLOCK_N, num_stages=STAGES):
             n = n0 + columns
@@ -151,7 +156,7 @@ def prefill_kernel(
             v = load_rows(v_head, v_rows, used, stride_v_dim, HEAD_SIZE, D, False).to(q_tile.dtype)
             output, highest, total = softmax_step(score, v, output, highest, total)
             if POSITIONS:
-                output = output + 0.0  # the wait
+                output = output + 0.0  # waits for the product
 
     output = softmax_end(output, total, v_scale, SCALED)
     pointers = out + row * stride_out_row + head * stride_out_head + dims[None, :] * stride_out_dim

@@ -18,6 +18,8 @@ from model_registry.attention.native.library import (
     SOURCES,
     NativeLibraryUnavailableError,
     build,
+    cache_directory,
+    chosen_variant,
     find_compiler,
     load_library,
     variants_of_this_cpu,
@@ -65,7 +67,7 @@ def test_without_a_compiler_pytorch_serves_and_one_line_says_so(tmp_path):
 def test_a_library_built_before_needs_no_compiler(tmp_path):
     directory = tmp_path / "wave-serve"
     directory.mkdir()
-    shutil.copy(load_library()[0]._name, directory)
+    shutil.copy(build(chosen_variant(), cache_directory(), find_compiler()), directory)
     finished = run(PROGRAM, PATH="", CXX="", XDG_CACHE_HOME=str(tmp_path))
     assert finished.stdout.split() == ["cpu"]
     assert "is not available" not in finished.stderr

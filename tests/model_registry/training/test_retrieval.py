@@ -120,14 +120,14 @@ def test_cut_rows_hold_episodes_of_their_own_length_or_none_where_none_fits(stre
 
 
 def test_training_and_evaluation_ask_in_the_same_words():
-    from wave_serve.eval import passkey_format
+    from wave_serve.eval.passkey.run import episode
 
     for key in ("4 8 1 5 2", "0 0 0 0 0"):
-        assert retrieval_text.hidden_key(key) == passkey_format.hidden(key)
-        assert retrieval_text.answer(key) == passkey_format.answer(key)
-    assert retrieval_text.key_question() == passkey_format.question()
-    key = passkey_format.draw_key(0, 0)
-    assert KEY.fullmatch(passkey_format.hidden(key).lstrip("\n"))[1] == key
+        assert retrieval_text.hidden_key(key) == episode.hidden(key)
+        assert retrieval_text.answer(key) == episode.answer(key)
+    assert retrieval_text.key_question() == episode.question()
+    key = episode.draw_key(0, 0)
+    assert KEY.fullmatch(episode.hidden(key).lstrip("\n"))[1] == key
 
 
 def test_a_run_with_retrieval_rows_resumes_as_if_uninterrupted(corpus_directory, tmp_path):

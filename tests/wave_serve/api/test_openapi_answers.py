@@ -28,16 +28,21 @@ from helpers.fake_upstream import (
 from helpers.running import Running, running, settings_for
 
 from wave_serve.api.docs import OPENAPI_PATH
-from wave_serve.api.openapi.answers import answers as own_schemas
-from wave_serve.api.openapi.document import HEADERS, document
-from wave_serve.api.openapi.errors import CODES
+from wave_serve.api.openapi.document import document
+from wave_serve.api.openapi.errors import STATUSES, codes_of
+from wave_serve.api.openapi.schemas import answers as own_schemas
+from wave_serve.headers import Header
 from wave_serve.keys.file import entry_for
 
 COMPLETIONS, CHAT, CONTEXT = "/v1/completions", "/v1/chat/completions", "/v1/context"
+RESPONSES, MESSAGES, COUNT = "/v1/responses", "/v1/messages", "/v1/messages/count_tokens"
 JSON = {"content-type": "application/json"}
 BODY = {"model": "fake", "prompt": "hello", "max_tokens": 5}
 TURNS = [{"role": "user", "content": "y" * 60}, {"role": "assistant", "content": "z" * 60}] * 2
 TALK = {"model": "fake", "messages": [*TURNS, {"role": "user", "content": "?"}], "max_tokens": 5}
+ITEMS = {"model": "fake", "input": TALK["messages"], "max_output_tokens": 5}
+GENERATIONS = {COMPLETIONS: BODY, CHAT: TALK, RESPONSES: ITEMS, MESSAGES: TALK}
+COUNTED = (COMPLETIONS, CHAT, RESPONSES, MESSAGES, COUNT, CONTEXT, "/tokenize", "/detokenize")
 KEYS = {
     "all": {"requests_per_minute": 10_000, "tokens_per_minute": 60_000, "max_context": 800},
     "plain-only": {"models": ("plain",)},
@@ -47,6 +52,8 @@ KEYS = {
 CACHE = b'vllm:cache_config_info{block_size="16",num_gpu_blocks="100"} 1.0\n'
 USAGE = {"prompt_tokens": 6, "completion_tokens": 1, "total_tokens": 7, "prompt_tokens_details": None}
 SAID = {"id": "x", "object": "x", "created": 1, "model": "fake"}
+RESPONSE = {"id": "r", "object": "response", "model": "fake", "output": [], "status": "completed"}
+MESSAGE = {"id": "m", "type": "message", "role": "assistant", "content": [], "stop_reason": "max_tokens"}
 NO_TEMPLATE = (
     "As of transformers v4.44, default chat template is no longer allowed, so you must provide a chat template."
 )
@@ -68,13 +75,31 @@ async def generation(connection: Connection) -> None:
     await (stream(*events, DONE) if streams else reply_json(whole))(connection)
 
 
+async def typed(connection: Connection) -> None:
+    """Answers as vLLM does in the dialects whose events have a type."""
+    counts = {"input_tokens": 6, "output_tokens": 1}
+    if connection.path == RESPONSES:
+        whole = RESPONSE | {"usage": counts | {"total_tokens": 7}}
+        events = [{"type": "response.created", "response": RESPONSE | {"usage": None}}]
+        events.append({"type": "response.completed", "response": whole})
+    else:
+        whole = MESSAGE | {"usage": counts}
+        events = [{"type": "message_start", "message": whole}, {"type": "message_delta", "usage": counts}]
+        events.append({"type": "message_stop"})
+    streams = b'"stream":true' in connection.body
+    lines = [b"event: %s\ndata: %s\n\n" % (each["type"].encode(), json.dumps(each).encode()) for each in events]
+    await (stream(*lines) if streams else reply_json(whole))(connection)
+
+
+ANSWERS = {COMPLETIONS: generation, CHAT: generation, RESPONSES: typed, MESSAGES: typed}
+
+
 @contextlib.contextmanager
 def before(keys: Path | None, **options: object) -> Iterator[tuple[FakeUpstream, Running, httpx.Client]]:
     """A fake upstream with two models, a gateway before it and a client of that."""
     with FakeUpstream() as fake:
         fake.answers |= {
-            COMPLETIONS: generation,
-            CHAT: generation,
+            **ANSWERS,
             "/detokenize": reply_json({"prompt": "a"}),
             "/metrics": reply(CACHE, content_type="text/plain"),
             "/v1/models": reply_json({"data": [{"id": name, "max_model_len": 1000} for name in ("fake", "plain")]}),
@@ -85,7 +110,7 @@ def before(keys: Path | None, **options: object) -> Iterator[tuple[FakeUpstream,
                 "fake": trusted | {"train_length": 100, "max_extrapolation": 9, "default_max_completion_tokens": 20},
                 "plain": {"clamp_max_tokens": True},
             },
-            "upstreams": [{"base_url": fake.url, "models": ["fake", "plain"]}],
+            "upstreams": [{"base_url": fake.url, "models": ["fake", "plain"], "keeps_responses": True}],
             "auth": {"keys_file": None if keys is None else str(keys), "protect_metrics": True},
             "routing": {"tries": 1, "eject_after": 1000},
         }
@@ -107,10 +132,12 @@ class Asking:
         """`path` as in the document, `at` as it is asked for."""
         self._described.take(path, self._client.get(at or path, headers=_bearer(key)))
 
-    def post(self, path: str, body: dict | bytes, key: str | None = "all", **headers: str) -> None:
+    def post(
+        self, path: str, body: dict | bytes, key: str | None = "all", at: str | None = None, **headers: str
+    ) -> None:
         content = body if isinstance(body, bytes) else json.dumps(body, separators=(",", ":")).encode()
         head = JSON | _bearer(key) | {name.replace("_", "-"): value for name, value in headers.items()}
-        self._described.take(path, self._client.post(path, content=content, headers=head))
+        self._described.take(path, self._client.post(at or path, content=content, headers=head))
 
     def post_half(self, path: str) -> None:
         """A body that never arrives whole; httpx would go on sending."""
@@ -128,6 +155,30 @@ class Asking:
 
 def _bearer(key: str | None) -> dict[str, str]:
     return {} if key is None else {"authorization": f"Bearer {secret(key)}"}
+
+
+def ask_of_kept_responses(ask: Asking, upstream: FakeUpstream, one: Running) -> None:
+    keeper = one.gateway.upstreams[0]
+    at, cancelled = "/v1/responses/{response_id}", "/v1/responses/{response_id}/cancel"
+    upstream.answers |= {"/v1/responses/r": reply_json(RESPONSE), "/v1/responses/r/cancel": reply_json(RESPONSE)}
+    ask.post(RESPONSES, ITEMS | {"store": True})
+
+    def ask_both(response: str = "r", key: str | None = "all") -> None:
+        ask.get(at, f"/v1/responses/{response}", key)
+        ask.post(cancelled, b"", key, at=f"/v1/responses/{response}/cancel")
+
+    ask_both()
+    ask_both("other")
+    ask_both(key="nobody")
+    ask.post(cancelled, b"", "one-a-minute", at="/v1/responses/r/cancel")
+    ask.post(cancelled, b"", "one-a-minute", at="/v1/responses/r/cancel")
+    keeper.keeps_responses = False
+    ask_both()
+    ask.post(RESPONSES, ITEMS | {"store": True})
+    keeper.keeps_responses = True
+    responses, one.gateway.responses = one.gateway.responses, None
+    ask_both()
+    one.gateway.responses = responses
 
 
 def ask_of_models(ask: Asking) -> None:
@@ -149,6 +200,11 @@ def ask_what_is_answered(ask: Asking) -> None:
         ask.post(COMPLETIONS, {"model": "plain", "prompt": "x", "max_tokens": 5000} | way, traceparent="00-0-0-0")
         ask.post(CHAT, TALK | way)
         ask.post(CHAT, TALK | way | {"max_tokens": 400, "overflow": "truncate_head"})
+        ask.post(RESPONSES, ITEMS | way)
+        ask.post(RESPONSES, ITEMS | way | {"max_output_tokens": 400, "truncation": "auto"})
+        ask.post(MESSAGES, TALK | way)
+        ask.post(MESSAGES, TALK | way | {"max_tokens": 400, "overflow": "truncate_head"})
+    ask.post(COUNT, {"model": "fake", "messages": TURNS})
     for body in (
         BODY,
         TALK,
@@ -158,6 +214,8 @@ def ask_what_is_answered(ask: Asking) -> None:
         BODY | {"max_tokens": 500, "overflow": "truncate_tail"},  # nothing could be kept
         BODY | {"prompt": "x" * 9000},
         TALK | {"max_tokens": 400},
+        ITEMS,
+        TALK | {"system": "s"},
         {"model": "plain", "prompt": "x"},
     ):
         ask.post(CONTEXT, body)
@@ -167,7 +225,7 @@ def ask_what_is_answered(ask: Asking) -> None:
 
 
 def ask_what_is_refused(ask: Asking, upstream: FakeUpstream) -> None:
-    for path in (COMPLETIONS, CHAT, CONTEXT, "/tokenize", "/detokenize"):
+    for path in COUNTED:
         ask.post(path, BODY, key="nobody")
         ask.post(path, BODY, key=None)
         ask.post(path, BODY, key="plain-only")
@@ -182,6 +240,8 @@ def ask_what_is_refused(ask: Asking, upstream: FakeUpstream) -> None:
     ask.post(COMPLETIONS, BODY | {"prompt": "x" * 600})
     ask.post(COMPLETIONS, BODY | {"prompt": "x" * 9000})
     ask.post(CHAT, TALK | {"max_tokens": 400})
+    ask.post(RESPONSES, ITEMS | {"max_output_tokens": 400})
+    ask.post(MESSAGES, TALK | {"max_tokens": 400})
     ask.post(COMPLETIONS, {"model": "plain", "prompt": ["x"] * 100, "max_tokens": 700})  # more tokens than a minute has
     counting = upstream.answers["/tokenize"]
     upstream.answers["/tokenize"] = reply_json({"error": {"message": NO_TEMPLATE, "code": 400}}, "400 Bad Request")
@@ -195,7 +255,7 @@ def failures() -> list[Handler]:
     phrase = {"error": {"message": "This model's maximum context length is 10 tokens.", "code": 400}}
     nobody = {"error": {"message": "no such model", "param": "model", "code": 404}}
     statuses = (400, 401, 404, 413, 418, 422, 429, 500, 501, 502, 503, 504, 507)
-    event = b"data: " + json.dumps(SAID | {"choices": []}).encode() + b"\n\n"
+    event = b"data: " + json.dumps(SAID | {"type": "x", "choices": []}).encode() + b"\n\n"
     refusal = b"HTTP/1.1 %d x\r\nretry-after: 3\r\nconnection: close\r\ncontent-length: 2\r\n\r\nno"
     return [
         *(raw(refusal % status) for status in statuses),
@@ -211,24 +271,25 @@ def failures() -> list[Handler]:
 
 def ask_when_the_upstream_fails(ask: Asking, upstream: FakeUpstream) -> None:
     for failure in failures():
-        for path, body in ((COMPLETIONS, BODY), (CHAT, TALK)):
+        for path, body in GENERATIONS.items():
             upstream.answers[path] = failure
             for streams in (False, True):
                 ask.post(path, body | {"stream": streams})
-            upstream.answers[path] = generation
+            upstream.answers[path] = ANSWERS[path]
     before = dict(upstream.answers)
     for failure in failures():
         upstream.answers["/tokenize"] = upstream.answers["/detokenize"] = failure
         ask.post("/tokenize", {"model": "fake", "prompt": "x"})
         ask.post("/detokenize", {"model": "fake", "tokens": [1]})
         ask.post(CONTEXT, BODY)
+        ask.post(COUNT, TALK)
     upstream.answers |= before
 
 
 def ask_when_the_gateway_fails(ask: Asking, one: Running) -> None:
     large = BODY | {"prompt": "x" * 30_000}
     ask.post(COMPLETIONS, large)
-    worker = one.gateway.heavy[0]._process.pid
+    worker = one.gateway.workers[0].pid
     os.kill(worker, signal.SIGSTOP)
     killing = threading.Timer(0.2, os.kill, (worker, signal.SIGKILL))
     killing.start()
@@ -238,7 +299,7 @@ def ask_when_the_gateway_fails(ask: Asking, one: Running) -> None:
     ask.get("/v1/models")
     ask.get("/v1/models/{model}", "/v1/models/fake")
     ask.get("/ready")
-    for path in (COMPLETIONS, CHAT, CONTEXT, "/tokenize", "/detokenize"):
+    for path in COUNTED:
         ask.post(path, BODY)
     one.gateway.catalogue = catalogue
 
@@ -276,10 +337,13 @@ def ask_when_nothing_comes(ask: Asking, upstream: FakeUpstream, one: Running) ->
     one.gateway.drain.over = True
     ask.post(COMPLETIONS, BODY)
     one.gateway.drain.over = False
+    ask.post(RESPONSES, ITEMS | {"store": True})
     upstream.stop()
     ask.post(COMPLETIONS, BODY)
     one.wait(503)
-    for path in (COMPLETIONS, CHAT, CONTEXT, "/tokenize", "/detokenize"):
+    ask.get("/v1/responses/{response_id}", "/v1/responses/r")
+    ask.post("/v1/responses/{response_id}/cancel", b"", at="/v1/responses/r/cancel")
+    for path in COUNTED:
         ask.post(path, BODY | {"messages": TURNS, "tokens": [1]} if path != CONTEXT else BODY)
     ask.get("/ready")
 
@@ -299,6 +363,7 @@ def described(tmp_path_factory: pytest.TempPathFactory) -> Described:
         ask = Asking(client, found)
         ask_of_models(ask)
         ask_what_is_answered(ask)
+        ask_of_kept_responses(ask, upstream, one)
         ask_what_is_refused(ask, upstream)
         ask_when_the_upstream_fails(ask, upstream)
         ask_when_the_gateway_fails(ask, one)
@@ -327,12 +392,12 @@ def test_no_answer_has_anything_that_is_not_described(described: Described, desc
 
 
 def test_every_code_that_is_described_was_seen(described: Described) -> None:
-    listed = {(status, code) for status, codes in CODES.items() for code in codes}
+    listed = {(status, code) for status in STATUSES for code in codes_of(status)}
     assert listed - described.codes == set()
 
 
 def test_every_header_that_is_described_was_seen(described: Described) -> None:
-    assert set(HEADERS) - described.headers == set()
+    assert {header.value for header in Header} - described.headers == set()
 
 
 def test_every_member_of_the_gateways_own_answers_was_seen(described: Described) -> None:

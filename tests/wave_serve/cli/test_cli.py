@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from helpers import weight_files
 
 from wave_serve.cli import main as cli
 from wave_serve.engine import command as engine
@@ -21,13 +22,14 @@ GOOD = {
     "vocab_size": 100,
     "max_position_embeddings": 2048,
     "train_length": 128,
+    "tie_word_embeddings": True,
 }
 
 
 @pytest.fixture
 def checkpoint(tmp_path: Path) -> Path:
     (tmp_path / "config.json").write_text(json.dumps(GOOD))
-    (tmp_path / "model.safetensors").write_bytes(b"")
+    weight_files.write(tmp_path / "model.safetensors", weight_files.llama(GOOD))
     return tmp_path
 
 

@@ -115,6 +115,57 @@ def test_clamping_goes_before_truncating() -> None:
     assert truncation_budget(1000, 2000, cap, HEAD) == 950
 
 
+@pytest.mark.parametrize(
+    ("prompt", "requested", "least", "granted"),
+    [
+        (100, None, 0, 50),  # the default
+        (100, None, 40, 50),
+        (100, None, 300, 300),
+        (100, None, 900, 900),
+        (100, None, 901, None),  # more than is left
+        (1000, None, 1, None),
+        (100, 20, 300, 20),  # both are the client's: the engine judges
+        (100, 950, 300, None),
+    ],
+)
+def test_a_completion_that_the_gateway_chooses_is_not_below_min_tokens(
+    prompt: int, requested: int | None, least: int, granted: int | None
+) -> None:
+    if granted is not None:
+        assert decide(prompt, requested, cap_of(), "prompt", least).completion_tokens == granted
+        return
+    with pytest.raises(ApiError) as caught:
+        decide(prompt, requested, cap_of(), "prompt", least)
+    assert caught.value.code == "context_length_exceeded"
+    assert f"{least if requested is None else requested} for the completion" in caught.value.message
+
+
+def test_a_completion_is_not_clamped_below_min_tokens() -> None:
+    cap = cap_of(clamp_max_tokens=True)
+    assert decide(900, 500, cap, "prompt", 100).completion_tokens == 100
+    with pytest.raises(ApiError) as caught:
+        decide(900, 500, cap, "prompt", 101)
+    assert "500 for the completion" in caught.value.message
+
+
+@pytest.mark.parametrize(
+    ("prompt", "requested", "least", "clamp", "budget"),
+    [
+        (1000, None, 10, False, 950),
+        (1000, None, 200, False, 800),
+        (900, None, 200, False, 800),
+        (900, None, 100, False, None),
+        (1000, None, 5000, False, 0),
+        (900, 2000, 200, True, 800),
+        (900, 200, 300, False, 800),
+    ],
+)
+def test_a_truncated_prompt_leaves_room_for_min_tokens(
+    prompt: int, requested: int | None, least: int, clamp: bool, budget: int | None
+) -> None:
+    assert truncation_budget(prompt, requested, cap_of(clamp_max_tokens=clamp), HEAD, least) == budget
+
+
 def test_the_default_completion_takes_at_most_half_of_a_small_cap() -> None:
     assert truncation_budget(100, None, cap_of(60), HEAD) == 30
 

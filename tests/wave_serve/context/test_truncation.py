@@ -2,14 +2,19 @@
 
 import asyncio
 import json
+import shutil
 from collections.abc import Callable
+from pathlib import Path
 
 import httpx
 import pytest
+from helpers.engine_tokenizer import EngineTokenizer
 from helpers.fake_upstream import FakeUpstream, reply_json, stream
 from helpers.running import Running, running, settings_for
 
-from wave_serve.context.truncation import cut, fewest_dropped, keep_tokens, turns_of
+from wave_serve.context.truncation import Turns, cut, fewest_dropped, keep_tokens, turns_of
+from wave_serve.engine.checkpoint import bundled_checkpoint
+from wave_serve.request.dialects import CHAT
 from wave_serve.settings import Overflow
 from wave_serve.tokens.special_tokens import affixes_of
 
@@ -58,15 +63,19 @@ def chat(*roles: str) -> list[dict]:
     return [{"role": role, "content": str(index)} for index, role in enumerate(roles)]
 
 
+def turns_of_chat(messages: list[dict]) -> Turns:
+    return turns_of([CHAT.entry(message) for message in messages])
+
+
 TALK = chat(
     "system", "user", "assistant", "tool", "assistant", "user", "assistant", "user", "tool", "user", "assistant"
 )
 
 
 def test_turns_are_a_users_message_with_what_answers_it() -> None:
-    assert turns_of(TALK).droppable == ((1, 2, 3, 4), (5, 6), (7, 8))
-    assert turns_of(chat("assistant", "user", "developer", "user")).droppable == ((0,), (1,))
-    assert turns_of(chat("system", "assistant")).droppable == ()
+    assert turns_of_chat(TALK).droppable == ((1, 2, 3, 4), (5, 6), (7, 8))
+    assert turns_of_chat(chat("assistant", "user", "developer", "user")).droppable == ((0,), (1,))
+    assert turns_of_chat(chat("system", "assistant")).droppable == ()
 
 
 @pytest.mark.parametrize(
@@ -81,13 +90,13 @@ def test_turns_are_a_users_message_with_what_answers_it() -> None:
     ],
 )
 def test_whole_turns_go_and_system_and_last_user_stay(overflow: Overflow, drop: int, left: tuple) -> None:
-    assert turns_of(TALK).keep(drop, overflow) == left
+    assert turns_of_chat(TALK).keep(drop, overflow) == left
 
 
 @pytest.mark.parametrize("overflow", [HEAD, MIDDLE, TAIL])
 @pytest.mark.parametrize("budget", [1, 3, 9, 10])
 def test_as_few_turns_as_needed_are_dropped(overflow: Overflow, budget: int) -> None:
-    turns = turns_of(TALK)
+    turns = turns_of_chat(TALK)
 
     async def count(ranges: tuple) -> int:
         return sum(end - start for start, end in ranges)
@@ -139,6 +148,69 @@ def test_a_text_is_cut_in_tokens_and_forwarded_as_ids(serve: Serve, upstream: Fa
     assert headers["x-wave-original-tokens"] == "201"
     assert headers["x-wave-kept-tokens"] == "0-1,194-201"
     assert headers["x-wave-context-tokens"] == "8"
+
+
+@pytest.mark.parametrize("local", [False, True])
+@pytest.mark.parametrize("overflow", ["truncate_head", "truncate_middle", "truncate_tail"])
+@pytest.mark.parametrize("emoji", ["🙂", "日", "👩\u200d🚀"])
+def test_no_cut_leaves_half_a_character(
+    local: bool, overflow: str, emoji: str, serve: Serve, upstream: FakeUpstream
+) -> None:
+    engine = EngineTokenizer(bundled_checkpoint())
+    upstream.answers |= engine.handlers
+    one = serve(tokenizer=str(bundled_checkpoint() / "tokenizer.json")) if local else serve()
+    prompt = emoji * 60
+    for room in range(9, 16):
+        answer = one.post({"prompt": prompt, "max_tokens": 100 - room, "overflow": overflow})
+        assert answer.status_code == 200, answer.text
+        sent = forwarded(upstream)["prompt"]
+        assert room - 6 <= len(sent) <= room
+        text = engine.decode(sent)
+        assert "\ufffd" not in text
+        assert set(text) <= set(emoji)
+        (kept,) = answer.json()["usage"]["truncation"]["prompts"]
+        assert kept["kept_tokens"] == len(sent) == sum(end - start for start, end in kept["kept_ranges"])
+
+
+def test_a_text_that_holds_a_broken_character_is_cut_all_the_same(serve: Serve, upstream: FakeUpstream) -> None:
+    upstream.answers["/detokenize"] = reply_json({"prompt": "\ufffd"})
+    serve().post({"prompt": "abcdefghij" * 20, "max_tokens": 92, "overflow": "truncate_head"})
+    assert forwarded(upstream)["prompt"] == [1, *b"defghij"]
+
+
+@pytest.mark.parametrize("streamed", [False, True])
+def test_an_echo_shows_only_what_is_kept_of_the_text(streamed: bool, serve: Serve, upstream: FakeUpstream) -> None:
+    """The fake upstream puts token 1 before every text; vLLM echoes token ids with their special tokens."""
+    echoed = {"index": 0, "text": "\x01defghij and more"}
+    if streamed:
+        events = [b"data: " + json.dumps({"choices": [one]}).encode() + b"\n\n" for one in (echoed, echoed)]
+        upstream.answers["/v1/completions"] = stream(*events, b"data: [DONE]\n\n")
+    else:
+        upstream.answers["/v1/completions"] = reply_json({"choices": [echoed, echoed | {"index": 1}]})
+    body = {"prompt": "abcdefghij" * 20, "max_tokens": 92, "echo": True, "stream": streamed}
+    answer = serve(overflow="truncate_head").post(body)
+    assert forwarded(upstream)["prompt"] == [1, *b"defghij"]
+    if streamed:  # only the first of a choice's events begins with the prompt
+        first, second, _ = answer.text.split("\n\n", 2)
+        assert json.loads(first[6:])["choices"][0]["text"] == "defghij and more"
+        assert json.loads(second[6:])["choices"] == [echoed]
+    else:
+        assert [choice["text"] for choice in answer.json()["choices"]] == ["defghij and more"] * 2
+
+
+def test_special_tokens_stay_special_where_only_the_engine_knows_them(
+    serve: Serve, upstream: FakeUpstream, tmp_path: Path
+) -> None:
+    for name in ("tokenizer.json", "tokenizer_config.json", "config.json"):
+        shutil.copy(bundled_checkpoint() / name, tmp_path / name)
+    config = json.loads((tmp_path / "tokenizer_config.json").read_text())
+    config["extra_special_tokens"] = ["<|im_start|>"]
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(config))
+    engine = EngineTokenizer(tmp_path)
+    upstream.answers |= engine.handlers
+    one = serve(tokenizer=str(tmp_path / "tokenizer.json"))
+    one.post({"prompt": "<|im_start|>" * 150, "max_tokens": 90, "overflow": "truncate_head"})
+    assert forwarded(upstream)["prompt"] == engine.encode("<|im_start|>" * 10)
 
 
 def test_the_request_may_ask_for_it_and_the_field_is_not_passed_on(serve: Serve, upstream: FakeUpstream) -> None:

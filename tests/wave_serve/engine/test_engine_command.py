@@ -7,7 +7,7 @@ import pytest
 
 from wave_serve.engine import command as engine
 from wave_serve.engine.checkpoint import inspect_checkpoint
-from wave_serve.engine.command import engine_command, engine_environment
+from wave_serve.engine.command import engine_command, engine_environment, engine_key
 from wave_serve.settings import EngineSettings
 
 
@@ -54,3 +54,10 @@ def test_threads_to_be_bound_are_left_to_vllm_which_binds_those_of_a_process_of_
 def test_on_gpu_vllm_chooses(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(engine, "on_cpu", lambda: False)
     assert executor(command(checkpoint, [], {})) == []
+
+
+@pytest.mark.parametrize(
+    ("environment", "key"), [({}, None), ({"VLLM_API_KEY": ""}, None), ({"VLLM_API_KEY": "x"}, "env:VLLM_API_KEY")]
+)
+def test_the_key_that_an_engine_asks_for_is_found(environment: dict[str, str], key: str | None) -> None:
+    assert engine_key(environment) == key

@@ -25,6 +25,14 @@ def test_a_dead_endpoint(command: str, text: Path, wave_eval: Eval, tmp_path: Pa
 
 
 @pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.parametrize("address", ["127.0.0.1:8000", "a=localhost:8000/v1/", "example.com"])
+def test_an_address_without_a_scheme(command: str, address: str, text: Path, wave_eval: Eval, tmp_path: Path) -> None:
+    url = address.removeprefix("a=").removesuffix("/")
+    said = message(wave_eval(command, "--base-url", address, "--text", text, "--out", tmp_path / "out"))
+    assert said == f"--base-url {url!r}: the URL has no scheme; http://{url} has one"
+
+
+@pytest.mark.parametrize("command", COMMANDS)
 def test_a_wrong_model_name(command: str, endpoint: FakeEndpoint, text: Path, wave_eval: Eval, tmp_path: Path) -> None:
     asked = (command, "--base-url", f"x={endpoint.url}", "--model", "nope", "--text", text, "--out", tmp_path / "out")
     assert message(wave_eval(*asked)) == "endpoint x: does not serve the model 'nope'; served are: fake"

@@ -12,7 +12,7 @@ import pytest
 from wave_serve.eval.endpoint import read_address
 from wave_serve.eval.errors import TextError
 from wave_serve.eval.intervals import bootstrap_difference, bootstrap_mean, wilson
-from wave_serve.eval.plan import Span, prompts, sample_starts
+from wave_serve.eval.perplexity.plan import Span, prompts, sample_starts
 from wave_serve.eval.settings import Protocol
 from wave_serve.eval.texts import chunks, held_out_documents
 

@@ -6,8 +6,8 @@ import pytest
 from helpers.eval_command import Eval, message, result
 from helpers.fake_endpoint import FakeEndpoint
 
-from wave_serve.eval.filler import neutral_text
-from wave_serve.eval.passkey_format import DIGITS, answer, draw_key, hidden, is_exact, question
+from wave_serve.eval.passkey.episode import DIGITS, answer, draw_key, hidden, is_exact, question
+from wave_serve.eval.passkey.filler import neutral_text
 
 
 def test_accuracy_is_the_share_of_keys_within_the_memory_of_the_endpoint(

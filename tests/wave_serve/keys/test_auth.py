@@ -51,6 +51,23 @@ def guarded(upstream: FakeUpstream, keys: Path) -> Iterator[Running]:
         yield one
 
 
+@pytest.mark.parametrize("header", ["x-api-key", "api-key", "X-Api-Key"])
+def test_so_does_it_in_the_headers_of_other_apis(guarded: Running, header: str) -> None:
+    assert guarded.post(BODY, headers={header: ALICE}).status_code == 200
+    assert guarded.post(BODY, headers={header: ALICE, "authorization": "Basic dXNlcjpwYXNz"}).status_code == 200
+    assert guarded.post(BODY, headers={header: ALICE, "authorization": "Bearer"}).status_code == 200
+    for given, code in ((BOB, "invalid_api_key"), ("", "missing_api_key"), (f"Bearer {ALICE}", "invalid_api_key")):
+        answer = guarded.post(BODY, headers={header: given})
+        assert (answer.status_code, answer.json()["error"]["code"]) == (401, code)
+
+
+def test_a_bearer_token_goes_before_the_other_headers(guarded: Running) -> None:
+    for theirs in ({"x-api-key": BOB}, {"api-key": BOB}, {"x-api-key": BOB, "api-key": BOB}):
+        assert guarded.post(BODY, headers={"authorization": f"Bearer {ALICE}", **theirs}).status_code == 200
+        wrong = dict.fromkeys(theirs, ALICE) | {"authorization": f"Bearer {BOB}"}
+        assert guarded.post(BODY, headers=wrong).status_code == 401
+
+
 def test_a_key_of_the_file_opens_the_gateway(guarded: Running) -> None:
     assert guarded.post(BODY, **bearer(ALICE)).status_code == 200
     assert guarded.post(BODY, headers={"authorization": f"bearer  {ALICE}"}).status_code == 200

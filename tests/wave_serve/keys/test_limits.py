@@ -157,6 +157,37 @@ def test_tokens_are_prompt_and_longest_completion(serve) -> None:
     assert int(refused.headers["retry-after"]) <= 10
 
 
+@pytest.mark.parametrize(
+    ("path", "body", "tokens"),
+    [
+        ("/v1/context", {"prompt": "x" * 79}, 80),
+        ("/v1/context", {"messages": [{"role": "user", "content": "x" * 79}]}, 80),
+        ("/v1/context", {"prompt": ["x" * 39] * 2}, 80),
+        ("/tokenize", {"prompt": "x" * 79}, 80),
+        ("/detokenize", {"tokens": [65] * 80}, 80),
+    ],
+)
+def test_what_is_only_counted_costs_its_tokens(serve, path: str, body: dict, tokens: int) -> None:
+    one = serve(tokens_per_minute=100)
+    answer = one.post(body, path, headers=HEADERS)
+    assert answer.status_code == 200, answer.text
+    assert answer.headers["x-ratelimit-remaining-tokens"] == str(100 - tokens)
+    assert one.post(body, path, headers=HEADERS).headers["x-ratelimit-remaining-tokens"] == "0"
+    refused = one.post(body, path, headers=HEADERS)
+    assert (refused.status_code, refused.json()["error"]["code"]) == (429, "rate_limit_exceeded")
+    assert int(refused.headers["retry-after"]) > 30  # the second request took more than there was
+    assert one.post(BODY, headers=HEADERS).status_code == 429
+
+
+def test_counting_more_than_a_whole_minute_has_is_answered_and_paid_off(serve) -> None:
+    one = serve(tokens_per_minute=100)
+    answer = one.post({"prompt": "x" * 299}, "/v1/context", headers=HEADERS)
+    assert (answer.status_code, answer.json()["tokens"]) == (200, 300)
+    refused = one.post({"prompt": "x"}, "/v1/context", headers=HEADERS)
+    assert refused.status_code == 429
+    assert 100 < int(refused.headers["retry-after"]) <= 121
+
+
 def test_a_request_over_the_whole_minute_is_told_not_to_retry(serve, upstream: FakeUpstream) -> None:
     one = serve(tokens_per_minute=100)
     client = openai.OpenAI(base_url=f"{one.url}/v1", api_key=KEY, max_retries=5)

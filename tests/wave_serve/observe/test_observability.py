@@ -104,7 +104,7 @@ def test_a_request_is_a_span_below_the_clients_and_above_the_upstreams(
     assert found["wave.request_id"] == "r1"
     assert found["http.response.status_code"] == 200
     assert found["gen_ai.usage.input_tokens"] == 6
-    assert found["wave.extrapolation_factor"] == pytest.approx(0.06)
+    assert found["wave.context.extrapolation_factor"] == pytest.approx(0.06)
     assert attributes(refused)["error.type"] == "context_length_exceeded"
     assert refused.parent_span_id == b""
     (asked,) = [span for span in collector.spans() if span.kind == CLIENT]
@@ -112,6 +112,108 @@ def test_a_request_is_a_span_below_the_clients_and_above_the_upstreams(
     assert [event.name for event in asked.events] == ["first token"]
     assert served.start_time_unix_nano <= asked.start_time_unix_nano <= asked.end_time_unix_nano
     assert asked.end_time_unix_nano <= served.end_time_unix_nano
+
+
+def context_of(span: object) -> dict:
+    """The attributes about a request's context, without their prefix."""
+    found = attributes(span).items()
+    return {name.removeprefix("wave.context."): value for name, value in found if name.startswith("wave.context.")}
+
+
+def test_spans_tell_how_far_a_context_reaches_and_what_was_cut(upstream: FakeUpstream, collector: Collector) -> None:
+    model = {"max_tokens": 200, "validated_length": 150, "clamp_max_tokens": True}
+    with running(settings_for(upstream, model=model, tracing={"endpoint": collector.url})) as one:
+        one.post(BODY)
+        one.post(BODY | {"prompt": "x" * 119, "max_tokens": 500})
+        one.post(BODY | {"prompt": "x" * 299, "overflow": "truncate_head"})
+        one.post(BODY | {"prompt": "x" * 299})
+        one.post(BODY, "/v1/context")
+    near, clamped, cut, refused, asked = [context_of(span) for span in collector.spans() if span.kind == SERVER]
+    limits = {"limit": 200, "train_length": 100}
+    assert near == limits | {"tokens": 6, "extrapolation_factor": 0.06, "zone": "trained"}
+    assert clamped == limits | {
+        "tokens": 120,
+        "extrapolation_factor": 1.2,
+        "zone": "hard",
+        "clamped_max_tokens": 80,
+    }
+    assert cut == limits | {
+        "tokens": 195,
+        "extrapolation_factor": 1.95,
+        "zone": "hard",
+        "truncated": "truncate_head",
+        "original_tokens": 300,
+    }
+    assert refused == limits | {"tokens": 300, "extrapolation_factor": 3.0}
+    assert asked["tokens"] == 6
+
+
+USAGE = {
+    "prompt_tokens": 7,
+    "completion_tokens": 3,
+    "total_tokens": 10,
+    "prompt_tokens_details": {"cached_tokens": 4},
+}
+
+
+@pytest.mark.parametrize("streamed", [False, True])
+@pytest.mark.parametrize(
+    ("path", "operation"), [("/v1/completions", "text_completion"), ("/v1/chat/completions", "chat")]
+)
+def test_who_asks_for_the_current_conventions_gets_an_inference_span_by_them(
+    upstream: FakeUpstream,
+    collector: Collector,
+    monkeypatch: pytest.MonkeyPatch,
+    path: str,
+    operation: str,
+    streamed: bool,
+) -> None:
+    monkeypatch.setenv("OTEL_SEMCONV_STABILITY_OPT_IN", "http, gen_ai_latest_experimental")
+    ended = {"choices": [{"index": 0, "text": "a", "finish_reason": "length"}], "usage": USAGE}
+    answer = stream(delta("a"), b"data: " + json.dumps(ended).encode() + b"\n\n", DONE)
+    upstream.answers[path] = answer if streamed else reply_json(ended)
+    upstream.answers["/v1/chat/completions/render"] = reply_json({"token_ids": [1] * 6})
+    body = {"max_tokens": 3, "temperature": 0.5, "top_k": 4, "seed": 9, "n": 2, "stop": ["x"], "stream": streamed}
+    body |= {"messages": [{"role": "user", "content": "hello"}]} if operation == "chat" else {"prompt": "hello"}
+    with running(settings_for(upstream, tracing={"endpoint": collector.url})) as one:
+        assert one.post(body, path).status_code == 200
+    (server,) = [span for span in collector.spans() if span.kind == SERVER]
+    (inference,) = [span for span in collector.spans() if span.kind == CLIENT]
+    assert not any(name.startswith("gen_ai.") for name in attributes(server))
+    assert inference.name == f"{operation} fake"
+    found = attributes(inference)
+    (reason,) = found.pop("gen_ai.response.finish_reasons").values
+    assert reason.string_value == "length"
+    assert ("gen_ai.response.time_to_first_chunk" in found) == streamed
+    assert found.pop("gen_ai.response.time_to_first_chunk", 0.0) >= 0
+    assert found.pop("gen_ai.request.stream", False) == streamed
+    assert found == {
+        "gen_ai.operation.name": operation,
+        "gen_ai.provider.name": "vllm",
+        "gen_ai.request.model": "fake",
+        "gen_ai.request.max_tokens": 3,
+        "gen_ai.request.choice.count": 2,
+        "gen_ai.request.temperature": 0.5,
+        "gen_ai.request.top_k": 4,
+        "gen_ai.request.seed": 9,
+        "gen_ai.usage.input_tokens": 7,
+        "gen_ai.usage.output_tokens": 3,
+        "gen_ai.usage.cache_read.input_tokens": 4,
+        "server.address": "127.0.0.1",
+        "server.port": upstream.port,
+    }
+
+
+def test_an_inference_that_fails_says_so_in_its_span(
+    upstream: FakeUpstream, collector: Collector, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OTEL_SEMCONV_STABILITY_OPT_IN", "gen_ai_latest_experimental")
+    upstream.answers["/v1/completions"] = stream(delta("a"), end=False)
+    with running(settings_for(upstream, tracing={"endpoint": collector.url})) as one:
+        one.post(BODY | {"stream": True})
+    (inference,) = [span for span in collector.spans() if span.kind == CLIENT]
+    assert attributes(inference)["error.type"] == "upstream_died"
+    assert inference.status.code == 2  # OTLP's number of an error
 
 
 def test_spans_are_off_until_someone_names_a_collector() -> None:
@@ -164,12 +266,18 @@ CANARIES = ("canary", "7314592604", "sk-wave")
 ECHO = {"error": {"message": f"bad: {PROMPT} {IDS}", "type": "BadRequestError", "param": PROMPT, "code": 400}}
 
 
+@pytest.mark.parametrize("conventions", ["", "gen_ai_latest_experimental"])
 def test_nothing_of_prompt_answer_key_or_token_ids_is_in_logs_metrics_or_spans(
-    upstream: FakeUpstream, collector: Collector, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    upstream: FakeUpstream,
+    collector: Collector,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    conventions: str,
 ) -> None:
+    monkeypatch.setenv("OTEL_SEMCONV_STABILITY_OPT_IN", conventions)
     keys = tmp_path / "keys.yaml"
     keys.write_text(f"keys:\n{entry_for(KEY, 'alice', {})}\n")
-    answer = {"choices": [{"index": 0, "text": ANSWER}]}
+    answer = {"id": ANSWER, "model": ANSWER, "choices": [{"index": 0, "text": ANSWER, "finish_reason": ANSWER}]}
     upstream_answers = [
         reply_json(answer),
         stream(delta(ANSWER), DONE),
@@ -185,7 +293,7 @@ def test_nothing_of_prompt_answer_key_or_token_ids_is_in_logs_metrics_or_spans(
     ]
     chat = {"model": "fake", "messages": [{"role": "user", "content": PROMPT, "name": PROMPT}], "max_tokens": 5}
     bodies = [
-        BODY | {"prompt": PROMPT, "user": PROMPT},
+        BODY | {"prompt": PROMPT, "user": PROMPT, "stop": [PROMPT]},
         BODY | {"prompt": IDS},
         BODY | {"prompt": [PROMPT, PROMPT], "stream": True},
     ]

@@ -2,13 +2,17 @@
 
 import json
 import logging
+from pathlib import Path
 
 import httpx
 import openai
 import pytest
-from helpers.fake_upstream import DONE, FakeUpstream, delta, reply_json, stream
+from helpers.fake_upstream import DONE, Connection, FakeUpstream, delta, reply_json, stream
 from helpers.running import Running, running, sdk, settings_for
 
+from wave_serve.keys.file import entry_for
+
+KEY = "sk-wave-0123456789abcdef0123456789abcdef"
 BODY = {"model": "fake", "prompt": "hello", "max_tokens": 5}
 
 
@@ -24,11 +28,121 @@ def test_the_body_is_passed_on_as_it_came(gateway: Running, upstream: FakeUpstre
     assert answer.json()["choices"][0]["text"] == "ok"
 
 
+@pytest.mark.parametrize("large_body_bytes", [2**20, 1])
+@pytest.mark.parametrize("path", ["/v1/completions", "/v1/chat/completions", "/tokenize", "/detokenize"])
+def test_a_field_that_is_null_is_not_passed_on(upstream: FakeUpstream, path: str, large_body_bytes: int) -> None:
+    messages = [{"role": "user", "content": None}, {"role": "user", "content": "x"}]
+    given = {
+        "/v1/completions": {"prompt": "x", "max_tokens": 5, "stream_options": None, "suffix": None},
+        "/v1/chat/completions": {"messages": messages, "max_tokens": 5, "tool_choice": None, "echo": None},
+        "/tokenize": {"prompt": "x", "messages": None, "add_special_tokens": None},
+        "/detokenize": {"tokens": [1]},
+    }[path]
+    came: list[dict] = []
+
+    async def note(connection: Connection) -> None:
+        came.append(json.loads(connection.body))
+        await reply_json({"tokens": [1, 2], "count": 2, "choices": []})(connection)
+
+    nulls = dict.fromkeys(("skip_special_tokens", "use_beam_search", "request_id", "unknown", "model"))
+    with running(settings_for(upstream, large_body_bytes=large_body_bytes)) as one:
+        upstream.answers |= {path: note, "/tokenize": note}
+        assert one.post(nulls | given, path).status_code == 200
+    kept = {field: value for field, value in given.items() if value is not None}
+    assert came[-1] == kept
+
+
 def test_an_absent_max_tokens_is_what_is_left_up_to_the_default(gateway: Running, upstream: FakeUpstream) -> None:
     gateway.post({"model": "fake", "prompt": "x" * 899})
     assert json.loads(upstream.requests[-1].body)["max_tokens"] == 100
     gateway.post({"model": "fake", "prompt": "x", "max_tokens": None})
     assert json.loads(upstream.requests[-1].body)["max_tokens"] == 256
+
+
+def test_the_default_is_at_least_min_tokens(gateway: Running, upstream: FakeUpstream) -> None:
+    assert gateway.post({"prompt": "x", "min_tokens": 400.0}).status_code == 200
+    assert json.loads(upstream.requests[-1].body)["max_tokens"] == 400
+    refused = gateway.post({"prompt": "x" * 800, "min_tokens": 400}).json()["error"]
+    assert (refused["code"], refused["param"]) == ("context_length_exceeded", "prompt")
+    assert "400 for the completion" in refused["message"]
+
+
+@pytest.mark.parametrize(
+    ("path", "fields"),
+    [
+        ("/v1/completions", {"logprobs": -1}),
+        ("/v1/completions", {"prompt_logprobs": -1}),
+        ("/v1/chat/completions", {"top_logprobs": -1, "logprobs": True}),
+    ],
+)
+def test_all_log_probabilities_are_the_engines_to_judge(
+    gateway: Running, upstream: FakeUpstream, path: str, fields: dict
+) -> None:
+    upstream.answers["/v1/chat/completions"] = reply_json({"choices": []})
+    prompt = {"prompt": "x"} if path == "/v1/completions" else {"messages": [{"role": "user", "content": "x"}]}
+    assert gateway.post(prompt | fields, path).status_code == 200
+    assert json.loads(upstream.requests[-1].body).items() >= fields.items()
+    name = next(iter(fields))
+    assert (
+        gateway.post(prompt | fields | {name: -2}, path).json()["error"]["message"]
+        == f"{name} must be at least -1, got -2"
+    )
+
+
+@pytest.mark.parametrize(
+    ("header", "field", "used"),
+    [
+        (None, "mine-1", "mine-1"),
+        ("theirs", "mine-1", "theirs"),
+        ("not usable", "mine-1", "mine-1"),
+        (None, "not usable", None),
+        (None, "x" * 129, None),
+        (None, "", None),
+        (None, 7, None),
+        (None, None, None),
+    ],
+)
+@pytest.mark.parametrize("path", ["/v1/completions", "/v1/context", "/tokenize"])
+def test_a_bodys_request_id_counts_where_no_header_came(
+    gateway: Running, upstream: FakeUpstream, path: str, header: str | None, field: object, used: str | None
+) -> None:
+    headers = {} if header is None else {"x-request-id": header}
+    answer = gateway.post({"prompt": "x", "request_id": field}, path, headers=headers)
+    found = answer.headers["x-request-id"]
+    assert found == used if used is not None else found not in ("", "None", field)
+    if path == "/v1/completions":
+        assert upstream.requests[-1].headers["x-request-id"] == found
+
+
+def test_of_the_headers_that_vllm_reads_session_and_priority_are_passed_on(
+    gateway: Running, upstream: FakeUpstream
+) -> None:
+    given = {"X-Session-ID": "s-1", "X-Vllm-Priority": "-3", "X-data-parallel-rank": "1", "X-Other": "x"}
+    gateway.post(BODY, headers=given)
+    sent = upstream.requests[-1].headers
+    assert (sent["x-session-id"], sent["x-vllm-priority"]) == ("s-1", "-3")
+    assert {"x-data-parallel-rank", "x-other"} & sent.keys() == set()
+    gateway.post(BODY)
+    assert {"x-session-id", "x-vllm-priority"} & upstream.requests[-1].headers.keys() == set()
+
+
+@pytest.mark.parametrize(
+    ("told", "shown"),
+    [
+        ({}, ("fake", None)),
+        ({"root": "/models/fake", "parent": None}, ("/models/fake", None)),
+        ({"root": "/adapters/fake", "parent": "base"}, ("/adapters/fake", "base")),
+        ({"root": None, "parent": 3}, ("fake", None)),
+    ],
+)
+def test_models_have_the_root_and_parent_that_the_engine_tells(
+    upstream: FakeUpstream, told: dict, shown: tuple
+) -> None:
+    upstream.answers["/v1/models"] = reply_json({"data": [{"id": "fake", "max_model_len": 1000} | told]})
+    with running(settings_for(upstream)) as one:
+        card = httpx.get(f"{one.url}/v1/models").json()["data"][0]
+        assert httpx.get(f"{one.url}/v1/models/fake").json() == card
+    assert (card["root"], card["parent"]) == shown
 
 
 def test_an_absent_max_tokens_of_a_chat_is_filled_in_too(gateway: Running, upstream: FakeUpstream) -> None:
@@ -109,12 +223,45 @@ def test_an_unusable_request_id_is_replaced(gateway: Running, given: str) -> Non
     assert answer.headers["x-request-id"] not in ("", given)
 
 
+def test_a_slash_at_the_end_of_a_path_changes_nothing(upstream: FakeUpstream, tmp_path: Path) -> None:
+    keys = tmp_path / "keys.yaml"
+    keys.write_text(f"keys:\n{entry_for(KEY, 'alice', {})}\n")
+    upstream.answers |= {
+        "/v1/chat/completions": reply_json({"choices": []}),
+        "/detokenize": reply_json({"prompt": "a"}),
+    }
+    bodies = {
+        "/v1/completions": BODY,
+        "/v1/chat/completions": {"messages": [{"role": "user", "content": "x"}]},
+        "/v1/context": BODY,
+        "/tokenize": {"prompt": "x"},
+        "/detokenize": {"tokens": [1]},
+    }
+    pages = ("/health", "/ready", "/metrics", "/docs", "/openapi.json", "/v1/models", "/v1/models/fake")
+    bearer = {"authorization": f"Bearer {KEY}"}
+    with running(settings_for(upstream, auth={"keys_file": str(keys)})) as one:
+        for path, body in bodies.items():
+            plain, slash = (one.post(body, path + end, headers=bearer) for end in ("", "/"))
+            assert (slash.status_code, slash.json()) == (200, plain.json())
+            assert one.post(body, path + "/").status_code == 401
+        for path in pages:
+            plain, slash = (httpx.get(one.url + path + end, headers=bearer) for end in ("", "//"))
+            assert (slash.status_code, slash.headers["content-type"]) == (200, plain.headers["content-type"])
+        assert httpx.get(f"{one.url}/v1/models/", headers=bearer).json()["data"][0]["id"] == "fake"
+        assert [httpx.get(f"{one.url}{path}").status_code for path in ("/health/", "/ready/", "/v1/models/")] == [
+            200,
+            200,
+            401,
+        ]
+
+
 @pytest.mark.parametrize(
     ("method", "path", "status", "code"),
     [
         ("GET", "/nothing", 404, "unknown_url"),
         ("POST", "/v1/embeddings", 404, "unknown_url"),
-        ("GET", "/v1/models/", 404, "model_not_found"),
+        ("GET", "/v1/models/other/", 404, "model_not_found"),
+        ("POST", "/v1/embeddings/", 404, "unknown_url"),
         ("GET", "/v1/models/org/other", 404, "model_not_found"),
         ("GET", "/v1/completions", 405, "method_not_allowed"),
         ("DELETE", "/health", 405, "method_not_allowed"),

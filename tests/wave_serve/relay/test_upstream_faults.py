@@ -134,7 +134,7 @@ def test_an_upstream_that_is_down_is_a_503_until_it_is_back(upstream: FakeUpstre
         ready = httpx.get(f"{one.url}/ready")
         assert upstream.url in ready.json()["error"]["message"]
         assert ready.headers["retry-after"] == "5"
-        upstream._start()
+        upstream.start()
         one.wait(200)
         assert one.post(BODY).status_code == 200
 

@@ -4,11 +4,12 @@ import pytest
 
 from wave_serve.context.catalogue import read_model
 from wave_serve.errors import ApiError
+from wave_serve.request.dialects import CHAT, COMPLETIONS
+from wave_serve.request.fields import ChatRequest, check_fields
 from wave_serve.request.generation import (
     check_messages,
     check_sequences,
     check_token_ids,
-    read_generation,
     read_prompts,
 )
 
@@ -78,23 +79,60 @@ def test_token_ids_out_of_range_or_of_another_type_are_named(ids: list, said: st
 )
 def test_fields_that_the_policy_reads_are_checked(field: str, value: object) -> None:
     with pytest.raises(ApiError) as caught:
-        read_generation({field: value}, chat=False)
+        COMPLETIONS.read({field: value})
     assert caught.value.param == field
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "read"),
+    [
+        ("n", 2.0, 2),
+        ("max_tokens", 16.0, 16),
+        ("max_completion_tokens", 1e3, 1000),
+        ("min_tokens", 0.0, 0),
+        ("top_k", -1.0, -1),
+        ("seed", -0.0, 0),
+        ("priority", -(2.0**63), -(2**63)),
+        ("stop_token_ids", [1.0, 2], [1, 2]),
+    ],
+)
+def test_a_whole_number_is_an_integer_however_it_is_written(field: str, value: object, read: object) -> None:
+    found = getattr(check_fields({field: value}, ChatRequest), field)
+    assert found == read
+    assert {type(one) for one in (found if isinstance(found, list) else [found])} == {int}
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "said"),
+    [
+        ("n", 2.5, "n must be an integer, got 2.5"),
+        ("n", 0.0, "n must be at least 1, got 0.0"),
+        ("max_tokens", 1e300, "max_tokens must be at most 9223372036854775807, got 1e+300"),
+        ("max_tokens", float("inf"), "max_tokens must be an integer, got Infinity"),
+        ("seed", "1", 'seed must be an integer, got "1"'),
+        ("stop_token_ids", [1.5], "stop_token_ids must be a list of token ids, got 1.5 at 0"),
+        ("stop_token_ids", [-1.0], "stop_token_ids must be a list of token ids, got -1 at 0"),
+    ],
+)
+def test_other_numbers_are_no_integers(field: str, value: object, said: str) -> None:
+    with pytest.raises(ApiError) as caught:
+        COMPLETIONS.read({field: value})
+    assert (caught.value.message, caught.value.param) == (said, field)
 
 
 def test_max_completion_tokens_goes_before_max_tokens_in_chat_only() -> None:
     both = {"max_tokens": 5, "max_completion_tokens": 7}
-    assert read_generation(both, chat=True).max_tokens == 7
-    assert read_generation(both, chat=False).max_tokens == 5
-    assert read_generation({"max_tokens": None}, chat=True).max_tokens is None
+    assert CHAT.read(both).max_tokens == 7
+    assert COMPLETIONS.read(both).max_tokens == 5
+    assert CHAT.read({"max_tokens": None}).max_tokens is None
 
 
 @pytest.mark.parametrize(("n", "prompts", "param"), [(1000, 1, "n"), (10, 13, "prompt"), (1, 129, "prompt")])
 def test_too_many_completions_are_refused(n: int, prompts: int, param: str) -> None:
     with pytest.raises(ApiError) as caught:
-        check_sequences(read_generation({"n": n}, chat=False), prompts, 128)
+        check_sequences(COMPLETIONS.read({"n": n}), prompts, 128)
     assert caught.value.param == param
-    check_sequences(read_generation({"n": 8}, chat=False), 16, 128)
+    check_sequences(COMPLETIONS.read({"n": 8}), 16, 128)
 
 
 @pytest.mark.parametrize(

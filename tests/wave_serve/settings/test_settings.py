@@ -76,13 +76,34 @@ def test_an_explicit_cap_replaces_the_default_extrapolation() -> None:
         ("a: [1", "file:1:6: not valid YAML"),
         ("- 1", "file:1:1: expected keys and values, found list"),
         ("just text", "file:1:1: expected keys and values, found str"),
-        (VALID.replace("http://127.0.0.1:9000/", "nowhere"), "file:6:5: upstreams.0.base_url:"),
+        (
+            VALID.replace("http://127.0.0.1:9000/", "nowhere:80"),
+            "file:6:5: upstreams.0.base_url: the URL has no scheme; http://nowhere:80 has one, got 'nowhere:80'",
+        ),
+        (VALID.replace("http://127.0.0.1:9000/", "ftp://nowhere"), "file:6:5: upstreams.0.base_url: URL scheme should"),
     ],
 )
 def test_a_mistake_is_named_with_its_place(text: str, said: str) -> None:
     with pytest.raises(SettingsError) as caught:
         parse_settings(text, "file")
     assert said in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("given", "root"),
+    [
+        ("http://a:1/v1", "http://a:1"),
+        ("http://a:1/v1/", "http://a:1"),
+        ("http://a:1//v1//", "http://a:1"),
+        ("http://a:1/proxy/v1", "http://a:1/proxy"),
+        ("http://a:1/v10", "http://a:1/v10"),
+        ("http://a:1/v1/x", "http://a:1/v1/x"),
+        ("http://v1", "http://v1"),
+    ],
+)
+def test_the_root_of_an_upstream_is_without_the_v1_that_clients_are_given(given: str, root: str) -> None:
+    settings = parse_settings(VALID.replace("http://127.0.0.1:9000/", given), "file")
+    assert settings.upstreams[0].base_url == root
 
 
 def test_every_mistake_is_named_at_once() -> None:

@@ -41,6 +41,22 @@ def test_the_renderer_is_asked_with_all_that_decides_the_prompt(upstream: FakeUp
     assert [request.path for request in upstream.requests] == [CHAT]
 
 
+def test_beams_are_counted_without_what_the_renderer_refuses(upstream: FakeUpstream, gateway: Running) -> None:
+    async def render(connection: Connection) -> None:
+        asked = json.loads(connection.body)
+        assert "temperature" in asked
+        if {"use_beam_search", "n"} & asked.keys():
+            refused = {"error": {"message": "Beam search is not supported by the render endpoint"}}
+            await reply_json(refused, "400 Bad Request")(connection)
+        else:
+            await reply_json({"token_ids": [5] * 42})(connection)
+
+    upstream.answers[RENDER] = render
+    assert counted(gateway, use_beam_search=True, n=3, temperature=0) == 42
+    assert json.loads(upstream.requests[-1].body)["use_beam_search"] is True
+    assert json.loads(upstream.requests[-1].body)["n"] == 3
+
+
 @pytest.mark.parametrize("status", ["403 Forbidden", "404 Not Found"])
 def test_a_closed_renderer_is_not_asked_again(upstream: FakeUpstream, gateway: Running, status: str) -> None:
     asked = []

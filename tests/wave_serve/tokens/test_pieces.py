@@ -9,7 +9,6 @@ import pytest
 from helpers.byte_level import CORPUS, STEPS, build
 
 from wave_serve.engine.checkpoint import bundled_checkpoint
-from wave_serve.tokens import pieces
 from wave_serve.tokens.pieces import LLAMA_3, PieceCounts, cuts_alike, pieces_of
 from wave_serve.tokens.tokenizer import LocalTokenizer
 
@@ -50,22 +49,21 @@ def texts(seed: int) -> list[str]:
 
 
 @pytest.mark.parametrize("kind", STEPS)
-def test_pieces_have_as_many_tokens_as_the_whole(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pieces, "PIECE", 5)
-    tokenizer = LocalTokenizer(build(tmp_path, kind))
-    assert tokenizer._counts is not None
+def test_pieces_have_as_many_tokens_as_the_whole(kind: str, tmp_path: Path) -> None:
+    tokenizer = LocalTokenizer(build(tmp_path, kind), piece=5)
     for special in (True, False):
         expected = [len(tokenizer.encode(text, add_special_tokens=special)) for text in texts(3)]
         for _ in range(2):  # the second time from memory
             assert asyncio.run(tokenizer.count(texts(3), add_special_tokens=special)) == expected
-    assert sum(len(list(pieces_of(text))) for text in texts(3)) > 200
+    assert sum(len(list(pieces_of(text, 5))) for text in texts(3)) > 200
 
 
 def test_the_bundled_tokenizer_counts_in_pieces() -> None:
-    tokenizer = LocalTokenizer(bundled_checkpoint() / "tokenizer.json")
-    assert tokenizer._counts is not None
+    path = bundled_checkpoint() / "tokenizer.json"
+    assert cuts_alike(json.loads(path.read_text()))
+    tokenizer = LocalTokenizer(path)
     text = "".join(file.read_text() for file in sorted(Path(__file__).parents[1].rglob("*.py")))
-    assert len(list(pieces_of(text))) > 20
+    assert len(list(pieces_of(text))) > 9
     assert asyncio.run(tokenizer.count([text], add_special_tokens=False)) == [
         len(tokenizer.encode(text, add_special_tokens=False))
     ]
@@ -112,16 +110,14 @@ def test_another_tokenizer_counts_the_whole(change: dict) -> None:
 
 def test_pieces_are_the_text_and_shared_by_texts_that_begin_alike() -> None:
     text = "".join(f"line {index}\n" for index in range(3000))
-    one, other = list(pieces_of(text)), list(pieces_of(text[:20_000] + "And now something else."))
+    one, other = list(pieces_of(text, 2048)), list(pieces_of(text[:20_000] + "And now something else.", 2048))
     assert "".join(one) == text
     assert one[:4] == other[:4]
     assert list(pieces_of("")) == [""]
     assert list(pieces_of("x" * 10_000)) == ["x" * 10_000]
 
 
-def test_a_known_piece_is_not_tokenised_again_and_the_oldest_are_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pieces, "PIECE", 5)
-    monkeypatch.setattr(pieces, "MOST", 6)
+def test_a_known_piece_is_not_tokenised_again_and_the_oldest_are_forgotten() -> None:
     seen = []
 
     def tokenize(texts: list[str]) -> list[int]:
@@ -132,7 +128,7 @@ def test_a_known_piece_is_not_tokenised_again_and_the_oldest_are_forgotten(monke
         known, new = counts.look_up(text)
         return known + counts.add(new, tokenize)
 
-    counts = PieceCounts()
+    counts = PieceCounts(size=5, most=6)
     assert count("aaaaaa\nbbbbbb\ncccccc\n") == 21
     assert count("aaaaaa\nbbbbbb\ndddddd\n") == 21
     assert seen == ["aaaaaa\n", "bbbbbb\n", "cccccc\n", "dddddd\n"]

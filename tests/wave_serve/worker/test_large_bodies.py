@@ -15,10 +15,10 @@ from helpers.fake_upstream import FakeUpstream, reply_json
 from helpers.running import Running, running, settings_for
 
 from wave_serve.errors import ApiError
-from wave_serve.request.parsing import Bodies
+from wave_serve.request.parsing import Bodies, parse_object
 from wave_serve.tokens.tokenizer import LocalTokenizer
 from wave_serve.worker.operations import MOST_VALUES, parse
-from wave_serve.worker.process import HeavyWork
+from wave_serve.worker.process import Worker
 
 JSON = "application/json"
 
@@ -31,10 +31,10 @@ def gateway(upstream: FakeUpstream) -> Iterator[Running]:
 
 
 def run(work: object) -> object:
-    """Runs a coroutine function of one HeavyWork, and ends the worker."""
+    """Runs a coroutine function of one Worker, and ends the worker."""
 
     async def main() -> object:
-        heavy = HeavyWork(0)
+        heavy = Worker(0)
         try:
             return await work(heavy)
         finally:
@@ -48,8 +48,30 @@ def test_token_ids_come_as_arrays_and_all_else_as_it_is() -> None:
     found = parse(json.dumps(values).encode())
     assert found == values | {"prompt": array("q", [1, 2])}
     assert parse(b'{"prompt": [[1], [2, 3]]}')["prompt"] == [array("q", [1]), array("q", [2, 3])]
-    for odd in ([True], [1.0], ["a"], [], [[1], "a"], [2**64], None):
+    for odd in ([True], [1.5], ["a"], [], [[1], "a"], [2**64], None):
         assert parse(json.dumps({"prompt": odd}).encode())["prompt"] == odd
+
+
+@pytest.mark.parametrize(
+    ("prompt", "read"),
+    [([1.0, 2], [1, 2]), ([[1], [2.0, 3.0]], [[1], [2, 3]]), ([1.5], [1.5]), ([True, 1.0], [True, 1]), (2.0, 2.0)],
+)
+def test_whole_token_ids_are_integers_however_they_are_written(prompt: object, read: object) -> None:
+    body = json.dumps({"prompt": prompt, "other": [1.0]}).encode()
+    assert repr(parse_object(body, "application/json")) == repr({"prompt": read, "other": [1.0]})
+    assert json.dumps(parse(body)["prompt"], default=list) == json.dumps(read)
+
+
+@pytest.mark.parametrize("body", ["[" * 300 + "]" * 300, '{"a":' * 300 + "1" + "}" * 300, '{"prompt":' + "[" * 10**5])
+@pytest.mark.parametrize("large_body_bytes", [1, 2**20])
+def test_a_body_that_is_nested_too_deep_is_called_that(
+    upstream: FakeUpstream, body: str, large_body_bytes: int
+) -> None:
+    headers = {"content-type": "application/json"}
+    with running(settings_for(upstream, large_body_bytes=large_body_bytes)) as one:
+        answer = httpx.post(f"{one.url}/v1/completions", content=body, headers=headers)
+    assert answer.status_code == 400
+    assert answer.json()["error"]["message"] == "The body is nested too deep: about 200 levels are read"
 
 
 @pytest.mark.parametrize("value", [[0] * MOST_VALUES, [[0]] * (MOST_VALUES // 2), [{}] * MOST_VALUES, "deep"])
@@ -111,7 +133,7 @@ def test_what_is_not_json_is_refused_as_in_a_small_body(gateway: Running) -> Non
 def test_a_large_text_has_the_same_tokens(checkpoint: Path) -> None:
     texts = ["naïve 日本語 🙂 <|end|>", "x y" * 500]
 
-    async def both(heavy: HeavyWork) -> None:
+    async def both(heavy: Worker) -> None:
         path = checkpoint / "tokenizer.json"
         near, far = LocalTokenizer(path), LocalTokenizer(path, heavy)
         for special in (True, False):
@@ -122,7 +144,7 @@ def test_a_large_text_has_the_same_tokens(checkpoint: Path) -> None:
 
 
 def test_a_caller_who_gives_up_leaves_the_worker_usable() -> None:
-    async def work(heavy: HeavyWork) -> None:
+    async def work(heavy: Worker) -> None:
         bodies = Bodies(heavy)
         long = json.dumps({"prompt": list(range(300_000))}).encode()
         waiting = [asyncio.create_task(bodies.parse(long, JSON)) for _ in range(3)]
@@ -137,13 +159,13 @@ def test_a_caller_who_gives_up_leaves_the_worker_usable() -> None:
 
 
 def test_a_worker_that_is_killed_is_a_503_and_another_takes_its_place() -> None:
-    async def work(heavy: HeavyWork) -> None:
+    async def work(heavy: Worker) -> None:
         bodies = Bodies(heavy)
         await bodies.parse(b'{"a": 1}', JSON)
-        os.kill(heavy._process.pid, signal.SIGSTOP)
+        os.kill(heavy.pid, signal.SIGSTOP)
         task = asyncio.create_task(bodies.parse(b'{"a": 2}', JSON))
         await asyncio.sleep(0.05)
-        os.kill(heavy._process.pid, signal.SIGKILL)
+        os.kill(heavy.pid, signal.SIGKILL)
         with pytest.raises(ApiError) as caught:
             await task
         assert (caught.value.status, caught.value.headers["retry-after"]) == (503, "1")
@@ -155,9 +177,9 @@ def test_a_worker_that_is_killed_is_a_503_and_another_takes_its_place() -> None:
 def test_the_worker_ends_with_the_gateway(upstream: FakeUpstream) -> None:
     with running(settings_for(upstream, large_body_bytes=1)) as one:
         one.post({"prompt": "a"})
-        process = one.gateway.heavy[0]._process
-        assert process.returncode is None
-    assert process.returncode is not None
+        process = Path(f"/proc/{one.gateway.workers[0].pid}")
+        assert process.exists()
+    assert not process.exists()
 
 
 def test_others_are_answered_while_a_large_body_is_read(upstream: FakeUpstream) -> None:
@@ -167,7 +189,7 @@ def test_others_are_answered_while_a_large_body_is_read(upstream: FakeUpstream) 
     ):
         body = {"prompt": [[123_456] * 200 for _ in range(1_000)]}
         assert one.post(body).status_code == 200
-        worker = one.gateway.heavy[0]._process.pid
+        worker = one.gateway.workers[0].pid
         os.kill(worker, signal.SIGSTOP)
         try:
             waiting = pool.submit(one.post, body)

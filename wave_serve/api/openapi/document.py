@@ -2,52 +2,31 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from importlib.metadata import version
 from typing import Any
 
 from wave_serve.api.openapi.errors import STATUSES, error_schema
 from wave_serve.api.openapi.schemas import schemas
 from wave_serve.api.openapi.shapes import TEXT, Schema, ref
+from wave_serve.headers import Header
+from wave_serve.keys.auth import KEY_HEADERS
+from wave_serve.version import version
 
 READING = (401, 500)
 POSTING = (400, 401, 403, 404, 408, 413, 415, 429, 500, 501, 502, 503, 504)
-UNCOUNTED = (401, 408, 415)  # told before a prompt can be counted
+UNCOUNTED = (401, 408, 415)  # described before a prompt can be counted
 RETRYABLE = (429, 500, 501, 502, 503, 504)
 STREAMED = (
-    "With `stream`: server-sent events of one JSON object each (x-item-schema), then `data: [DONE]`; a failure ends it "
-    "with an event that has the member `error` instead. Comments keep an idle stream alive."
+    "With `stream`: server-sent events of one JSON object each (x-item-schema), up to `data: [DONE]` or the API's own "
+    "last event; a failure ends it with an event that has the member `error` instead. Comments keep an idle stream "
+    "alive."
 )
-HEADERS: dict[str, tuple[str, str]] = {
-    "x-request-id": ("string", "The request's own x-request-id, or a new one."),
-    "x-wave-context-tokens": ("integer", "Tokens of the longest prompt."),
-    "x-wave-context-limit": ("integer", "Effective cap on prompt + completion, tokens."),
-    "x-wave-train-length": ("integer", "Length that the model was trained at, tokens."),
-    "x-wave-extrapolation-factor": ("number", "Prompt tokens / training length."),
-    "x-wave-zone": ("string", "Zone of trust that the context reaches: trained, validated or hard."),
-    "x-wave-warning": ("string", "Why that zone deserves care."),
-    "x-wave-clamped-max-tokens": ("integer", "The completion limit after clamping."),
-    "x-wave-truncated": ("string", "The policy by which the prompt was cut."),
-    "x-wave-original-tokens": ("integer", "Tokens before the cut."),
-    "x-wave-kept-tokens": ("string", "Ranges of tokens that were kept."),
-    "x-wave-kept-messages": ("string", "Ranges of messages that were kept."),
-    "x-ratelimit-limit-requests": ("integer", "Requests a minute of the key."),
-    "x-ratelimit-remaining-requests": ("integer", "Requests left."),
-    "x-ratelimit-reset-requests": ("string", "Time until all are left again."),
-    "x-ratelimit-limit-tokens": ("integer", "Tokens a minute of the key."),
-    "x-ratelimit-remaining-tokens": ("integer", "Tokens left."),
-    "x-ratelimit-reset-tokens": ("string", "Time until all are left again."),
-    "retry-after": ("integer", "Seconds after which another try makes sense."),
-    "retry-after-ms": ("integer", "The same in milliseconds."),
-    "x-should-retry": ("string", "false: a client should not try again by itself."),
-    "www-authenticate": ("string", "How to authenticate."),
-}
-ALWAYS = ("x-request-id",)
-RATES = tuple(name for name in HEADERS if name.startswith("x-ratelimit"))
+ALWAYS = (Header.REQUEST_ID,)
+RATES = tuple(name for name in Header if name.startswith("x-ratelimit"))
 PREFLIGHT = tuple(
-    name for name in HEADERS if name.startswith(("x-wave-context", "x-wave-train", "x-wave-extrapolation"))
+    name for name in Header if name.startswith(("x-wave-context", "x-wave-train", "x-wave-extrapolation"))
 )
-GENERATION = tuple(name for name in HEADERS if name.startswith("x-wave"))
-RETRY = ("retry-after", "retry-after-ms", "x-should-retry")
+GENERATION = tuple(name for name in Header if name.startswith("x-wave"))
+RETRY = (Header.RETRY_AFTER, Header.RETRY_AFTER_MS, Header.SHOULD_RETRY)
 
 
 def document(asks: Callable[[str], bool]) -> dict[str, Any]:
@@ -56,15 +35,18 @@ def document(asks: Callable[[str], bool]) -> dict[str, Any]:
         "openapi": "3.1.0",
         "info": {
             "title": "wave-serve",
-            "version": version("wave-serve"),
+            "version": version(),
             "description": "OpenAI's API before models that are served far past their training length.",
         },
         "paths": {path: {method: _operation(one, asks(path))} for path, (method, one) in _endpoints().items()},
         "components": {
             "schemas": schemas(),
-            "securitySchemes": {"key": {"type": "http", "scheme": "bearer"}},
+            "securitySchemes": {
+                "key": {"type": "http", "scheme": "bearer"},
+                **{name: {"type": "apiKey", "in": "header", "name": name} for name in KEY_HEADERS},
+            },
             "headers": {
-                name: {"schema": {"type": kind}, "description": text} for name, (kind, text) in HEADERS.items()
+                header.value: {"schema": {"type": header.kind}, "description": header.description} for header in Header
             },
         },
     }
@@ -72,23 +54,37 @@ def document(asks: Callable[[str], bool]) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class _Endpoint:
-    """What is special of one endpoint: `counted` are the headers that tell of its prompt."""
+    """What is special of one endpoint: `counted` are the headers that tell of its prompt, `error` is its shape."""
 
     summary: str
     content: dict[str, Any]
     errors: tuple[int, ...]
     counted: tuple[str, ...] = ()
     more: dict[str, Any] = field(default_factory=dict)
+    error: str = "Error"
 
 
 def _endpoints() -> dict[str, tuple[str, _Endpoint]]:
-    context = {"anyOf": [ref("CompletionRequest"), ref("ChatRequest")]}
+    bodies = ("CompletionRequest", "ChatRequest", "ResponsesRequest", "MessagesRequest")
+    context = {"anyOf": [ref(body) for body in bodies]}
     tokenize = {"anyOf": [ref("TokenizeText"), ref("TokenizeChat")]}
     model = {"name": "model", "in": "path", "required": True, "schema": TEXT, "description": "Its name."}
+    response = model | {"name": "response_id", "description": "Its id."}
+    about = {"parameters": [response]}
+    cancel = _Endpoint("End the work on one.", _json("Response"), (*READING, 400, 404, 429, 503), more=about)
     metrics = {"text/plain": {"schema": TEXT}}
     return {
         "/v1/completions": _generation("Complete a prompt.", "CompletionRequest", "Completion"),
         "/v1/chat/completions": _generation("Answer a chat.", "ChatRequest", "ChatCompletion"),
+        "/v1/responses": _generation("Answer with a response.", "ResponsesRequest", "Response"),
+        "/v1/responses/{response_id}": _get(
+            "A response that an engine keeps.", _json("Response"), (400, 404, 503), parameters=[response]
+        ),
+        "/v1/responses/{response_id}/cancel": ("post", cancel),
+        "/v1/messages": _anthropic(_generation("Answer Anthropic's messages.", "MessagesRequest", "Message")),
+        "/v1/messages/count_tokens": _anthropic(
+            _post("Count the tokens of Anthropic's messages.", ref("CountedMessages"), "InputTokens", PREFLIGHT)
+        ),
         "/v1/context": _post("Say whether a request would fit, without generating.", context, "Context", PREFLIGHT),
         "/tokenize": _post("Token ids of a text or a chat.", tokenize, "Tokens"),
         "/detokenize": _post("The text of token ids.", ref("DetokenizeRequest"), "Text"),
@@ -104,6 +100,12 @@ def _generation(summary: str, body: str, answer: str) -> tuple[str, _Endpoint]:
     events = {"text/event-stream": {"x-item-schema": ref(f"{answer}Event")}}
     method, one = _post(summary, ref(body), answer, GENERATION)
     return method, replace(one, content=one.content | events, more=one.more | {"description": STREAMED})
+
+
+def _anthropic(endpoint: tuple[str, _Endpoint]) -> tuple[str, _Endpoint]:
+    """The same with errors in Anthropic's shape."""
+    method, one = endpoint
+    return method, replace(one, error="AnthropicError")
 
 
 def _post(summary: str, body: Schema, answer: str, counted: tuple[str, ...] = ()) -> tuple[str, _Endpoint]:
@@ -124,13 +126,13 @@ def _operation(one: _Endpoint, asks: bool) -> dict[str, Any]:
     for status in sorted(one.errors):
         if status == 401 and not asks:
             continue
-        names = ALWAYS if status == 401 else (*ALWAYS, *rates)
+        names: tuple[str, ...] = ALWAYS if status == 401 else (*ALWAYS, *rates)
         names += () if status in UNCOUNTED else one.counted
-        names += ("www-authenticate",) if status == 401 else RETRY if status in RETRYABLE else ()
-        content = {"application/json": {"schema": error_schema(status)}}
+        names += (Header.WWW_AUTHENTICATE,) if status == 401 else RETRY if status in RETRYABLE else ()
+        content = {"application/json": {"schema": error_schema(status, one.error)}}
         responses[str(status)] = _response(STATUSES[status], content, names)
     operation = {"summary": one.summary, "responses": responses, **one.more}
-    return operation | {"security": [{"key": []}]} if asks else operation
+    return operation | {"security": [{name: []} for name in ("key", *KEY_HEADERS)]} if asks else operation
 
 
 def _response(description: str, content: dict[str, Any], headers: tuple[str, ...]) -> dict[str, Any]:

@@ -6,8 +6,6 @@ from typing import Any
 Schema = dict[str, Any]
 TEXT: Schema = {"type": "string"}
 COUNT: Schema = {"type": "integer", "minimum": 0}
-NUMBER: Schema = {"type": "number"}
-FLAG: Schema = {"type": "boolean"}
 IDS: Schema = {"type": "array", "items": COUNT}
 
 
@@ -21,21 +19,16 @@ def array_of(item: Mapping[str, Any]) -> Schema:
     return {"type": "array", "items": dict(item)}
 
 
-def told(schema: Mapping[str, Any], description: str) -> Schema:
+def described(schema: Mapping[str, Any], description: str) -> Schema:
     """The schema with its description; that of a reference stands beside it, as JSON schema since 2019 allows."""
     return dict(schema) | {"description": description}
 
 
-def others_object(properties: Mapping[str, Any], required: list[str]) -> Schema:
+def open_object(properties: Mapping[str, Any], required: list[str]) -> Schema:
     """An object that the engine makes: it may have more members."""
     return {"type": "object", "required": required, "properties": dict(properties), "additionalProperties": True}
 
 
-def own_object(properties: Mapping[str, Any], optional: tuple[str, ...] = ()) -> Schema:
-    """An object that the gateway makes: it has these members, all but the optional ones always, and no more."""
-    return {
-        "type": "object",
-        "required": [name for name in properties if name not in optional],
-        "properties": dict(properties),
-        "additionalProperties": False,
-    }
+def nullable(schema: Mapping[str, Any]) -> Schema:
+    """The schema, or null."""
+    return {"anyOf": [dict(schema), {"type": "null"}]}

@@ -132,8 +132,8 @@ struct Bfloat16PairProducts {
 #endif
 
 // Lanes of one arithmetic's vectors.
-template <class P>
-constexpr int kLanes = kVectorBytes / int(sizeof(typename P::Real));
+template <class Products>
+constexpr int kLanes = kVectorBytes / int(sizeof(typename Products::Real));
 
 // 2^x for x <= 0, to the precision of a float, or of a bfloat16 with 6 bits to spare if `Coarse`.
 template <bool Coarse>

@@ -19,6 +19,7 @@ namespace {
 
 constexpr int64_t kTileRows = 128;   // query rows, that is queries x heads of a group, in a task
 constexpr int64_t kPartKeys = 1024;  // keys in a part, for a sequence of one query tile
+constexpr double kLog2E = 1.4426950408889634074;  // scores are powers of two: e^x = 2^(x log2 e)
 
 enum ElementType : int64_t { WAVE_ELEMENT_TYPES };  // k_float32, ...: see ../constants.py
 
@@ -63,6 +64,19 @@ private:
     std::size_t size_ = 0;
 };
 
+// Lays arrays one after the other into `memory`. Without memory it only counts the bytes that they need.
+struct Arena {
+    char* memory = nullptr;
+    std::size_t bytes = 0;
+
+    template <class T>
+    T* take(int64_t count) {
+        T* array = memory ? (T*)(memory + bytes) : nullptr;
+        bytes += (count * sizeof(T) + 63) / 64 * 64;
+        return array;
+    }
+};
+
 int64_t up_to_multiple(int64_t n, int64_t of) { return (n + of - 1) / of * of; }
 
 // Query tiles of the last sequences first: they see the most keys, and a long task should not start last.
@@ -81,76 +95,21 @@ std::vector<Task> plan(const Arguments& a, int64_t& partials) {
             const int64_t parts = (keys + kPartKeys * tiles - 1) / (kPartKeys * tiles);
             for (int64_t head = 0; head < a.H_kv; ++head)
                 for (int64_t p = 0; p < parts; ++p) {
-                    const int64_t from = key_tiles * p / parts * kTileKeys, to = key_tiles * (p + 1) / parts * kTileKeys;
-                    tasks.push_back({s, head, start + first, last - first, position, from, to < keys ? to : keys, p, parts,
-                                     parts > 1 ? partials++ : -1});
+                    const int64_t from = key_tiles * p / parts * kTileKeys;
+                    const int64_t to = key_tiles * (p + 1) / parts * kTileKeys;
+                    tasks.push_back({s, head, start + first, last - first, position, from, to < keys ? to : keys, p,
+                                     parts, parts > 1 ? partials++ : -1});
                 }
         }
     }
     return tasks;
 }
 
-template <class Stored, class P>
+template <class Stored, class Products>
 class Kernel {
-    using Real = typename P::Real;
-    using Unit = typename P::Unit;
-    static constexpr int kStep = RowReader<Stored, P>::kStep, kLane = kLanes<P>, kProjected = 4;
-
-    const Arguments& a;
-    const int64_t G = a.H / a.H_kv, padded_d = up_to_multiple(a.d, kStep), units = padded_d / P::kPack;
-    const int64_t max_rows = G > kTileRows ? G : kTileRows;
-    const int64_t projected_units = a.projection ? a.projection_columns / P::kPack : units;
-    // A part's rows, each [padded_d] of output, its sum and its peak.
-    const int64_t partial_row = padded_d + 2, partial_size = max_rows * partial_row;
-
-    void write(const Real* row, Real factor, int64_t query, int64_t h) const {
-        Stored* to = (Stored*)a.out + query * a.out_strides[0] + h * a.out_strides[1];
-        for (int64_t i = 0; i < a.d; ++i) to[i * a.out_strides[2]] = stored_from<Stored, Real>(row[i] * factor);
-    }
-
-    void find_rows(const void* cache, const int64_t* strides, const Task& task, int64_t first, int count,
-                   const Stored** rows) const {
-        const int32_t* blocks = a.block_table + task.s * a.block_table_strides[0];
-        const char* data = (const char*)((const Stored*)cache + task.head * strides[2]);
-        const int64_t block_bytes = strides[0] * int64_t(sizeof(Stored)), slot_bytes = strides[1] * int64_t(sizeof(Stored));
-        int64_t block = first / a.block_size, slot = first % a.block_size;
-        for (int i = 0; i < count; ++block, slot = 0) {
-            const char* from = data + blocks[block * a.block_table_strides[1]] * block_bytes + slot * slot_bytes;
-            const int run = int(a.block_size - slot < count - i ? a.block_size - slot : count - i);
-            for (int j = 0; j < run; ++j) rows[i + j] = (const Stored*)(from + j * slot_bytes);
-            i += run;
-        }
-        for (int i = count; i % kStep; ++i) rows[i] = rows[count - 1];
-    }
-
-    // Query rows in units, and their coordinates in the table's basis if the task has keys closer than R.
-    void read_queries(const Task& task, const Rows<P>& rows, Stored* padded, Real* reals) const {
-        const RowReader<Stored, P> reader{a.d, a.q_strides[2], padded};
-        const bool near = task.position - task.last_key < a.R + kTileKeys;  // a vector may reach past the last key
-        for (int64_t r = 0; r < task.queries * G; ++r) {
-            const Stored* q = (const Stored*)a.q + (task.query + r / G) * a.q_strides[0] +
-                              (task.head * G + r % G) * a.q_strides[1];
-            const Stored* row = reader.row(q);
-            for (int64_t u = 0; u < units; u += kLane) store(rows.q + r * units + u, reader.units(row + u * P::kPack));
-            if (a.projection && near) {
-                for (int64_t i = 0; i < a.d; ++i) reals[r % kProjected * a.d + i] = Real(row[i]);
-                const int64_t ready = r % kProjected + 1;
-                if (ready == kProjected || r + 1 == task.queries * G)
-                    project(reals, rows.projected + (r + 1 - ready) * projected_units, ready);
-            }
-        }
-    }
-
-    // Coordinates of `count` rows [kProjected][d] in the table's basis; several, to hide the products' latency.
-    void project(const Real* reals, Unit* projected, int64_t count) const {
-        using RealProducts = std::conditional_t<sizeof(Real) == 4, FloatProducts, DoubleProducts>;
-        for (int64_t c = 0; c < a.projection_columns; c += kLane) {
-            Vector<Real> sum[kProjected][1] = {};
-            multiply<RealProducts, kProjected, 1>(sum, reals, a.d, (const Real*)a.projection + c, a.projection_columns, a.d);
-            for (int64_t r = 0; r < count; ++r)
-                P::store_units(projected + r * projected_units + c / P::kPack, sum[r][0]);
-        }
-    }
+    using Real = typename Products::Real;
+    using Unit = typename Products::Unit;
+    static constexpr int kElements = RowReader<Stored, Products>::kElements, lanes = kLanes<Products>, kProjected = 4;
 
 public:
     explicit Kernel(const Arguments& arguments) : a(arguments) {}
@@ -159,54 +118,47 @@ public:
 
     void run(const Task& task, char* partials) const {
         static thread_local Buffer buffer;
-        const int64_t rows_units = max_rows * (units + projected_units), tile_units = kTileKeys * (units + padded_d);
-        const int64_t row_reals = max_rows * (padded_d + kLane + kLane) + kProjected * padded_d;
-        char* at = (char*)buffer.at_least((rows_units + tile_units) * sizeof(Unit) + row_reals * sizeof(Real) +
-                                          3 * kTileKeys * sizeof(void*) + 2 * padded_d * sizeof(Stored));
-        Rows<P> rows;
-        Unit *keys = (Unit*)at, *values = keys + kTileKeys * units;
-        rows.q = values + kTileKeys * padded_d;
-        rows.projected = a.projection ? rows.q + max_rows * units : rows.q;
-        rows.projected_units = projected_units;
-        rows.output = (Real*)(rows.q + rows_units);
-        rows.sum = rows.output + max_rows * padded_d;
-        rows.peak = rows.sum + max_rows * kLane;
-        // Keys of this tile and of the next, and values; what is packed next is fetched meanwhile.
-        const Stored** k_rows = (const Stored**)(rows.peak + max_rows * kLane);
-        const Stored **next_k_rows = k_rows + kTileKeys, **v_rows = next_k_rows + kTileKeys;
-        Real* reals = (Real*)(v_rows + kTileKeys);
-        Stored* padded = (Stored*)(reals + kProjected * padded_d);
-        std::memset(reals, 0, kProjected * padded_d * sizeof(Real));
+        Arena counted, arena;
+        workspace(counted);
+        arena.memory = (char*)buffer.at_least(counted.bytes);
+        Workspace w = workspace(arena);
+        const QueryRows<Products>& rows = w.rows;
+        std::memset(w.reals, 0, kProjected * padded_d * sizeof(Real));
 
-        read_queries(task, rows, padded, reals);
+        read_queries(task, rows, w.padded, w.reals);
         const int64_t count = task.queries * G;
         std::memset(rows.output, 0, count * padded_d * sizeof(Real));
-        std::memset(rows.sum, 0, count * kLane * sizeof(Real));
+        std::memset(rows.sum, 0, count * lanes * sizeof(Real));
         for (int64_t r = 0; r < count; ++r) rows.peak[r] = Real(kMasked);
 
-        const Table<P> table{(const Unit*)a.table, a.ranks, a.R, a.table_stride};
-        const RowReader<Stored, P> k_reader{a.d, a.k_strides[3], padded}, v_reader{a.d, a.v_strides[3], padded};
+        const Table<Products> table{(const Unit*)a.table, a.ranks, a.R, a.table_stride};
+        const RowReader<Stored, Products> k_reader{a.d, a.k_strides[3], w.padded},
+            v_reader{a.d, a.v_strides[3], w.padded};
         const bool single = task.queries == 1 && G <= kSingleHeads && k_reader.direct() && v_reader.direct();
-        const auto keys_from = [&](int64_t n) { return int(task.last_key - n < kTileKeys ? task.last_key - n : kTileKeys); };
-        find_rows(a.k_cache, a.k_strides, task, task.first_key, keys_from(task.first_key), k_rows);
+        const auto keys_from = [&](int64_t n) {
+            return int(task.last_key - n < kTileKeys ? task.last_key - n : kTileKeys);
+        };
+        find_rows(a.k_cache, a.k_strides, task, task.first_key, keys_from(task.first_key), w.k_rows);
         for (int64_t n = task.first_key; n < task.last_key; n += kTileKeys) {
             const int here = keys_from(n), next = n + kTileKeys < task.last_key ? keys_from(n + kTileKeys) : 0;
-            find_rows(a.v_cache, a.v_strides, task, n, here, v_rows);
-            if (next) find_rows(a.k_cache, a.k_strides, task, n + kTileKeys, next, next_k_rows);
-            const Ahead<Stored> with_keys{v_rows, here, a.d}, with_values{next_k_rows, next, a.d};
-            const Tile<P> tile{keys, values, n, here, units, padded_d, Real(a.scale * 1.4426950408889634074)};
+            find_rows(a.v_cache, a.v_strides, task, n, here, w.v_rows);
+            if (next) find_rows(a.k_cache, a.k_strides, task, n + kTileKeys, next, w.next_k_rows);
+            const Prefetch<Stored> with_keys{w.v_rows, here, a.d}, with_values{w.next_k_rows, next, a.d};
+            const Tile<Products> tile{w.keys, w.values, n, here, units, padded_d, Real(a.scale * kLog2E)};
             if (single) {
-                attend_single<Stored, P>(rows, G, task.position, tile, table, {k_rows, with_keys}, {v_rows, with_values});
+                attend_single<Stored, Products>(rows, G, task.position, tile, table, {w.k_rows, with_keys},
+                                                {w.v_rows, with_values});
             } else {
-                pack_keys(k_reader, k_rows, here, with_keys, keys);
-                pack_values(v_reader, v_rows, here, with_values, padded_d, values);
-                attend_tile<P>(rows, task.queries, G, task.position, tile, table);
+                pack_keys(k_reader, w.k_rows, here, with_keys, w.keys);
+                pack_values(v_reader, w.v_rows, here, with_values, padded_d, w.values);
+                attend_tile<Products>(rows, task.queries, G, task.position, tile, table);
             }
-            std::swap(k_rows, next_k_rows);
+            std::swap(w.k_rows, w.next_k_rows);
         }
 
         for (int64_t r = 0; r < count; ++r) {
-            const Real sum = across<Real>(load(rows.sum + r * kLane), [](Vector<Real> x, Vector<Real> y) { return x + y; });
+            const Real sum =
+                across<Real>(load(rows.sum + r * lanes), [](Vector<Real> x, Vector<Real> y) { return x + y; });
             const Real* output = rows.output + r * padded_d;
             if (task.parts == 1) {
                 write(output, 1 / sum, task.query + r / G, task.head * G + r % G);
@@ -244,11 +196,100 @@ public:
                 for (int64_t i = a.query_start_loc[s]; i < a.query_start_loc[s + 1]; ++i)
                     for (int64_t h = 0; h < a.H; ++h) write(zeros.data(), 0, i, h);
     }
+
+private:
+    const Arguments& a;
+    const int64_t G = a.H / a.H_kv, padded_d = up_to_multiple(a.d, kElements), units = padded_d / Products::kPack;
+    const int64_t max_rows = G > kTileRows ? G : kTileRows;
+    const int64_t projected_units = a.projection ? a.projection_columns / Products::kPack : units;
+    // A part's rows, each [padded_d] of output, its sum and its peak.
+    const int64_t partial_row = padded_d + 2, partial_size = max_rows * partial_row;
+
+    // The memory in which a thread works on one task.
+    struct Workspace {
+        Unit *keys, *values;  // a packed tile: [units][kTileKeys], [kTileKeys / kPack][padded_d]
+        QueryRows<Products> rows;
+        const Stored **k_rows, **next_k_rows, **v_rows;  // [kTileKeys] each: keys of this tile and of the next, values
+        Real* reals;                                     // [kProjected][padded_d]: query rows on their way to a product
+        Stored* padded;                                  // [2][padded_d]: rows that do not end with a whole vector
+    };
+
+    Workspace workspace(Arena& arena) const {
+        Workspace w;
+        w.keys = arena.take<Unit>(kTileKeys * units);
+        w.values = arena.take<Unit>(kTileKeys * padded_d);
+        w.rows.q = arena.take<Unit>(max_rows * units);
+        w.rows.projected = a.projection ? arena.take<Unit>(max_rows * projected_units) : w.rows.q;
+        w.rows.projected_units = projected_units;
+        w.rows.output = arena.take<Real>(max_rows * padded_d);
+        w.rows.sum = arena.take<Real>(max_rows * lanes);
+        w.rows.peak = arena.take<Real>(max_rows);
+        w.k_rows = arena.take<const Stored*>(kTileKeys);
+        w.next_k_rows = arena.take<const Stored*>(kTileKeys);
+        w.v_rows = arena.take<const Stored*>(kTileKeys);
+        w.reals = arena.take<Real>(kProjected * padded_d);
+        w.padded = arena.take<Stored>(2 * padded_d);
+        return w;
+    }
+
+    void write(const Real* row, Real factor, int64_t query, int64_t h) const {
+        Stored* to = (Stored*)a.out + query * a.out_strides[0] + h * a.out_strides[1];
+        for (int64_t i = 0; i < a.d; ++i) to[i * a.out_strides[2]] = stored_from<Stored, Real>(row[i] * factor);
+    }
+
+    // Addresses of the task's head in `count` keys from key `first` on, found in the block table; the last address is
+    // repeated up to a whole vector.
+    void find_rows(const void* cache, const int64_t* strides, const Task& task, int64_t first, int count,
+                   const Stored** rows) const {
+        const int32_t* blocks = a.block_table + task.s * a.block_table_strides[0];
+        const char* data = (const char*)((const Stored*)cache + task.head * strides[2]);
+        const int64_t block_bytes = strides[0] * int64_t(sizeof(Stored)),
+                      slot_bytes = strides[1] * int64_t(sizeof(Stored));
+        int64_t block = first / a.block_size, slot = first % a.block_size;
+        for (int i = 0; i < count; ++block, slot = 0) {
+            const char* from = data + blocks[block * a.block_table_strides[1]] * block_bytes + slot * slot_bytes;
+            const int run = int(a.block_size - slot < count - i ? a.block_size - slot : count - i);
+            for (int j = 0; j < run; ++j) rows[i + j] = (const Stored*)(from + j * slot_bytes);
+            i += run;
+        }
+        for (int i = count; i % kElements; ++i) rows[i] = rows[count - 1];
+    }
+
+    // Query rows in units, and their coordinates in the table's basis if the task has keys closer than R.
+    void read_queries(const Task& task, const QueryRows<Products>& rows, Stored* padded, Real* reals) const {
+        const RowReader<Stored, Products> reader{a.d, a.q_strides[2], padded};
+        const bool near = task.position - task.last_key < a.R + kTileKeys;  // a vector may reach past the last key
+        for (int64_t r = 0; r < task.queries * G; ++r) {
+            const Stored* q =
+                (const Stored*)a.q + (task.query + r / G) * a.q_strides[0] + (task.head * G + r % G) * a.q_strides[1];
+            const Stored* row = reader.row(q);
+            for (int64_t u = 0; u < units; u += lanes)
+                store(rows.q + r * units + u, reader.units(row + u * Products::kPack));
+            if (a.projection && near) {
+                for (int64_t i = 0; i < a.d; ++i) reals[r % kProjected * a.d + i] = Real(row[i]);
+                const int64_t ready = r % kProjected + 1;
+                if (ready == kProjected || r + 1 == task.queries * G)
+                    project(reals, rows.projected + (r + 1 - ready) * projected_units, ready);
+            }
+        }
+    }
+
+    // Coordinates of `count` rows [kProjected][d] in the table's basis; several, to hide the products' latency.
+    void project(const Real* reals, Unit* projected, int64_t count) const {
+        using RealProducts = std::conditional_t<sizeof(Real) == 4, FloatProducts, DoubleProducts>;
+        for (int64_t c = 0; c < a.projection_columns; c += lanes) {
+            Vector<Real> sum[kProjected][1] = {};
+            multiply<RealProducts, kProjected, 1>(sum, reals, a.d, (const Real*)a.projection + c, a.projection_columns,
+                                                  a.d);
+            for (int64_t r = 0; r < count; ++r)
+                Products::store_units(projected + r * projected_units + c / Products::kPack, sum[r][0]);
+        }
+    }
 };
 
-template <class Stored, class P>
+template <class Stored, class Products>
 void attend(const Arguments& a) {
-    const Kernel<Stored, P> kernel(a);
+    const Kernel<Stored, Products> kernel(a);
     int64_t partials = 0;
     const std::vector<Task> tasks = plan(a, partials);
     static thread_local Buffer buffer;
@@ -297,7 +338,9 @@ extern "C" __attribute__((visibility("default"))) int wavelet_attention_pack(int
 }
 
 // Compared with the size of the caller's idea of `Arguments`.
-extern "C" __attribute__((visibility("default"))) int wavelet_attention_arguments_size() { return int(sizeof(Arguments)); }
+extern "C" __attribute__((visibility("default"))) int wavelet_attention_arguments_size() {
+    return int(sizeof(Arguments));
+}
 
 // Returns 0, or 1 where a value of an index tensor is out of bounds; then nothing is written.
 extern "C" __attribute__((visibility("default"))) int wavelet_attention(const Arguments* a) {

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from wave_serve.eval.intervals import Block, bootstrap_difference, bootstrap_mean, difference, mean
-from wave_serve.eval.plan import Span
+from wave_serve.eval.perplexity.plan import Span
 from wave_serve.eval.settings import PerplexitySettings
 
 LARGEST_EXPONENT = 700.0  # exp of more is no float64

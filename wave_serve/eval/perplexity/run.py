@@ -8,12 +8,12 @@ from rich.progress import Progress
 from wave_serve.eval.endpoint import Endpoint
 from wave_serve.eval.errors import LengthError, OutputError, TextError
 from wave_serve.eval.journal import Journal, key_of
-from wave_serve.eval.perplexity_rows import Losses, loss_row, sum_up
-from wave_serve.eval.plan import Span, longest_prompt, prompts, sample_starts
+from wave_serve.eval.perplexity.plan import Span, longest_prompt, prompts, sample_starts
+from wave_serve.eval.perplexity.rows import Losses, loss_row, sum_up
+from wave_serve.eval.perplexity.scoring import find_scoring, losses
+from wave_serve.eval.perplexity.subject import Subject
 from wave_serve.eval.runner import bar, check_limit, each, open_endpoints, token_lengths
-from wave_serve.eval.scoring import find_scoring, losses
 from wave_serve.eval.settings import PerplexitySettings, Protocol
-from wave_serve.eval.subject import Subject
 from wave_serve.eval.texts import Document, byte_length, held_out_documents, read_document, tokenize_documents
 
 PROBE = "def area(width, height):\n    return width * height\n"

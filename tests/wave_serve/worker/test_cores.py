@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from wave_serve.cores import cores
+from wave_serve.worker.cores import cores
 
 HERE = len(os.sched_getaffinity(0))
 

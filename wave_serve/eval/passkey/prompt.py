@@ -3,9 +3,9 @@
 import random
 from dataclasses import dataclass
 
-from wave_serve.eval import passkey_format
 from wave_serve.eval.endpoint import Endpoint
 from wave_serve.eval.errors import LengthError
+from wave_serve.eval.passkey import episode
 
 
 @dataclass(frozen=True)
@@ -49,6 +49,6 @@ class PromptBuilder:
 
     async def _episode(self, key: str) -> tuple[list[int], int]:
         if key not in self._episodes:
-            hidden = await self.endpoint.tokenize(passkey_format.hidden(key))
-            self._episodes[key] = hidden, len(await self.endpoint.tokenize(passkey_format.answer(key)))
+            hidden = await self.endpoint.tokenize(episode.hidden(key))
+            self._episodes[key] = hidden, len(await self.endpoint.tokenize(episode.answer(key)))
         return self._episodes[key]

@@ -5,8 +5,8 @@ from typing import Any
 
 from wave_serve.eval.endpoint import Endpoint
 from wave_serve.eval.journal import key_of
-from wave_serve.eval.plan import Span
-from wave_serve.eval.scoring import Scoring
+from wave_serve.eval.perplexity.plan import Span
+from wave_serve.eval.perplexity.scoring import Scoring
 
 
 @dataclass(frozen=True)

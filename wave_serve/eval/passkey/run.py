@@ -5,13 +5,13 @@ from typing import Any
 
 from rich.progress import Progress
 
-from wave_serve.eval import passkey_format
 from wave_serve.eval.endpoint import Endpoint
 from wave_serve.eval.errors import TextError
-from wave_serve.eval.filler import neutral_text
 from wave_serve.eval.intervals import wilson
 from wave_serve.eval.journal import Journal, key_of
-from wave_serve.eval.passkey_prompt import PromptBuilder, Trial
+from wave_serve.eval.passkey import episode
+from wave_serve.eval.passkey.filler import neutral_text
+from wave_serve.eval.passkey.prompt import PromptBuilder, Trial
 from wave_serve.eval.runner import bar, check_limit, each, open_endpoints, token_lengths
 from wave_serve.eval.settings import PasskeySettings
 from wave_serve.eval.texts import Document, read_document, tokenize_documents
@@ -72,7 +72,7 @@ class PasskeyRun:
     def _trials(self, length: int) -> list[Trial]:
         depths, seed = self.settings.depths, self.settings.seed
         return [
-            Trial(length, number, depths[number % len(depths)], passkey_format.draw_key(seed, number))
+            Trial(length, number, depths[number % len(depths)], episode.draw_key(seed, number))
             for number in range(self.settings.trials)
         ]
 
@@ -93,9 +93,7 @@ class PasskeyRun:
             raise TextError(
                 f"the filler has {len(filler)} tokens on endpoint {endpoint.name}; length {longest} needs {longest}"
             )
-        builder = PromptBuilder(
-            endpoint, filler, await endpoint.tokenize(passkey_format.question()), self.settings.seed
-        )
+        builder = PromptBuilder(endpoint, filler, await endpoint.tokenize(episode.question()), self.settings.seed)
         for trial in self._trials(lengths[0]):
             await builder.prompt(trial)  # a length too short for the episode is refused before the first question
         return builder
@@ -114,7 +112,7 @@ class PasskeyRun:
                 "depth": trial.depth,
                 "expected": trial.key,
                 "text": text,
-                "exact": isinstance(text, str) and passkey_format.is_exact(text, trial.key),
+                "exact": isinstance(text, str) and episode.is_exact(text, trial.key),
             }
             self._journal.add(key, record)
         done(1)

@@ -1,0 +1,102 @@
+"""Responses that an upstream keeps: they pass where it has a store, and are refused where it has none."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import openai
+import pytest
+from helpers.cancelling import until
+from helpers.dialects import RESPONSE, named
+from helpers.fake_upstream import FakeUpstream, reply_json, stream
+from helpers.running import Running, running, sdk, settings_for
+
+from wave_serve.keys.file import entry_for
+
+BODY = {"model": "fake", "input": "hello", "max_output_tokens": 5}
+USED = {"input_tokens": 40, "output_tokens": 10, "total_tokens": 50}
+KEPT = RESPONSE | {"status": "completed", "usage": USED}
+KEYS = {name: f"sk-wave-{name:-<40}" for name in ("ada", "bob")}
+
+
+@pytest.fixture
+def keeping(upstream: FakeUpstream, tmp_path: Path) -> Iterator[Running]:
+    """A gateway with two keys before an upstream with a store and one without."""
+    upstream.answers |= {"/v1/responses": reply_json(KEPT), "/v1/responses/resp_1": reply_json(KEPT)}
+    upstream.answers["/v1/responses/resp_1/cancel"] = reply_json(KEPT | {"status": "cancelled"})
+    keys = tmp_path / "keys.yaml"
+    keys.write_text("keys:\n" + "\n".join(entry_for(key, name, {}) for name, key in KEYS.items()) + "\n")
+    with FakeUpstream() as forgetful:
+        upstreams = [
+            {"base_url": forgetful.url, "models": ["fake"]},
+            {"base_url": upstream.url, "models": ["fake"], "keeps_responses": True},
+        ]
+        with running(settings_for(upstream, upstreams=upstreams, auth={"keys_file": str(keys)})) as one:
+            until(lambda: all(each.ready for each in one.gateway.upstreams))
+            yield one
+        assert forgetful.generations == 0
+
+
+def client_of(one: Running, name: str) -> openai.OpenAI:
+    return sdk(one).with_options(api_key=KEYS[name])
+
+
+def test_a_response_is_kept_gone_on_from_retrieved_and_cancelled(keeping: Running, upstream: FakeUpstream) -> None:
+    ada = client_of(keeping, "ada")
+    for _ in range(4):
+        first = ada.responses.create(**BODY, store=True)
+    answer = ada.responses.with_raw_response.create(**BODY, previous_response_id=first.id)
+    assert int(answer.headers["x-wave-context-tokens"]) == 50 + len("\0hello")  # a begin-of-text token counts
+    assert json.loads(upstream.requests[-1].body)["previous_response_id"] == first.id
+    assert ada.responses.retrieve(first.id).usage.total_tokens == 50
+    assert ada.responses.cancel(first.id).status == "cancelled"
+
+
+def test_what_was_said_before_counts_against_the_cap(keeping: Running, upstream: FakeUpstream) -> None:
+    ada = client_of(keeping, "ada")
+    upstream.answers["/v1/responses"] = reply_json(KEPT | {"usage": USED | {"total_tokens": 998}})
+    first = ada.responses.create(**BODY, store=True)
+    with pytest.raises(openai.BadRequestError) as caught:
+        ada.responses.create(**BODY, previous_response_id=first.id, truncation="auto")
+    assert caught.value.code == "context_length_exceeded"
+
+
+def test_a_streamed_response_is_kept_too(keeping: Running, upstream: FakeUpstream) -> None:
+    created = named({"type": "response.created", "response": RESPONSE | {"status": "in_progress"}})
+    upstream.answers["/v1/responses"] = stream(created, named({"type": "response.completed", "response": KEPT}))
+    assert len(list(client_of(keeping, "ada").responses.create(**BODY, store=True, stream=True))) == 2
+    assert client_of(keeping, "ada").responses.retrieve("resp_1").id == "resp_1"
+
+
+def test_a_response_is_only_its_own_keys(keeping: Running) -> None:
+    client_of(keeping, "ada").responses.create(**BODY, store=True)
+    bob = client_of(keeping, "bob")
+    with pytest.raises(openai.NotFoundError):
+        bob.responses.retrieve("resp_1")
+    with pytest.raises(openai.NotFoundError) as caught:
+        bob.responses.create(**BODY, previous_response_id="resp_1")
+    assert caught.value.param == "previous_response_id"
+
+
+def test_one_that_is_not_complete_cannot_be_gone_on_from(keeping: Running, upstream: FakeUpstream) -> None:
+    upstream.answers["/v1/responses"] = reply_json(RESPONSE | {"status": "queued", "usage": None})
+    ada = client_of(keeping, "ada")
+    ada.responses.create(**BODY, background=True)
+    with pytest.raises(openai.BadRequestError, match="is not complete yet"):
+        ada.responses.create(**BODY, previous_response_id="resp_1")
+
+
+@pytest.mark.parametrize("extra", [{"store": True}, {"background": True}, {"previous_response_id": "resp_1"}])
+def test_without_a_store_it_is_refused_by_name(gateway: Running, upstream: FakeUpstream, extra: dict) -> None:
+    answer = gateway.post(BODY | extra, "/v1/responses")
+    error = answer.json()["error"]
+    assert (answer.status_code, error["param"]) == (400, next(iter(extra)))
+    assert "keeps no responses" in error["message"]
+    assert upstream.generations == 0
+    with pytest.raises(openai.BadRequestError, match="keeps no responses"):
+        sdk(gateway).responses.retrieve("resp_1")
+
+
+def test_saying_that_nothing_is_to_be_kept_is_no_reason_to_refuse(gateway: Running, upstream: FakeUpstream) -> None:
+    upstream.answers["/v1/responses"] = reply_json(KEPT)
+    assert gateway.post(BODY | {"store": False, "background": False}, "/v1/responses").status_code == 200

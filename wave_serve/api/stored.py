@@ -1,0 +1,82 @@
+"""Responses that an upstream keeps: noted as they pass, gone on from, asked for again and cancelled.
+
+Only an engine with VLLM_ENABLE_RESPONSES_API_STORE=1 keeps any; where none does, all that needs a store is refused.
+"""
+
+from dataclasses import replace
+from typing import Any
+
+from wave_serve.errors import ApiError, invalid, unavailable
+from wave_serve.exchange import Exchange
+from wave_serve.gateway import Gateway
+from wave_serve.request.generation import Generation
+from wave_serve.request.values import shown
+from wave_serve.routing.kept_responses import KeptResponse
+from wave_serve.settings import Overflow
+from wave_serve.upstream.answer import FAILURES
+from wave_serve.upstream.errors import from_upstream
+
+NO_STORE = "the engine keeps no responses (VLLM_ENABLE_RESPONSES_API_STORE=1 makes vLLM keep them)"
+
+
+def resume(gateway: Gateway, generation: Generation, exchange: Exchange) -> Generation:
+    """The generation with the tokens of the response that it goes on from, where it goes on from one.
+
+    Their sum with the request's own is an upper bound: the template's beginning is counted twice.
+
+    Raises:
+        ApiError: 400, it asks for a store and there is none, or goes on from what is not complete; 404, from what is
+            not kept.
+    """
+    if generation.kept is None:
+        return generation
+    if not any(upstream.keeps_responses for upstream in gateway.upstreams):
+        raise invalid(f"{generation.kept} is not supported: {NO_STORE}", generation.kept)
+    previous = generation.payload.get("previous_response_id")
+    if previous is None:
+        return generation
+    found = _find(gateway, previous, exchange, "previous_response_id")
+    if found.tokens is None:
+        raise invalid(f"the response {shown(previous)} is not complete yet", "previous_response_id")
+    holder = found.upstream.base_url
+    return replace(generation, earlier=found.tokens, holder=holder, overflow=Overflow.REJECT, truncates=False)
+
+
+def note(gateway: Gateway, exchange: Exchange, part: Any) -> None:
+    """Remembers the response in an answer, or in an event of its stream, if there is one."""
+    response = part.get("response", part) if isinstance(part, dict) else None
+    if not isinstance(response, dict) or response.get("object") != "response":
+        return
+    upstream = next((one for one in gateway.upstreams if one.base_url == exchange.upstream), None)
+    if upstream is not None and isinstance(response.get("id"), str):
+        usage = response.get("usage")
+        tokens = usage.get("total_tokens") if isinstance(usage, dict) else None
+        gateway.responses.note(response["id"], upstream, exchange.key_name, tokens)
+
+
+async def retrieve(gateway: Gateway, response_id: str, exchange: Exchange) -> bytes:
+    """A kept response as its upstream has it. Raises ApiError 400, 404 or 503."""
+    found = _find(gateway, response_id, exchange)
+    try:
+        status, content = await found.upstream.client.get(f"/v1/responses/{response_id}")
+    except FAILURES:
+        message = "The upstream that keeps the response does not answer."
+        raise unavailable(message, gateway.settings.timeouts.retry_after) from None
+    if status >= 400:
+        raise from_upstream(status, content)
+    return content
+
+
+async def cancel(gateway: Gateway, response_id: str, exchange: Exchange) -> bytes:
+    """Ends a kept response's work in the background. Raises ApiError 400, 404 or that of the upstream."""
+    found = _find(gateway, response_id, exchange)
+    return await found.upstream.client.ask_object(f"/v1/responses/{response_id}/cancel", b"")
+
+
+def _find(gateway: Gateway, response_id: str, exchange: Exchange, param: str | None = None) -> KeptResponse:
+    if not any(upstream.keeps_responses for upstream in gateway.upstreams):
+        raise invalid(f"There is no response {shown(response_id)}: {NO_STORE}", param)
+    found = gateway.responses.find(response_id, exchange.key_name)
+    if found is None:
+        raise ApiError(404, f"There is no response {shown(response_id)}.", param=param)
+    return found

@@ -1,0 +1,45 @@
+"""The bodies of Anthropic's messages and of their count, as far as they are checked."""
+
+from typing import Annotated, Any
+
+from pydantic import ConfigDict, Field, WithJsonSchema
+
+from wave_serve.request.fields import Body, StreamedBody, about
+from wave_serve.request.types import TEXT, Must, Object, Objects, Strings
+
+BLOCKS = {"type": "array", "items": {"type": "object", "properties": {"type": TEXT}, "additionalProperties": True}}
+MESSAGE = {
+    "type": "object",
+    "required": ["role", "content"],
+    "properties": {"role": {"enum": ["user", "assistant", "system"], **TEXT}, "content": {"anyOf": [TEXT, BLOCKS]}},
+    "additionalProperties": True,
+}
+MESSAGES = WithJsonSchema({"type": "array", "minItems": 1, "items": MESSAGE, "description": "Only of text."})
+Positive = Annotated[int, Field(ge=1, le=2**63 - 1)]
+System = Annotated[str | Objects, Must("be a string or a list of blocks")]
+
+
+class CountedMessages(Body):
+    """The fields that decide the tokens of Anthropic's messages."""
+
+    model_config = ConfigDict(json_schema_extra={"required": ["messages"]})
+
+    messages: Annotated[Any, MESSAGES] = None
+    system: System | None = about("Before the messages; never cut away.")
+    tools: Objects | None = about("Tools that the model may use.")
+    tool_choice: Object | None = about("Which tool to use.")
+    thinking: Object | None = about("How long the model reasons, where it does.")
+    output_config: Object | None = about("Format and effort of the answer.")
+    chat_template_kwargs: Object | None = about("Arguments of the chat template.")
+
+
+class MessagesRequest(StreamedBody, CountedMessages):
+    """The body of Anthropic's messages."""
+
+    max_tokens: Positive | None = about("Longest answer, in tokens; by default what is left up to a limit.")
+    stop_sequences: Strings | None = about("Ends the answer before one of these texts.")
+    metadata: Object | None = about("Kept for compatibility; neither read nor logged.")
+
+    def completion_limit(self) -> tuple[str, int | None]:
+        """The field max_tokens."""
+        return "max_tokens", self.max_tokens

@@ -1,0 +1,44 @@
+"""Which upstream keeps which response, for requests that go on from one or ask for it again."""
+
+from collections import OrderedDict
+from dataclasses import dataclass
+
+from wave_serve.upstream.upstream import Upstream
+
+MOST = 2**14  # responses remembered; an older one is as good as lost
+
+
+@dataclass(frozen=True)
+class KeptResponse:
+    """A response in the store of an upstream.
+
+    Attributes:
+        upstream: has it.
+        life: of the upstream when it answered; its store is empty in a later one.
+        key: name of the API key that asked for it.
+        tokens: of its prompt and answer; None while it is not complete.
+    """
+
+    upstream: Upstream
+    life: int
+    key: str | None
+    tokens: int | None
+
+
+class KeptResponses:
+    """A bounded memory of the responses that passed, by their ids."""
+
+    def __init__(self) -> None:
+        self._kept: OrderedDict[str, KeptResponse] = OrderedDict()
+
+    def note(self, response_id: str, upstream: Upstream, key: str | None, tokens: int | None) -> None:
+        """Remembers a response; what is told last of it counts."""
+        self._kept[response_id] = KeptResponse(upstream, upstream.life, key, tokens)
+        self._kept.move_to_end(response_id)
+        while len(self._kept) > MOST:
+            self._kept.popitem(last=False)
+
+    def find(self, response_id: str, key: str | None) -> KeptResponse | None:
+        """The response, where it is that key's and its upstream has not been started anew since."""
+        found = self._kept.get(response_id)
+        return found if found is not None and (found.key, found.life) == (key, found.upstream.life) else None
