@@ -58,7 +58,8 @@ def maker(
     bodies = []
     for skip, length in enumerate(lengths):
         prompt = text_of(length, tokenizer, skip, every)
-        body = {"model": "bench", "prompt": prompt, "max_tokens": 16, "stream": stream, "user": f"{SECONDS}:{rest}"}
+        user = f"{SECONDS}:{rest}:{length}"
+        body = {"model": "bench", "prompt": prompt, "max_tokens": 16, "stream": stream, "user": user}
         bodies.append(json.dumps(body, separators=(",", ":")).encode())
     mark = json.dumps(MARK)[1:-1].encode()
     serial = itertools.count(1)  # a request's number comes back in every round

@@ -1,11 +1,11 @@
 """Compares the gateway's counts with a real engine's, on random prompts and chats.
 
-A prompt is counted by the gateway's local tokenizer (its `/v1/context`) and by the engine's `/tokenize`; every
-hundredth is also completed, and its usage compared. A chat is counted by the gateway's `/v1/context` and told by the
-usage of the engine's answer.
+A prompt is counted by the gateway's local tokenizer (its `/v1/context`) and by the engine's `/tokenize`, a chat by the
+gateway's `/v1/context`, which asks the engine's renderer, and by the engine's `/tokenize`. Some of both are also
+answered by the engine, and the usage is compared.
 
     wave-serve serve CHECKPOINT -- --enable-auto-tool-choice --tool-call-parser hermes
-    python benchmarks/gateway/counts.py --gateway http://127.0.0.1:8000 --engine http://127.0.0.1:PORT --tokenizer FILE
+    python -m benchmarks.gateway.counts --gateway http://127.0.0.1:8000 --engine http://127.0.0.1:PORT --tokenizer FILE
 """
 
 import argparse
@@ -20,13 +20,13 @@ from typing import Any
 
 import aiohttp
 
-sys.path.insert(0, str(Path(__file__).parents[2] / "tests"))
+sys.path.append(str(Path(__file__).parents[2] / "tests"))
 from helpers.hostile import hostile_texts
 
 from wave_serve.tokens.named_tokens import named_tokens
 
-AT_ONCE = 16
-COMPLETED = 100  # of so many prompts one is also completed
+AT_ONCE = 8
+COMPLETED, ANSWERED = 100, 5  # of so many prompts, and chats, one is also answered
 
 
 class Server:
@@ -57,7 +57,7 @@ def chats(number: int, tokenizer: Path, seed: int) -> list[dict[str, Any]]:
     texts = prompts(8 * number, tokenizer, seed)
 
     def text() -> str:
-        return source.choice(texts)[:800] or "a"
+        return source.choice(texts)[:300] or "a"
 
     def tool(name: str) -> dict[str, Any]:
         described = {"type": "object", "properties": {text()[:12] or "x": {"type": "string", "description": text()}}}
@@ -88,11 +88,15 @@ async def compare_prompt(gateway: Server, engine: Server, text: str, index: int)
     return found
 
 
-async def compare_chat(gateway: Server, engine: Server, chat: dict[str, Any], _index: int) -> tuple[Any, ...]:
+async def compare_chat(gateway: Server, engine: Server, chat: dict[str, Any], index: int) -> tuple[Any, ...]:
     """The same of one chat."""
     here = await gateway.post("/v1/context", **chat)
-    answer = await engine.post("/v1/chat/completions", **chat, max_tokens=1)
-    return here.get("tokens", here), answer.get("usage", answer).get("prompt_tokens", answer)
+    there = await engine.post("/tokenize", **{field: chat[field] for field in ("messages", "tools") if field in chat})
+    found = (here.get("tokens", here), there.get("count", there))
+    if index % ANSWERED == 0:
+        answer = await engine.post("/v1/chat/completions", **chat, max_tokens=1)
+        found += (answer.get("usage", answer).get("prompt_tokens", answer),)
+    return found
 
 
 async def differences(

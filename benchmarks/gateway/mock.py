@@ -2,7 +2,8 @@
 
     python -m benchmarks.gateway.mock PORT TOKENIZER
 
-The request's `user` field sets how it answers: `<seconds to the first token>:<tokens>:<seconds between tokens>`.
+The request's `user` field sets how it answers: `<seconds to the first token>:<tokens>:<seconds between tokens>`, and
+after one more colon what it says that the prompt has in tokens.
 """
 
 import asyncio
@@ -78,9 +79,10 @@ class Mock:
         """Answers, and gives up as soon as the other side has."""
         start = body.rfind(b'"user":')
         said = body[start + 7 : body.find(b'"', start + 9)].strip(b' "').decode() if start >= 0 else DEFAULT
-        first, tokens, gap = (float(part) for part in said.split(":"))
+        first, tokens, gap, *rest = (float(part) for part in said.split(":"))
+        prompt = int(rest[0]) if rest else 1
         self.running.add(name)
-        work = asyncio.create_task(generation(writer, b'"stream":true' in body, first, int(tokens), gap))
+        work = asyncio.create_task(generation(writer, b'"stream":true' in body, prompt, first, int(tokens), gap))
         gone = asyncio.create_task(reader.read(1))
         try:
             await asyncio.wait({work, gone}, return_when=asyncio.FIRST_COMPLETED)
@@ -96,11 +98,13 @@ class Mock:
             await asyncio.gather(work, gone, return_exceptions=True)
 
 
-async def generation(writer: asyncio.StreamWriter, stream: bool, first: float, tokens: int, gap: float) -> None:
+async def generation(
+    writer: asyncio.StreamWriter, stream: bool, prompt: int, first: float, tokens: int, gap: float
+) -> None:
     """Sends the answer of one generation."""
     if not stream:
         await asyncio.sleep(first + tokens * gap)
-        usage = {"prompt_tokens": 1, "completion_tokens": tokens, "total_tokens": tokens + 1}
+        usage = {"prompt_tokens": prompt, "completion_tokens": tokens, "total_tokens": prompt + tokens}
         choice = {"index": 0, "text": " a" * tokens, "finish_reason": "length", "logprobs": None}
         chat = {"message": {"role": "assistant", "content": " a"}}
         answer = {"id": "x", "object": "text_completion", "created": 1, "model": MODEL, "usage": usage}

@@ -6,6 +6,7 @@ schemathesis lives in an environment of its own; docs/clients.md says how to mak
 import argparse
 import contextlib
 import json
+import os
 import secrets
 import subprocess
 import sys
@@ -14,6 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
+sys.path.insert(0, str(Path(__file__).parents[2]))  # or tests/wave_serve would be taken for wave_serve
 
 from helpers import served, tiny_checkpoint
 from helpers.fake_upstream import DONE, Connection, FakeUpstream, reply, reply_json, stream
@@ -36,11 +38,17 @@ async def generation(connection: Connection) -> None:
 
 @contextlib.contextmanager
 def before_a_fake(keys: Path) -> Iterator[str]:
-    """Root of a gateway before a fake upstream."""
+    """Root of a gateway before a fake upstream, which refuses what vLLM's types of requests do."""
+    from vllm_requests import strict
+
+    answers = {
+        "/v1/completions": generation,
+        "/v1/chat/completions": generation,
+        "/detokenize": reply_json({"prompt": "a"}),
+        "/tokenize": reply_json({"count": 2, "max_model_len": 1000, "tokens": [1, 2]}),
+    }
     with FakeUpstream() as fake:
-        fake.answers["/v1/completions"] = fake.answers["/v1/chat/completions"] = generation
-        fake.answers["/detokenize"] = reply_json({"prompt": "a"})
-        fake.answers["/tokenize"] = reply_json({"count": 2, "max_model_len": 1000, "tokens": [1, 2]})
+        fake.answers |= {path: strict(path, answer) for path, answer in answers.items()}
         fake.answers["/metrics"] = reply(b"", content_type="text/plain")
         with running(settings_for(fake, auth={"keys_file": str(keys)}, timeouts={"poll": 1.0})) as one:
             yield one.url
@@ -75,7 +83,8 @@ def main() -> int:
             arguments += ["-H", f"Authorization: Bearer {key}", "--max-examples", str(chosen.examples)]
             arguments += ["--workers", "2", "--request-timeout", "60", "--max-response-time", "60"]
             arguments += ["--continue-on-failure", *chosen.further]
-            return subprocess.run([chosen.schemathesis, *arguments], check=False).returncode
+            hooks = os.environ | {"SCHEMATHESIS_HOOKS": str(config.with_name("refusals.py"))}
+            return subprocess.run([chosen.schemathesis, *arguments], check=False, env=hooks).returncode
 
 
 if __name__ == "__main__":

@@ -11,10 +11,21 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, with_config
 from typing_extensions import TypedDict
 
 from wave_serve.errors import invalid
-from wave_serve.request.types import (
+from wave_serve.request.shapes import (
+    ARGUMENTS,
+    DOCUMENTS,
+    EFFORT,
     MESSAGES,
+    OBJECTS_BY_NAME,
+    PROMPTS,
+    RESPONSE_FORMAT,
+    SOME_TOOLS,
+    STRUCTURED_OUTPUTS,
+    TOOL_CHOICE,
+    TOOLS,
+)
+from wave_serve.request.types import (
     Integer,
-    Messages,
     Natural,
     Natural32,
     NaturalOrAll32,
@@ -24,11 +35,12 @@ from wave_serve.request.types import (
     Objects,
     OverflowPolicy,
     Positive32,
-    Prompts,
+    Salt,
     StringOrObject,
-    StringOrStrings,
-    Strings,
+    TextOrTexts,
+    Texts,
     TokenIds,
+    VocabularyIds,
     complaint,
 )
 
@@ -63,7 +75,7 @@ class PromptBody(Body):
 class TemplateBody(PromptBody):
     """The fields that shape a chat's prompt."""
 
-    tools: Objects | None = about("Functions that the model may call.")
+    tools: Annotated[Objects, TOOLS] | None = about("Functions that the model may call.")
     add_generation_prompt: bool | None = about("Begin the assistant's turn.")
     continue_final_message: bool | None = about("Continue the last message instead of answering it.")
     chat_template: str | None = about("Another chat template, where the engine allows one.")
@@ -78,8 +90,8 @@ class StreamedBody(Body):
     temperature: Number | None = about("Sampling temperature; 0 takes the likeliest token.", ge=0.0)
     top_p: Number | None = about("Samples from the likeliest tokens of this total probability.", gt=0.0, le=1.0)
     top_k: NaturalOrAll32 | None = about("Samples from this many likeliest tokens; 0 and -1 for all.")
-    cache_salt: str | None = about("Shares cached prefixes only with requests of the same salt.", min_length=1)
-    vllm_xargs: Object | None = about("Further arguments of the engine.")
+    cache_salt: Salt | None = about("Shares cached prefixes only with requests of the same salt.")
+    vllm_xargs: Annotated[Object, ARGUMENTS] | None = about("Further arguments of the engine.")
 
     def completion_limit(self) -> tuple[str, int | None]:
         """The field that limits the completion, and its value in tokens; None where it is not there."""
@@ -102,13 +114,13 @@ class SampledBody(StreamedBody):
     presence_penalty: Number | None = about("Penalty for a token that has occurred.", ge=-2.0, le=2.0)
     repetition_penalty: Number | None = about("Factor on what prompt and completion contain already.", gt=0.0)
     seed: Integer | None = about("Seed of the sampling.")
-    stop: StringOrStrings | None = about("Ends the completion before this text.")
+    stop: TextOrTexts | None = about("Ends the completion before this text.")
     stop_token_ids: TokenIds | None = about("Ends the completion at these tokens.")
     include_stop_str_in_output: bool | None = about("Keep the text that ended the completion.")
     ignore_eos: bool | None = about("Go on after the end-of-text token.")
     skip_special_tokens: bool | None = about("Leave special tokens out of the text.")
     logit_bias: NumbersByToken | None = about("Added to the logits, by token id.")
-    structured_outputs: Object | None = about("vLLM's form of response_format.")
+    structured_outputs: Annotated[Object, STRUCTURED_OUTPUTS] | None = about("vLLM's form of response_format.")
     priority: Integer | None = about("Lower is served earlier, where the engine schedules by priority.")
     user: str | None = about("Kept for compatibility; neither read nor logged.")
 
@@ -122,10 +134,10 @@ class GenerationBody(PromptBody, SampledBody):
     length_penalty: Number | None = about("Exponent on the length in beam search.")
     min_tokens: Natural32 | None = about("Shortest completion, in tokens.")
     spaces_between_special_tokens: bool | None = about("Put spaces between special tokens of the text.")
-    bad_words: Strings | None = about("Text that is not generated.")
+    bad_words: Texts | None = about("Text that is not generated.")
     allowed_token_ids: TokenIds | None = about("The only tokens that are generated.")
     prompt_logprobs: NaturalOrAll32 | None = about("Log-probabilities of so many tokens at each prompt position.")
-    response_format: Object | None = about("Grammar or JSON schema of the completion.")
+    response_format: Annotated[Object, RESPONSE_FORMAT] | None = about("Grammar or JSON schema of the completion.")
     use_beam_search: bool | None = about("Search with n beams instead of sampling.")
     return_token_ids: bool | None = about("Token ids beside the text.")
     return_tokens_as_token_ids: bool | None = about("Tokens of log-probabilities as `token_id:ID`.")
@@ -148,10 +160,10 @@ class CompletionRequest(GenerationBody):
 
     model_config = ConfigDict(json_schema_extra={"required": ["prompt"]})
 
-    prompt: Prompts = None
+    prompt: Annotated[Any, PROMPTS] = None
     logprobs: NaturalOrAll32 | None = about("Log-probabilities of so many tokens at each position; -1 for all.")
     echo: bool | None = about("Repeat the prompt before the completion.")
-    suffix: str | None = about("Not supported by the engine.")
+    suffix: str | None = about("Text after the completion; only for models that fill in between.")
 
 
 class ChatRequest(GenerationBody, TemplateBody):
@@ -159,18 +171,19 @@ class ChatRequest(GenerationBody, TemplateBody):
 
     model_config = ConfigDict(json_schema_extra={"required": ["messages"]})
 
-    messages: Messages = None
+    messages: Annotated[Any, MESSAGES] = None
+    tools: Annotated[Objects, SOME_TOOLS] | None = about("Functions that the model may call.")
     max_completion_tokens: Natural | None = about("As max_tokens, which it replaces.")
     logprobs: bool | None = about("Log-probabilities of the completion's tokens.")
     top_logprobs: NaturalOrAll32 | None = about("Log-probabilities of so many tokens at each position; -1 for all.")
-    tool_choice: StringOrObject | None = about("Which tool to call.")
+    tool_choice: Annotated[StringOrObject, TOOL_CHOICE] | None = about("Which tool to call.")
     parallel_tool_calls: bool | None = about("Several tool calls in one answer.")
-    reasoning_effort: str | None = about("How long the model reasons, where it does.")
+    reasoning_effort: Annotated[str, EFFORT] | None = about("How long the model reasons, where it does.")
     include_reasoning: bool | None = about("Reasoning beside the answer.")
     echo: bool | None = about("Repeat the last message before the answer.")
-    documents: Objects | None = about("Documents for the chat template.")
+    documents: Annotated[Objects, DOCUMENTS] | None = about("Documents for the chat template.")
     mm_processor_kwargs: Object | None = about("Arguments of the engine's multi-modal processor.")
-    media_io_kwargs: Object | None = about("Arguments of the engine's media readers.")
+    media_io_kwargs: Annotated[Object, OBJECTS_BY_NAME] | None = about("Arguments of the engine's media readers.")
 
     def completion_limit(self) -> tuple[str, int | None]:
         """As of every generation; max_completion_tokens takes precedence."""
@@ -179,7 +192,7 @@ class ChatRequest(GenerationBody, TemplateBody):
         return "max_completion_tokens", self.max_completion_tokens
 
 
-class TokenizeText(TemplateBody):
+class TokenizeText(PromptBody):
     """The body of a request for a text's tokens."""
 
     prompt: str
@@ -196,7 +209,7 @@ class TokenizeChat(TemplateBody):
 class DetokenizeRequest(Body):
     """The body of a request for the text of tokens."""
 
-    tokens: TokenIds
+    tokens: VocabularyIds
 
 
 Kind = TypeVar("Kind", bound=Body)

@@ -12,6 +12,7 @@ from wave_serve.settings import Overflow
 if TYPE_CHECKING:
     from wave_serve.request.dialects.dialect import Dialect
 
+TEXT_PARTS = ("text", "input_text", "output_text", "refusal", "thinking")  # as vLLM reads them
 Prompt: TypeAlias = "str | list[int] | array[int]"
 
 
@@ -90,8 +91,26 @@ def check_messages(payload: Mapping[str, Any]) -> None:
             raise invalid(f"{where} must be an object, got {shown(message)}", "messages")
         if not isinstance(message.get("role"), str):
             raise invalid(f"{where}.role must be a string, got {shown(message.get('role'))}", "messages")
-        if not isinstance(message.get("content"), str | list | None):
-            raise invalid(f"{where}.content must be a string or parts, got {shown(message['content'])}", "messages")
+        content = message.get("content")
+        if not isinstance(content, str | list | None):
+            raise invalid(f"{where}.content must be a string or parts, got {shown(content)}", "messages")
+        for place, part in enumerate(content if isinstance(content, list) else ()):
+            _check_part(part, f"{where}.content[{place}]")
+
+
+def _check_part(part: object, where: str) -> None:
+    """A part of a message is a text or an object that says its type, and has the text where that is text."""
+    if isinstance(part, str):
+        return
+    if not isinstance(part, dict):
+        raise invalid(f"{where} must be a string or an object, got {shown(part)}", "messages")
+    if not isinstance(part.get("type"), str):
+        raise invalid(f"{where}.type must be a string, got {shown(part.get('type'))}", "messages")
+    if part["type"] not in TEXT_PARTS:
+        said = f"{where} has the type {part['type']!r}: only text is supported, no images, audio or files"
+        raise invalid(said, "messages")
+    if part["type"] == "text" and not isinstance(part.get("text"), str):
+        raise invalid(f"{where}.text must be a string, got {shown(part.get('text'))}", "messages")
 
 
 def check_token_ids(ids: Sequence[int], vocab_size: int | None) -> None:

@@ -30,6 +30,8 @@ WRONG = {
     "int_type": "must be an integer",
     "less_than_equal": "must be at most {le}",
     "must": "must {be}",
+    "string_pattern_mismatch": "must match {pattern}",
+    "string_too_long": "must be a string of at most {max_length} characters",
     "string_too_short": "must be a string of at least {min_length} characters",
     "string_type": "must be a string",
 }
@@ -86,9 +88,15 @@ Number = Annotated[float, Field(allow_inf_nan=False)]
 Object: TypeAlias = dict[str, Any]
 Objects = Annotated[list[Object], FIRST, Must("be a list of objects")]
 Strings = Annotated[list[str], FIRST, Must("be a list of strings")]
-StringOrStrings = Annotated[str | Annotated[list[str], FIRST], Must("be a string or a list of strings")]
+SomeText = Annotated[str, Field(min_length=1)]
+Texts = Annotated[list[SomeText], FIRST, Must("be a list of strings, none of them empty")]
+TextOrTexts = Annotated[
+    SomeText | Annotated[list[SomeText], FIRST], Must("be a string or a list of strings, none of them empty")
+]
 StringOrObject = Annotated[str | Object, Must("be a string or an object")]
 TokenIds = Annotated[list[Annotated[int, Field(ge=0, le=INT64)]], FIRST, WHOLE, Must("be a list of token ids")]
+VocabularyIds = Annotated[list[Annotated[int, Field(ge=0, le=2**32 - 1)]], FIRST, WHOLE, Must("be a list of token ids")]
+Salt = Annotated[str, Field(min_length=1, max_length=128, pattern=r"^[^@/\\\x00]+$")]
 OverflowPolicy = Annotated[Overflow, Field(strict=False), Must(f"be one of {', '.join(Overflow)}")]
 NumbersByToken = Annotated[
     Object,
@@ -98,31 +106,6 @@ NumbersByToken = Annotated[
         {"type": "object", "propertyNames": {"pattern": "^[0-9]+$"}, "additionalProperties": {"type": "number"}}
     ),
 ]
-TEXT = {"type": "string"}
-IDS = {"type": "array", "items": {"type": "integer", "minimum": 0}}
-PROMPTS = WithJsonSchema(
-    {
-        "description": "A text, several texts, token ids, or several lists of token ids.",
-        "anyOf": [
-            {"type": "string", "minLength": 1},
-            {"type": "array", "minItems": 1, "items": {"type": "string", "minLength": 1}},
-            {**IDS, "minItems": 1},
-            {"type": "array", "minItems": 1, "items": {**IDS, "minItems": 1}},
-        ],
-    }
-)
-MESSAGE = {
-    "type": "object",
-    "required": ["role"],
-    "properties": {
-        "role": TEXT,
-        "content": {"anyOf": [TEXT, {"type": "array"}, {"type": "null"}], "description": "Text, or parts."},
-    },
-    "additionalProperties": True,
-}
-MESSAGES = WithJsonSchema({"type": "array", "minItems": 1, "items": MESSAGE})
-Prompts = Annotated[Any, PROMPTS]
-Messages = Annotated[Any, MESSAGES]
 
 
 def complaint(error: ErrorDetails, payload: Mapping[str, Any]) -> str:

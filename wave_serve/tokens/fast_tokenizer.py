@@ -18,9 +18,8 @@ from wave_serve.tokens.pieces import PATTERNS
 from wave_serve.tokens.special_tokens import PROBE, Affixes, affixes_of
 
 NFC = {"type": "NFC"}
-# Steps that do not depend on a library's version of Unicode, or of which `takes` knows where they do. With another
-# one, such as BERT's normalizer or Falcon's split at punctuation, the two libraries differ on dozens to hundreds of
-# characters.
+# Steps that do not depend on a library's version of Unicode, or of which `takes` knows where they do. With another one,
+# such as BERT's normalizer or Falcon's split at punctuation, the libraries differ on dozens to hundreds of characters.
 NORMALIZERS = ("Precompiled", "Prepend", "Replace", "Sequence")
 PRE_TOKENIZERS = ("ByteLevel", "Digits", "Metaspace", "Sequence", "Split", "WhitespaceSplit")
 

@@ -193,7 +193,7 @@ def test_an_answer_appears_while_it_is_written_and_ends_with_a_receipt(open_page
     lines = receipt(page)
     assert (lines["Prompt"], lines["Answer"], lines["Zone"]) == ("207 tokens", "2 tokens", "validated")
     assert lines["Times its training"] == "2.1\N{MULTIPLICATION SIGN}"
-    assert {"First token", "Speed", "All of it", "Request"} <= set(lines)
+    assert {"First token", "Speed", "Total", "Request"} <= set(lines)
     page.get_by_text("Headers as they came").click()
     expect(page.locator("#headers")).to_contain_text("x-wave-extrapolation-factor: 2.070")
 

@@ -144,6 +144,10 @@ def test_too_many_completions_are_refused(n: int, prompts: int, param: str) -> N
         (["hi"], 'messages[0] must be an object, got "hi"'),
         ([{"content": "hi"}], "messages[0].role must be a string, got null"),
         ([{"role": "user", "content": 5}], "messages[0].content must be a string or parts, got 5"),
+        ([{"role": "user", "content": ["a", 5]}], "messages[0].content[1] must be a string or an object, got 5"),
+        ([{"role": "user", "content": [{"text": "a"}]}], "messages[0].content[0].type must be a string, got null"),
+        ([{"role": "user", "content": [{"type": ["text"]}]}], "messages[0].content[0].type must be a string, got an"),
+        ([{"role": "user", "content": [{"type": "text"}]}], "messages[0].content[0].text must be a string, got null"),
     ],
 )
 def test_messages_of_another_shape_are_refused(messages: object, said: str) -> None:

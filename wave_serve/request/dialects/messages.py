@@ -84,13 +84,17 @@ class Messages(Conversation):
             where = f"messages[{index}]"
             if not isinstance(message, dict):
                 raise invalid(f"{where} must be an object, got {shown(message)}", "messages")
-            if message.get("role") not in ROLES:
+            if not isinstance(message.get("role"), str) or message["role"] not in ROLES:
                 said = ", ".join(ROLES)
                 raise invalid(f"{where}.role must be one of {said}, got {shown(message.get('role'))}", "messages")
             content = message.get("content")
             blocks = isinstance(content, list) and all(isinstance(block, dict) for block in content)
             if not isinstance(content, str) and not blocks:
                 raise invalid(f"{where}.content must be a string or blocks, got {shown(content)}", "messages")
+            for place, block in enumerate(content if isinstance(content, list) else ()):
+                if not isinstance(block.get("type"), str):
+                    said = shown(block.get("type"))
+                    raise invalid(f"{where}.content[{place}].type must be a string, got {said}", "messages")
             refuse_media(content, f"{where}.content", "messages")
         refuse_media(payload.get("system"), "system", "system")
 

@@ -5,9 +5,10 @@ from typing import Annotated, Any
 from pydantic import ConfigDict, Field, WithJsonSchema
 
 from wave_serve.request.fields import Body, StreamedBody, about
-from wave_serve.request.types import TEXT, Must, Object, Objects, Strings
+from wave_serve.request.shapes import ANYTHING, SOME_TEXT, TEXT, having, nullable
+from wave_serve.request.types import WHOLE, Must, Object, Objects, Strings
 
-BLOCKS = {"type": "array", "items": {"type": "object", "properties": {"type": TEXT}, "additionalProperties": True}}
+BLOCKS = {"type": "array", "items": having(["type"], type=TEXT)}
 MESSAGE = {
     "type": "object",
     "required": ["role", "content"],
@@ -15,7 +16,9 @@ MESSAGE = {
     "additionalProperties": True,
 }
 MESSAGES = WithJsonSchema({"type": "array", "minItems": 1, "items": MESSAGE, "description": "Only of text."})
-Positive = Annotated[int, Field(ge=1, le=2**63 - 1)]
+TOOL = having(["name", "input_schema"], name=SOME_TEXT, description=nullable(TEXT), input_schema=ANYTHING)
+TOOLS = WithJsonSchema({"type": "array", "items": TOOL})
+Positive = Annotated[int, Field(ge=1, le=2**63 - 1), WHOLE]
 System = Annotated[str | Objects, Must("be a string or a list of blocks")]
 
 
@@ -26,7 +29,7 @@ class CountedMessages(Body):
 
     messages: Annotated[Any, MESSAGES] = None
     system: System | None = about("Before the messages; never cut away.")
-    tools: Objects | None = about("Tools that the model may use.")
+    tools: Annotated[Objects, TOOLS] | None = about("Tools that the model may use.")
     tool_choice: Object | None = about("Which tool to use.")
     thinking: Object | None = about("How long the model reasons, where it does.")
     output_config: Object | None = about("Format and effort of the answer.")

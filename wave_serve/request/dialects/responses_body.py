@@ -5,7 +5,8 @@ from typing import Annotated, Any, Literal
 from pydantic import ConfigDict, WithJsonSchema
 
 from wave_serve.request.fields import SampledBody, about
-from wave_serve.request.types import TEXT, Must, Natural, NaturalOrAll32, Object, Objects, StringOrObject, Strings
+from wave_serve.request.shapes import TEXT
+from wave_serve.request.types import Must, Natural, NaturalOrAll32, Object, Objects, StringOrObject, Strings
 
 ITEM = {
     "type": "object",
