@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
-# Everything that needs a GPU, within ten minutes: parity, compute-sanitizer, the benchmark with its plot, and the model
+# Everything that needs a GPU, within eight minutes: parity, a replayed graph, compute-sanitizer, the benchmark with its plot, and the model
 # in vLLM: parity, and speed beside its rotary twin. Needs torch and triton; what needs more is skipped by name.
 #   benchmarks/run_gpu.sh [--rehearse] [PYTHON]
 # --rehearse runs what it can of every step without a GPU, on tiny shapes under Triton's interpreter.
 # Results and logs go to benchmarks/results/gpu, or to $RESULTS. Each step has a limit of its own, and together they
-# have the ten minutes: what matters most comes first. Exits 1 if a step fails or does not get its turn.
+# have the eight minutes: what matters most comes first. Exits 1 if a step fails or does not get its turn.
 set -uo pipefail
 cd "$(dirname "$0")/.." || exit
 rehearse=
@@ -13,10 +13,10 @@ python=${1:-python3}
 export PYTHONPATH=$PWD${PYTHONPATH:+:$PYTHONPATH} PYTHONWARNINGS=ignore
 results=${RESULTS:-benchmarks/results/gpu}
 mkdir -p "$results"
-minutes=10
+minutes=8
 failed=() skipped=()
 
-# step NAME SECONDS COMMAND...: run it within its own limit and within what is left of the ten minutes.
+# step NAME SECONDS COMMAND...: run it within its own limit and within what is left of the eight minutes.
 step() {
   local name=$1 limit=$2 left=$((minutes * 60 - SECONDS)) started=$SECONDS code
   shift 2
@@ -52,12 +52,16 @@ else
     || { echo "run_gpu.sh: torch sees no GPU; --rehearse needs none" >&2; exit 2; }
   workers=$(nproc)
   ((workers < 12)) || workers=12
-  shapes=(--shapes 200 --workers "$workers") few=(--shapes 2 --longest 300) timed=(--quick --minutes 2) rates=()
+  shapes=(--shapes 64 --workers "$workers") few=(--shapes 2 --longest 300) timed=(--quick --minutes 1) rates=()
   kernels=()
   nvidia-smi --query-gpu=name,driver_version,clocks.sm,power.limit --format=csv 2>/dev/null | tee "$results/nvidia-smi.csv"
 fi
 
-step "parity" 150 "${kernels[@]}" "$python" -m benchmarks.attention.parity "${shapes[@]}" --output "$results/parity.json"
+step "parity" 110 "${kernels[@]}" "$python" -m benchmarks.attention.parity "${shapes[@]}" --output "$results/parity.json"
+
+if [[ ! $rehearse ]]; then
+  step "a replayed graph" 60 "$python" -m benchmarks.attention.graph_replay
+fi
 
 sanitizer=$(command -v compute-sanitizer || command -v /usr/local/cuda/bin/compute-sanitizer)
 if [[ $rehearse ]]; then
@@ -70,7 +74,7 @@ else
   skip "compute-sanitizer" "not installed"
 fi
 
-step "benchmark" 200 "${kernels[@]}" "$python" -m benchmarks.attention.gpu "${timed[@]}" --output "$results/attention.json"
+step "benchmark" 100 "${kernels[@]}" "$python" -m benchmarks.attention.gpu "${timed[@]}" --output "$results/attention.json"
 if has matplotlib; then
   step "plot" 30 "$python" -m benchmarks.attention.plot_gpu "$results/attention.json" "$results/attention.svg"
 else
@@ -78,6 +82,7 @@ else
 fi
 
 if has vllm; then
+  # The serving rates are those of prompts in two parts: WAVELET_GPU_PREFILL=fused takes those of one kernel.
   # vLLM finds the plugin by its entry point, which only an installed package has.
   plugin=$(mktemp -d)
   trap 'rm -rf "$plugin"' EXIT
@@ -86,7 +91,7 @@ if has vllm; then
   printf '[vllm.general_plugins]\nwavelet = model_registry:register\n' > "$plugin/wave_serve_benchmark-0.dist-info/entry_points.txt"
   export PYTHONPATH=$PYTHONPATH:$plugin
   step "vLLM parity" 120 "$python" -m benchmarks.serving.parity ${rehearse:+--rehearse} --output "$results/serving_parity.json"
-  step "vLLM bench serve" 200 "$python" -m benchmarks.serving.gpu_rates "${rates[@]}" --output "$results/serving.json"
+  step "vLLM bench serve" 190 env WAVELET_GPU_PREFILL="${WAVELET_GPU_PREFILL:-split}" "$python" -m benchmarks.serving.gpu_rates "${rates[@]}" --output "$results/serving.json"
 else
   skip "vLLM parity, vLLM bench serve" "vllm is not installed"
 fi

@@ -149,10 +149,11 @@ def report(head_sizes: list[int], elements: list[str]) -> list[dict[str, Any]]:
             rows.append(row | resources(kernel, pointers, constants, tile.warps))
             print(rows[-1], flush=True)
         near = near_tile_for_target("cuda", ARCH, head_size, 4 if query == "fp32" else 2)
+        most = near.registers if query == cache else 0
         for far in (True, False):
             pointers, constants = near_arguments(head_size, query, cache, near, far)
             row = {"kernel": near_kernel.__name__, "head_size": head_size, "elements": element, "after_far": far}
-            rows.append(row | asdict(near) | resources(near_kernel, pointers, constants, near.warps, near.registers))
+            rows.append(row | asdict(near) | resources(near_kernel, pointers, constants, near.warps, most))
             print(rows[-1], flush=True)
         constants = {"HEAD_SIZE": head_size, "D": padded(head_size), "MOST_PARTS": MOST_PARTS}
         pointers = {"query_start_loc": "i32", "out": query, "part_out": "fp32", "part_lse": "fp32"}

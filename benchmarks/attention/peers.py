@@ -54,17 +54,18 @@ def _ours(case: Case, *, positions: bool = True, split: Split | None = None) -> 
     scales = {"k_scale": one, "v_scale": one} if case.kv.dtype != case.dtype else {}
     batch = batch_of(case)
 
+    if split is not None:
+        # Once a step in an engine, for all layers.
+        split = replace(split, far_lens=split.far_lengths(batch))
+
     def call() -> torch.Tensor:
-        far_lens = None
-        if split is not None and case.shape.queries > 1:
-            far_lens = split.far_lengths(batch)
         paged_attention(
             batch,
             out,
             positions=positions,
             max_query_len=case.shape.queries,
             max_seq_len=case.shape.context,
-            split=None if split is None else replace(split, far_lens=far_lens),
+            split=split,
             **scales,
         )
         return out
@@ -73,7 +74,7 @@ def _ours(case: Case, *, positions: bool = True, split: Split | None = None) -> 
 
 
 def wavelet(case: Case) -> Call:
-    """As the vLLM plugin runs it on this device: prompts in two parts where it has FlashAttention 3, else in one."""
+    """Prompts in two parts where vLLM has FlashAttention 3 for the device, as its plugin runs them when asked to."""
     if case.shape.queries == 1 or not _has_flash_attention_3():
         return _ours(case)
     return _ours(case, split=split_of(case))
@@ -94,7 +95,7 @@ def wavelet_fused(case: Case) -> Call:
 
 
 def wavelet_split(case: Case) -> Call:
-    """Prompts in two parts with FlashAttention 2 or 4, where the plugin does so only if it is asked to."""
+    """Prompts in two parts with FlashAttention 2 or 4."""
     if case.shape.queries == 1 or _has_flash_attention_3():
         raise Unavailable("it is wavelet here")
     return _ours(case, split=split_of(case))

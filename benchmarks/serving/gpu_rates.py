@@ -132,7 +132,11 @@ def main() -> None:
             for process, _ in servers.values():
                 process.terminate()
             for process, _ in servers.values():
-                process.wait(60)
+                try:
+                    process.wait(20)
+                except subprocess.TimeoutExpired:
+                    process.kill()
+                    process.wait()
     print(f"wrote {options.output}")
 
 

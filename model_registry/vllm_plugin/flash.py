@@ -55,8 +55,8 @@ class FlashAttention:
 def flash_attention(head_size: int, dtype: torch.dtype, float8: bool, rows: int) -> FlashAttention | None:
     """The kernel for the far keys of prompts, or None where one kernel of ours does all; logged once.
 
-    ``auto`` takes two parts where that has run and was faster: FlashAttention 3 on compute capability 9. ``split``
-    takes them with any version that vLLM has for the GPU.
+    ``auto`` takes one kernel: an engine has served with it on a GPU. ``split`` takes two parts, with any version of
+    FlashAttention that vLLM has for the GPU; alone on a GPU they ran and were faster (docs/gpu-attention.md).
 
     Args:
         head_size: of the model.
@@ -83,10 +83,8 @@ def flash_attention(head_size: int, dtype: torch.dtype, float8: bool, rows: int)
         against = f"the position table has {rows} rows, more than {MOST_ROWS}"
     if asked == "split" and against is not None:
         raise UnsupportedByWaveletAttentionError(VARIABLE, asked, against)
-    if asked == "auto" and against is None and not (version == 3 and current_platform.is_device_capability_family(90)):
-        against = f"FlashAttention {version} in this role is not measured yet; {VARIABLE}=split asks for it"
-    if asked == "fused":
-        against = f"{VARIABLE}=fused"
+    if asked != "split":
+        against = against or f"{VARIABLE}=split asks for two parts"
     if against is not None or version is None:
         logger.info_once("Wavelet attention: prompts in one kernel (%s)", against)
         return None

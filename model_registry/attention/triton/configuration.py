@@ -1,9 +1,8 @@
 """Tile sizes of the Triton kernels: one small table per architecture, and a default that fits everywhere.
 
 Chosen from what the compiler says of registers and shared memory on sm_90
-(``benchmarks/attention/compile_report.py``): nothing spills to local memory, no wgmma waits for the one before it, and
-four decode programs of a head of 128 in bfloat16 fit into a multiprocessor. Timings are still to be taken, with
-``benchmarks/run_gpu.sh``.
+(``benchmarks/attention/compile_report.py``): nothing spills to local memory, and no wgmma waits for the one before it.
+Those for a head of 128 in bfloat16 are the fastest of those timed on an H100 and an H200 (docs/gpu-attention.md).
 """
 
 from __future__ import annotations
@@ -57,7 +56,7 @@ MOST_PARTS = 64
 # By padded head size and bytes of an element of q.
 _HOPPER = {
     (32, 2): Configuration(Tile(128, 64, 8, 5), 32, Tile(16, 256, 4, 4), 4),
-    (64, 2): Configuration(Tile(128, 64, 8, 5), 32, Tile(16, 128, 4, 4), 4),
+    (64, 2): Configuration(Tile(128, 64, 8, 5), 32, Tile(16, 256, 4, 3), 2),
     (128, 2): Configuration(Tile(128, 64, 8, 5), 32, Tile(16, 128, 4, 4), 2),
     (256, 2): Configuration(Tile(64, 32, 8, 5), 16, Tile(16, 32, 4, 3), 4),
 }
@@ -116,7 +115,7 @@ class NearTile:
         t_stages: depth of the pipeline of distances.
         heads: heads of a group that share a tile, 1 or 4; a group that 4 does not divide has 1.
         wave_keys: keys that share waves, a multiple of ``n``.
-        registers: most registers of a thread, or 0 for as many as the compiler likes.
+        registers: most registers of a thread for a cache of the queries' type, or 0 for as many as the compiler likes.
     """
 
     m: int
@@ -134,7 +133,7 @@ class NearTile:
 _NEAR_HOPPER = {
     (32, 2): NearTile(64, 32, 32, 4, 5, 3, 4),
     (64, 2): NearTile(64, 32, 32, 4, 5, 3, 4),
-    (128, 2): NearTile(64, 32, 32, 4, 5, 3, 4),
+    (128, 2): NearTile(128, 32, 32, 8, 5, 3, 4, 64, 128),
     (256, 2): NearTile(64, 32, 32, 8, 3, 2, 4),
 }
 _NEAR_DEFAULT = {

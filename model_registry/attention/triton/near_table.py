@@ -74,35 +74,37 @@ def near_table(table: torch.Tensor, dtype: torch.dtype, tile: NearTile, least_ro
     Of ricker with the exponents 0 to 7 these are 574 of 769 rows in bfloat16, so 576 are near, and all but 64 of those
     have waves. Haar has none: it jumps. At least ``least_rows`` keys are near.
     """
-    exact_table = table.double().cpu()
-    d = table.shape[1]
-    length = exact_table.norm(dim=1)
-    negligible = float(_NEGLIGIBLE * torch.finfo(dtype).eps / 2 * length.max())
-    last = int((length > negligible).nonzero().amax()) if negligible > 0 else 0
-    rows = -(-max(last + 1, least_rows) // tile.wave_keys) * tile.wave_keys
+    # An engine builds its models with the GPU as the default device.
+    with torch.device("cpu"):
+        exact_table = table.double().cpu()
+        d = table.shape[1]
+        length = exact_table.norm(dim=1)
+        negligible = float(_NEGLIGIBLE * torch.finfo(dtype).eps / 2 * length.max())
+        last = int((length > negligible).nonzero().amax()) if negligible > 0 else 0
+        rows = -(-max(last + 1, least_rows) // tile.wave_keys) * tile.wave_keys
 
-    frequency = 2 * math.pi * (torch.arange(FREQUENCIES).double() + 0.5) / (2 * (tile.m + tile.wave_keys))
-    fits = _fits(exact_table, rows, frequency, negligible, tile)
-    waves = -(-len(fits) * WAVES // tile.t) * tile.t
-    along, across = torch.zeros(2, max(waves, tile.t), d, dtype=torch.float64)
-    for nth, (a, b) in enumerate(fits):
-        group = slice(WAVES * nth, WAVES * (nth + 1))
-        along[group], across[group] = torch.cat([a, a]), torch.cat([b, -b])
-    exact_keys = rows - len(fits) * tile.wave_keys
-    after = torch.arange(tile.m) % (tile.m // tile.heads) * tile.heads
-    turn = after.double()[:, None] * frequency
-    wave = torch.arange(tile.wave_keys).double()[:, None] * frequency
-    kind = strip_type(dtype)
-    return NearTable(
-        rows,
-        exact_keys,
-        _rows(exact_table, torch.arange(-(-(exact_keys + tile.m) // tile.t) * tile.t)).to(dtype),
-        along.to(dtype),
-        across.to(dtype),
-        torch.cat([turn.cos(), turn.sin()], dim=1).float(),
-        torch.cat([turn.sin(), turn.cos()], dim=1).float(),
-        torch.cat([wave.cos(), wave.sin()], dim=1).T.contiguous().to(kind),
-    ).to(table.device)
+        frequency = 2 * math.pi * (torch.arange(FREQUENCIES).double() + 0.5) / (2 * (tile.m + tile.wave_keys))
+        fits = _fits(exact_table, rows, frequency, negligible, tile)
+        waves = -(-len(fits) * WAVES // tile.t) * tile.t
+        along, across = torch.zeros(2, max(waves, tile.t), d, dtype=torch.float64)
+        for nth, (a, b) in enumerate(fits):
+            group = slice(WAVES * nth, WAVES * (nth + 1))
+            along[group], across[group] = torch.cat([a, a]), torch.cat([b, -b])
+        exact_keys = rows - len(fits) * tile.wave_keys
+        after = torch.arange(tile.m) % (tile.m // tile.heads) * tile.heads
+        turn = after.double()[:, None] * frequency
+        wave = torch.arange(tile.wave_keys).double()[:, None] * frequency
+        kind = strip_type(dtype)
+        return NearTable(
+            rows,
+            exact_keys,
+            _rows(exact_table, torch.arange(-(-(exact_keys + tile.m) // tile.t) * tile.t)).to(dtype),
+            along.to(dtype),
+            across.to(dtype),
+            torch.cat([turn.cos(), turn.sin()], dim=1).float(),
+            torch.cat([turn.sin(), turn.cos()], dim=1).float(),
+            torch.cat([wave.cos(), wave.sin()], dim=1).T.contiguous().to(kind),
+        ).to(table.device)
 
 
 def strip_type(dtype: torch.dtype) -> torch.dtype:

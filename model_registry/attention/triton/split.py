@@ -117,7 +117,7 @@ def attend_to_near_keys(arguments: Arguments, table: NearTable, far_lse: torch.T
     (T, H, d), S = q.shape, seq_lens.shape[0]
     tile = near_tile(d, q.element_size(), H // k_cache.shape[2])
     strips = take_strips(q, k_cache.shape[2], S, table)
-    options = {"maxnreg": tile.registers} if tile.registers else {}
+    options = {"maxnreg": tile.registers} if tile.registers and not arguments.constants["SCALED"] else {}
     for first_head in range(0, H, strips.heads):
         near_kernel[((T // tile.m + S) * tile.heads, min(strips.heads, H - first_head) // tile.heads)](
             q,

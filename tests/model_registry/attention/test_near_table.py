@@ -78,3 +78,17 @@ def test_waves_do_not_cancel():
     for nth in range((near.rows - near.exact_keys) // TILE.wave_keys):
         group = slice(16 * nth, 16 * nth + 8)
         assert math.hypot(near.along[group].double().norm(), near.across[group].double().norm()) <= largest
+
+
+def test_it_does_not_depend_on_the_default_device_and_type():
+    """An engine builds its models with both of its own."""
+    expected = near_table(RICKER, torch.bfloat16, TILE)
+    torch.set_default_dtype(torch.bfloat16)
+    try:
+        with torch.device("meta"):
+            found = near_table(RICKER, torch.bfloat16, TILE)
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert vars(found).keys() == vars(expected).keys()
+    for name, value in vars(expected).items():
+        assert torch.equal(torch.as_tensor(getattr(found, name)), torch.as_tensor(value)), name
