@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# Everything that needs a GPU, within eight minutes: parity, a replayed graph, compute-sanitizer, the benchmark with its plot, and the model
-# in vLLM: parity, and speed beside its rotary twin. Needs torch and triton; what needs more is skipped by name.
+# Everything that needs a GPU, within eight minutes: parity, a replayed graph, compute-sanitizer, the benchmark with its
+# plot, and the model in vLLM: parity, and speed beside its rotary twin. Needs torch and triton; what needs more is
+# skipped by name.
 #   benchmarks/run_gpu.sh [--rehearse] [PYTHON]
 # --rehearse runs what it can of every step without a GPU, on tiny shapes under Triton's interpreter.
 # Results and logs go to benchmarks/results/gpu, or to $RESULTS. Each step has a limit of its own, and together they
