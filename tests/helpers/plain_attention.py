@@ -2,6 +2,8 @@
 
 import torch
 
+from model_registry.attention.batch import PagedBatch
+
 _flash = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
 
 
@@ -40,3 +42,27 @@ def plain_attention(k_scale=1.0, v_scale=1.0):
         return lse
 
     return attend
+
+
+def flash_attn_varlen_func(
+    *,
+    q,
+    k,
+    v,
+    out,
+    cu_seqlens_q,
+    max_seqlen_q,
+    seqused_k,
+    max_seqlen_k,
+    softmax_scale,
+    causal,
+    block_table,
+    fa_version,
+    return_softmax_lse,
+):
+    """The same under the name and with the arguments of vLLM's FlashAttention, which needs a GPU."""
+    assert causal
+    assert return_softmax_lse
+    assert fa_version in (2, 3, 4)
+    batch = PagedBatch(q, k, v, block_table, cu_seqlens_q, seqused_k, None, softmax_scale)
+    return out, plain_attention()(batch, out, max_seqlen_q, max_seqlen_k)

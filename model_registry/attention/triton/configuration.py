@@ -56,8 +56,8 @@ MOST_PARTS = 64
 
 # By padded head size and bytes of an element of q.
 _HOPPER = {
-    (32, 2): Configuration(Tile(128, 64, 8, 5), 32, Tile(16, 64, 4, 3), 4),
-    (64, 2): Configuration(Tile(128, 64, 8, 5), 32, Tile(16, 128, 8, 3), 4),
+    (32, 2): Configuration(Tile(128, 64, 8, 5), 32, Tile(16, 256, 4, 4), 4),
+    (64, 2): Configuration(Tile(128, 64, 8, 5), 32, Tile(16, 128, 4, 4), 4),
     (128, 2): Configuration(Tile(128, 64, 8, 5), 32, Tile(16, 128, 4, 4), 2),
     (256, 2): Configuration(Tile(64, 32, 8, 5), 16, Tile(16, 32, 4, 3), 4),
 }
@@ -132,10 +132,10 @@ class NearTile:
 
 # By padded head size and bytes of an element of q.
 _NEAR_HOPPER = {
-    (32, 2): NearTile(64, 64, 64, 4, 3, 3, 4),
-    (64, 2): NearTile(64, 64, 64, 4, 3, 3, 4),
-    (128, 2): NearTile(64, 64, 64, 4, 3, 3, 4),
-    (256, 2): NearTile(64, 32, 32, 4, 3, 3, 4),
+    (32, 2): NearTile(64, 32, 32, 4, 5, 3, 4),
+    (64, 2): NearTile(64, 32, 32, 4, 5, 3, 4),
+    (128, 2): NearTile(64, 32, 32, 4, 5, 3, 4),
+    (256, 2): NearTile(64, 32, 32, 8, 3, 2, 4),
 }
 _NEAR_DEFAULT = {
     (32, 2): NearTile(64, 64, 64, 4, 2, 2),
@@ -148,7 +148,7 @@ _NEAR_DEFAULT = {
     (256, 4): NearTile(16, 16, 16, 4, 1, 1),
 }
 _NEAR_TUNED: dict[tuple[str, object], dict[tuple[int, int], NearTile]] = {("cuda", 90): _NEAR_HOPPER}
-_NEAR_INTERPRETED = NearTile(32, 16, 16, 1, 1, 1, 4, 32)
+_NEAR_INTERPRETED = NearTile(32, 32, 32, 1, 1, 1, 4, 64)
 
 
 def near_tile(head_size: int, element_bytes: int, group: int) -> NearTile:

@@ -122,12 +122,12 @@ def _fits(
     """``a`` and ``b``, each ``[8, d]``, of the tiles of keys from the farthest on, as long as the waves fit."""
     away = torch.arange(1 - tile.wave_keys, tile.m)  # i - j
     basis = torch.cat([(away[:, None] * frequency).cos(), (away[:, None] * frequency).sin()], dim=1)
-    damped = torch.cat([basis, _RIDGE * torch.eye(WAVES, dtype=torch.float64)])
+    damped = basis.T @ basis + _RIDGE**2 * torch.eye(WAVES, dtype=torch.float64)
+    solution = torch.linalg.solve(damped, basis.T)  # least squares, the same for every tile
     fits: list[tuple[torch.Tensor, torch.Tensor]] = []
     for t0 in range(rows - 1, 0, -tile.wave_keys):
         wanted = _rows(table, t0 + away)
-        none = torch.zeros(WAVES, table.shape[1], dtype=torch.float64)
-        coefficients = torch.linalg.lstsq(damped, torch.cat([wanted, none])).solution
+        coefficients = solution @ wanted
         if float((basis @ coefficients - wanted).norm(dim=1).max()) > tolerance:
             break
         fits.append((coefficients[:FREQUENCIES], coefficients[FREQUENCIES:]))

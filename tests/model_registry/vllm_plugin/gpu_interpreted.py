@@ -1,17 +1,23 @@
 """The GPU implementation of the vLLM backend against the CPU's, under Triton's interpreter; a script, see
 `test_gpu_backend.py`. The cache is written by the CPU implementation: vLLM's kernel for it needs a GPU."""
 
+import os
 import sys
 from types import SimpleNamespace
 
 import torch
+from helpers.plain_attention import flash_attn_varlen_func
 from vllm.v1.attention.backend import CommonAttentionMetadata
+from vllm.v1.attention.backends import fa_utils
 
+from model_registry.attention.triton import split
+from model_registry.vllm_plugin import flash
 from model_registry.vllm_plugin.backend import WaveletAttentionBackend
 from model_registry.vllm_plugin.cpu import WaveletCpuAttentionImpl
 from model_registry.vllm_plugin.gpu import WaveletGpuAttentionImpl
 
 H, H_KV, D, BLOCK = 4, 2, 32, 16
+split.SHORT_CONTEXT = 1  # no context is
 generator = torch.Generator().manual_seed(3)
 
 
@@ -64,6 +70,24 @@ for queries, lengths in (([20, 1, 7], [50, 33, 7]), ([1, 1], [60, 17])):
     expected = cpu.forward(layer, query.bfloat16().float(), None, None, true, now, query.bfloat16().float())
     # bfloat16 rounds weights and outputs, and the interpreter truncates: some eps of the largest value.
     assert (out - expected).abs().max() < 4 * torch.finfo(torch.bfloat16).eps * true.abs().max()
+
+    # In two parts: vLLM's FlashAttention needs a GPU, so PyTorch's stands in for it, and the platform for a GPU.
+    os.environ[flash.VARIABLE] = "split"
+    flash.current_platform = SimpleNamespace(is_cuda=lambda: True)
+    fa_utils.get_flash_attn_version, fa_utils.flash_attn_varlen_func = lambda head_size: 2, flash_attn_varlen_func
+    torch.set_default_dtype(torch.bfloat16)
+    in_two_parts = WaveletGpuAttentionImpl(H, D, D**-0.5, H_KV, table=table[:32])
+    one_kernel = WaveletCpuAttentionImpl(H, D, D**-0.5, H_KV, table=table[:32])
+    torch.set_default_dtype(torch.float32)
+    del os.environ[flash.VARIABLE]
+    caches, rounded = kv_cache.bfloat16(), query.bfloat16()
+    for layer_of_step in range(2):
+        out = in_two_parts.forward(layer, rounded, None, None, caches, now, torch.full_like(rounded, 7.0))
+        assert len(now.far_lens) == (max(queries) > 1), layer_of_step
+    expected = one_kernel.forward(layer, rounded.float(), None, None, caches.float(), now, query.clone())
+    assert (out[:-2] - expected[:-2]).abs().max() < 4 * torch.finfo(torch.bfloat16).eps * caches.abs().max()
+    assert (out[-2:] == 7).all()
+    assert in_two_parts.forward(layer, rounded, None, None, caches, None, rounded.clone()).eq(0).all()
 
 captured, other = metadata([1, 1], [60, 17])
 assert (captured.max_query_len, captured.max_seq_len) == (1, 60)

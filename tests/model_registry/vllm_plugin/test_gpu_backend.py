@@ -1,13 +1,11 @@
 """The vLLM backend on GPUs: what it refuses at start, and its implementation under Triton's interpreter."""
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
+from helpers.python import run
 from vllm.v1.attention.backend import AttentionCGSupport
 
 from model_registry.vllm_plugin import backend, base, gpu
@@ -135,9 +133,4 @@ def test_graphs_are_recorded_for_batches_of_equal_query_counts_only() -> None:
 
 def test_the_gpu_implementation_computes_what_the_cpu_one_does() -> None:
     script = Path(__file__).with_name("gpu_interpreted.py")
-    environment = os.environ | {"TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"}
-    finished = subprocess.run(
-        [sys.executable, script], env=environment, capture_output=True, text=True, check=False, timeout=600
-    )
-    assert finished.returncode == 0, finished.stdout[-2000:] + finished.stderr[-4000:]
-    assert finished.stdout.endswith("in bounds")
+    assert run(script, TRITON_INTERPRET="1").endswith("in bounds")

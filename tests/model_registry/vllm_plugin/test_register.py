@@ -37,12 +37,18 @@ def test_registering_twice_leaves_one_of_each(caplog: pytest.LogCaptureFixture) 
     assert "already registered" not in caplog.text
 
 
-@pytest.mark.parametrize("version", ["0.31.2", "0.33.0", "1.0.0", "0.320.0"])
+@pytest.mark.parametrize("version", ["0.31.2", "0.34.0", "1.0.0", "0.320.0", "0.3.3"])
 def test_another_vllm_series_is_refused_by_name(version: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(vllm, "__version__", version)
     with pytest.raises(model_registry.UnsupportedVllmVersionError, match=version) as caught:
         model_registry.register()
-    assert "0.32" in str(caught.value)
+    assert "0.32 to 0.33" in str(caught.value)
+
+
+@pytest.mark.parametrize("version", ["0.32.0", "0.32.1", "0.33.0", "0.33.2+cu130"])
+def test_both_series_are_taken(version: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(vllm, "__version__", version)
+    model_registry.register()
 
 
 @pytest.mark.parametrize(
