@@ -28,7 +28,7 @@ COPY requirements/cpu.txt /requirements.txt
 # Without a GPU vLLM uses neither Triton nor Intel's OpenMP (it preloads torch's libgomp): 1.1 GB.
 RUN pip install --no-deps --require-hashes -r /requirements.txt \
     && pip uninstall --yes intel-cmplr-lib-ur intel-openmp triton \
-       greenlet grimp import-linter mypy playwright pyee pytest ruff types-PyYAML
+       greenlet grimp import-linter mypy playwright pytest ruff types-PyYAML
 
 
 # Ours, with the attention kernel built for every instruction set: no compiler is needed where the image runs.
