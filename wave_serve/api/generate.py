@@ -14,6 +14,7 @@ from wave_serve.gateway import Gateway
 from wave_serve.relay.relay import Relay
 from wave_serve.request.dialects import Dialect
 from wave_serve.request.generation import Generation
+from wave_serve.request.schema_places import CONSTRAINTS
 
 
 async def generate(gateway: Gateway, request: Request, dialect: Dialect) -> Response:
@@ -42,6 +43,7 @@ async def generate(gateway: Gateway, request: Request, dialect: Dialect) -> Resp
         on_part=partial(note, gateway, exchange) if generation.kept is not None else None,
         hide_usage=bool(usage),
         echoed_prefix="" if outcome.truncated is None else outcome.truncated.echoed_prefix,
+        held_to_grammar=any(field in payload for field in CONSTRAINTS),
     )
 
 
