@@ -57,6 +57,9 @@ class Responses(Conversation):
             where = f"input[{index}]"
             if not isinstance(item, dict):
                 raise invalid(f"{where} must be an object, got {shown(item)}", "input")
+            for member in ("type", "role"):
+                if not isinstance(item.get(member), str | None):
+                    raise invalid(f"{where}.{member} must be a string, got {shown(item[member])}", "input")
             refuse_kind(item.get("type"), where, "input")
             refuse_media(item.get("content"), f"{where}.content", "input")
             refuse_media(item.get("output"), f"{where}.output", "input")
