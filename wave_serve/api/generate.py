@@ -6,6 +6,7 @@ from typing import Any
 from fastapi import Request
 from starlette.responses import Response
 
+from wave_serve.api.fit import fit
 from wave_serve.api.stored import note, resume
 from wave_serve.context.catalogue import ServedModel
 from wave_serve.context.fitting import Outcome
@@ -25,7 +26,7 @@ async def generate(gateway: Gateway, request: Request, dialect: Dialect) -> Resp
     generation = resume(gateway, dialect.read(payload), exchange)
     exchange.asks_for_stream(generation.stream)
     exchange.asks_for(payload)
-    model, outcome = await gateway.fit(request, candidates, generation)
+    model, outcome = await fit(gateway, request, candidates, generation)
     exchange.record(outcome.record())
     longest = outcome.accepted().completion_tokens * generation.n * len(outcome.tokens)
     exchange.spend(sum(outcome.tokens) + longest)

@@ -128,6 +128,9 @@ def test_what_is_no_text_is_refused_where_it_stands(dialect: Conversation, body:
         (RESPONSES, {"input": ["x"]}),
         (MESSAGES, {}),
         (MESSAGES, {"messages": []}),
+        (RESPONSES, {"input": [{"role": ["user"], "content": "x"}]}),
+        (RESPONSES, {"input": [{"type": {}}]}),
+        (MESSAGES, {"messages": [{"role": ["user"], "content": "x"}]}),
         (MESSAGES, {"messages": [{"role": "tool", "content": "x"}]}),
         (MESSAGES, {"messages": [{"role": "user"}]}),
         (MESSAGES, {"messages": [{"role": "user", "content": ["x"]}]}),
@@ -187,6 +190,7 @@ def test_a_call_whose_result_comes_after_the_last_question_stays() -> None:
     call = {"role": "assistant", "tool_calls": [{"id": "a"}]}
     result = {"role": "tool", "tool_call_id": "a"}
     assert droppable(CHAT, [USER, {"role": "assistant"}, USER, call, USER, result]) == ((0, 1),)
+    assert droppable(CHAT, [call | {"role": "system"}, USER]) == ()
 
 
 def test_a_plain_error_stays_openais_where_no_other_dialect_is_spoken() -> None:
