@@ -27,7 +27,8 @@ RUN python -m venv --without-pip /opt/venv \
 COPY requirements/cpu.txt /requirements.txt
 # Without a GPU vLLM uses neither Triton nor Intel's OpenMP (it preloads torch's libgomp): 1.1 GB.
 RUN pip install --no-deps --require-hashes -r /requirements.txt \
-    && pip uninstall --yes intel-cmplr-lib-ur intel-openmp triton import-linter mypy pytest ruff types-PyYAML
+    && pip uninstall --yes intel-cmplr-lib-ur intel-openmp triton \
+       greenlet grimp import-linter mypy playwright pytest ruff types-PyYAML
 
 
 # Ours, with the attention kernel built for every instruction set: no compiler is needed where the image runs.
@@ -72,7 +73,7 @@ ENTRYPOINT ["tini", "--", "wave-serve"]
 CMD ["serve", "--host", "0.0.0.0"]
 
 
-# vLLM's image already holds all that the gateway needs; --no-deps leaves its packages as they are.
+# vLLM's image already holds what the gateway needs but splintr; --no-deps leaves its packages as they are.
 # PyWavelets samples the `pywt:` families.
 FROM ${VLLM_IMAGE} AS gpu
 LABEL org.opencontainers.image.title="wave-serve" \
@@ -83,7 +84,7 @@ RUN apt-get update \
     && apt-get install --yes --no-install-recommends tini \
     && rm -rf /var/lib/apt/lists/* /var/cache/apt /var/log/apt /var/log/dpkg.log
 COPY --from=wheel /dist /dist
-RUN python3 -m pip install --no-cache-dir --no-deps PyWavelets==1.10.0 /dist/*.whl \
+RUN python3 -m pip install --no-cache-dir --no-deps PyWavelets==1.10.0 splintr-rs==0.22.0 /dist/*.whl \
     && rm -r /dist \
     && wave-serve --help > /dev/null
 COPY --chmod=644 deploy/healthcheck.py /opt/healthcheck.py

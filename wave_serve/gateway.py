@@ -3,15 +3,14 @@
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import replace
 from typing import Any, TypeVar
 
 from fastapi import FastAPI, Request
 
 from wave_serve.context.card import Model
 from wave_serve.context.catalogue import Catalogue, ServedModel, read_model
-from wave_serve.context.choice import Candidate, by_window, fits_whole
-from wave_serve.context.fitting import Fitting, Outcome
+from wave_serve.context.choice import Candidate, by_window
+from wave_serve.context.fitting import Outcome
 from wave_serve.errors import ApiError
 from wave_serve.exchange import Exchange, exchange_of
 from wave_serve.keys.auth import Auth
@@ -27,7 +26,7 @@ from wave_serve.routing.drain import Drain
 from wave_serve.routing.kept_responses import KeptResponses
 from wave_serve.routing.prefixes import prefixes_of
 from wave_serve.routing.router import Demand, Router
-from wave_serve.settings import Overflow, Settings
+from wave_serve.settings import Settings
 from wave_serve.upstream.access import access_to
 from wave_serve.upstream.upstream import Upstream
 from wave_serve.worker.process import Worker
@@ -150,42 +149,6 @@ class Gateway:
             if members:
                 cards.append({**max(members, key=lambda card: card["max_model_len"] or 0), "id": alias})
         return cards
-
-    async def choose(
-        self, request: Request, candidates: Sequence[Candidate], generation: Generation
-    ) -> tuple[Candidate, Outcome | None]:
-        """The first candidate that takes the request whole, with the decision there; else the widest.
-
-        Raises:
-            ApiError: the request could be answered at no length, or no upstream counts its prompts.
-        """
-        *narrower, widest = candidates
-        strictly = replace(generation, overflow=Overflow.REJECT, truncates=False)
-        for one in narrower:
-            outcome = await self.ask(request, one.model, Fitting(one.model, strictly, one.cap).fit)
-            if fits_whole(generation, outcome):
-                return one, outcome
-        return widest, None
-
-    async def fit(
-        self, request: Request, candidates: Sequence[Candidate], generation: Generation
-    ) -> tuple[ServedModel, Outcome]:
-        """The model that a request goes to, and the decision there. Raises ApiError as `choose`."""
-        chosen, outcome = await self.choose(request, candidates, generation)
-        model = chosen.model
-        if outcome is None:
-            outcome = await self.ask(request, model, Fitting(model, generation, chosen.cap).fit)
-        return self._sent_to(model, generation, outcome, exchange_of(request))
-
-    def _sent_to(
-        self, model: ServedModel, generation: Generation, outcome: Outcome, exchange: Exchange
-    ) -> tuple[ServedModel, Outcome]:
-        """With the model's own name in the body where an alias stands there, or none in a dialect that needs one."""
-        exchange.is_for(model.name)
-        named = generation.payload.get("model")
-        if named == model.name or (named is None and not generation.dialect.needs_model):
-            return model, outcome
-        return model, replace(outcome, changes=outcome.changes | {"model": model.name})
 
     async def read(self, request: Request) -> tuple[bytes, dict[str, Any]]:
         """A request's body, and the JSON object in it; a field that is null is in neither.

@@ -43,6 +43,7 @@ def maker(
     stream: bool,
     rest: str = "1:0",
     every: int | None = None,
+    path: str = "/v1/completions",
 ) -> Callable[[int], Request]:
     """A function from a request's number to the request; sizes come by turns.
 
@@ -54,12 +55,13 @@ def maker(
         stream: whether the answer is a stream.
         rest: what the mock does then, see mock.py.
         every: characters after which each prompt is one that was never sent; else it is only in its first line.
+        path: the endpoint, in whose dialect the prompts are.
     """
     bodies = []
     for skip, length in enumerate(lengths):
         prompt = text_of(length, tokenizer, skip, every)
         user = f"{SECONDS}:{rest}:{length}"
-        body = {"model": "bench", "prompt": prompt, "max_tokens": 16, "stream": stream, "user": user}
+        body = {"model": "bench", **asked(path, prompt), "stream": stream, "user": user}
         bodies.append(json.dumps(body, separators=(",", ":")).encode())
     mark = json.dumps(MARK)[1:-1].encode()
     serial = itertools.count(1)  # a request's number comes back in every round
@@ -69,9 +71,18 @@ def maker(
         head, _, tail = (
             bodies[number % len(bodies)].replace(mark, b"#%010d\\n" % next(serial)).rpartition(SECONDS.encode())
         )
-        return Request(post(port, "/v1/completions", b"%s%.4f%s" % (head, seconds, tail)), upstream_s=seconds)
+        return Request(post(port, path, b"%s%.4f%s" % (head, seconds, tail)), upstream_s=seconds)
 
     return make
+
+
+def asked(path: str, prompt: str) -> dict[str, object]:
+    """A prompt and the longest answer to it in the dialect of an endpoint."""
+    if path == "/v1/responses":
+        return {"input": prompt, "max_output_tokens": 16}
+    if path == "/v1/chat/completions":
+        return {"messages": [{"role": "user", "content": prompt}], "max_tokens": 16}
+    return {"prompt": prompt, "max_tokens": 16}
 
 
 def invalid(port: int, number: int) -> Request:

@@ -36,6 +36,23 @@ BUSY = 0.0  # seconds that the mock takes while the proxies' cost is measured
 BIG_BODY = 27_000_000
 MIXES: dict[str, dict[str, Any]] = {
     "short": {"lengths": (SHORT_TOKENS,), "concurrency": 16, "upstream_s": 0.1, "requests": 1600, "busy": 1600},
+    # The same 200 tokens as a chat and as a response, which the mock counts, as an engine would.
+    "chat": {
+        "lengths": (SHORT_TOKENS,),
+        "concurrency": 16,
+        "upstream_s": 0.1,
+        "requests": 1600,
+        "busy": 1600,
+        "path": "/v1/chat/completions",
+    },
+    "responses": {
+        "lengths": (SHORT_TOKENS,),
+        "concurrency": 16,
+        "upstream_s": 0.1,
+        "requests": 1600,
+        "busy": 1600,
+        "path": "/v1/responses",
+    },
     # Documents that were asked about before, each request with a first line of its own.
     "long": {"lengths": LONG_TOKENS, "concurrency": 4, "upstream_s": 0.5, "requests": 120, "busy": 300},
     # Documents that differ all the way, so that nothing is known of any.
@@ -57,7 +74,15 @@ async def measure_mix(name: str, arms: dict[str, Process], tokenizer: Tokenizer,
     requests = max(8, round(mix["requests"] * scale / rounds))
     busy = max(8, round(mix["busy"] * scale / rounds))
     makers = {
-        (arm, mean): maker(process.port, tokenizer, mix["lengths"], spread(mean), stream=False, every=mix.get("every"))
+        (arm, mean): maker(
+            process.port,
+            tokenizer,
+            mix["lengths"],
+            spread(mean),
+            stream=False,
+            every=mix.get("every"),
+            path=mix.get("path", "/v1/completions"),
+        )
         for arm, process in arms.items()
         for mean in (mix["upstream_s"], BUSY)
     }

@@ -9,12 +9,14 @@ after one more colon what it says that the prompt has in tokens.
 import asyncio
 import json
 import sys
+from typing import Any
 
 from tokenizers import Tokenizer
 
 MODEL = "bench"
 MAX_MODEL_LEN = 131_072
 DEFAULT = "0:1:0"
+MOST_COUNTED = 2**14  # bytes of a body; to count longer prompts would hold up others
 EVENT = b'data: {"id":"x","object":"text_completion","model":"bench","choices":[{"index":0,"text":" a"}]}\n\n'
 DONE = b"data: [DONE]\n\n"
 
@@ -65,13 +67,20 @@ class Mock:
             case "/stats":
                 left = {"running": len(self.running), "aborted": self.aborted, "connections": self.connections}
                 await send(writer, left | {"ids": sorted(self.running)})
-            case "/v1/completions" | "/v1/chat/completions":
+            case "/v1/chat/completions/render" | "/v1/responses/render":
+                await send(writer, {"token_ids": self.tokens_of(json.loads(body))})
+            case "/v1/completions" | "/v1/chat/completions" | "/v1/responses":
                 return await self.generate(headers.get("x-request-id", str(id(writer))), body, reader, writer)
             case "/health":
                 await send(writer, {})
             case _:
                 await send(writer, {"detail": "Not Found"}, "404 Not Found")
         return b""
+
+    def tokens_of(self, body: dict[str, Any]) -> list[int]:
+        """Token ids of a text prompt, in any dialect; a conversation has no template here."""
+        text = body.get("prompt") or body.get("input") or body["messages"][0]["content"]
+        return self.tokenizer.encode(text).ids if isinstance(text, str) else text
 
     async def generate(
         self, name: str, body: bytes, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
@@ -80,9 +89,11 @@ class Mock:
         start = body.rfind(b'"user":')
         said = body[start + 7 : body.find(b'"', start + 9)].strip(b' "').decode() if start >= 0 else DEFAULT
         first, tokens, gap, *rest = (float(part) for part in said.split(":"))
-        prompt = int(rest[0]) if rest else 1
+        prompt = int(rest[0]) if rest else None
         self.running.add(name)
-        work = asyncio.create_task(generation(writer, b'"stream":true' in body, prompt, first, int(tokens), gap))
+        if prompt is None and len(body) < MOST_COUNTED:
+            prompt = len(self.tokens_of(json.loads(body)))
+        work = asyncio.create_task(generation(writer, b'"stream":true' in body, first, int(tokens), gap, prompt))
         gone = asyncio.create_task(reader.read(1))
         try:
             await asyncio.wait({work, gone}, return_when=asyncio.FIRST_COMPLETED)
@@ -99,12 +110,14 @@ class Mock:
 
 
 async def generation(
-    writer: asyncio.StreamWriter, stream: bool, prompt: int, first: float, tokens: int, gap: float
+    writer: asyncio.StreamWriter, stream: bool, first: float, tokens: int, gap: float, prompt_tokens: int | None
 ) -> None:
-    """Sends the answer of one generation."""
+    """Sends the answer of one generation; its usage tells the prompt's tokens where they were counted."""
     if not stream:
         await asyncio.sleep(first + tokens * gap)
-        usage = {"prompt_tokens": prompt, "completion_tokens": tokens, "total_tokens": prompt + tokens}
+        usage = {"completion_tokens": tokens, "total_tokens": tokens + (prompt_tokens or 0)}
+        if prompt_tokens is not None:
+            usage |= {"prompt_tokens": prompt_tokens, "input_tokens": prompt_tokens, "output_tokens": tokens}
         choice = {"index": 0, "text": " a" * tokens, "finish_reason": "length", "logprobs": None}
         chat = {"message": {"role": "assistant", "content": " a"}}
         answer = {"id": "x", "object": "text_completion", "created": 1, "model": MODEL, "usage": usage}

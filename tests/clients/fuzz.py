@@ -18,17 +18,23 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 sys.path.insert(0, str(Path(__file__).parents[2]))  # or tests/wave_serve would be taken for wave_serve
 
 from helpers import served, tiny_checkpoint
-from helpers.fake_upstream import DONE, Connection, FakeUpstream, reply, reply_json, stream
+from helpers.dialects import MESSAGE, RESPONSE, SPOKEN
+from helpers.fake_upstream import DONE, GENERATIONS, Connection, FakeUpstream, reply, reply_json, stream
 from helpers.running import running, settings_for
 
 from wave_serve.keys.file import PREFIX, entry_for
 
+WHOLE = {"/v1/responses": RESPONSE, "/v1/messages": MESSAGE}
 USAGE = {"prompt_tokens": 2, "completion_tokens": 1, "total_tokens": 3}
 
 
 async def generation(connection: Connection) -> None:
     """Answers as vLLM does, with one token."""
     body = json.loads(connection.body)
+    if connection.path in WHOLE:
+        spoken = next(one for one in SPOKEN.values() if one.path == connection.path)
+        await (stream(spoken.begun + spoken.rest) if body.get("stream") else reply_json(WHOLE[spoken.path]))(connection)
+        return
     chat = "messages" in body
     words = {"message": {"role": "assistant", "content": "a"}} if chat else {"text": "a"}
     answer = {"object": "x", "choices": [{"index": 0, "finish_reason": "length", **words}], "usage": USAGE}
@@ -42,8 +48,7 @@ def before_a_fake(keys: Path) -> Iterator[str]:
     from vllm_requests import strict
 
     answers = {
-        "/v1/completions": generation,
-        "/v1/chat/completions": generation,
+        **dict.fromkeys(GENERATIONS, generation),
         "/detokenize": reply_json({"prompt": "a"}),
         "/tokenize": reply_json({"count": 2, "max_model_len": 1000, "tokens": [1, 2]}),
     }

@@ -6,6 +6,7 @@ from typing import Any
 from fastapi import Request
 from starlette.responses import Response
 
+from wave_serve.api.fit import fit
 from wave_serve.api.stored import note, resume
 from wave_serve.context.catalogue import ServedModel
 from wave_serve.context.fitting import Outcome
@@ -14,6 +15,7 @@ from wave_serve.gateway import Gateway
 from wave_serve.relay.relay import Relay
 from wave_serve.request.dialects import Dialect
 from wave_serve.request.generation import Generation
+from wave_serve.request.schema_places import CONSTRAINTS
 
 
 async def generate(gateway: Gateway, request: Request, dialect: Dialect) -> Response:
@@ -24,7 +26,7 @@ async def generate(gateway: Gateway, request: Request, dialect: Dialect) -> Resp
     generation = resume(gateway, dialect.read(payload), exchange)
     exchange.asks_for_stream(generation.stream)
     exchange.asks_for(payload)
-    model, outcome = await gateway.fit(request, candidates, generation)
+    model, outcome = await fit(gateway, request, candidates, generation)
     exchange.record(outcome.record())
     longest = outcome.accepted().completion_tokens * generation.n * len(outcome.tokens)
     exchange.spend(sum(outcome.tokens) + longest)
@@ -42,6 +44,7 @@ async def generate(gateway: Gateway, request: Request, dialect: Dialect) -> Resp
         on_part=partial(note, gateway, exchange) if generation.kept is not None else None,
         hide_usage=bool(usage),
         echoed_prefix="" if outcome.truncated is None else outcome.truncated.echoed_prefix,
+        held_to_grammar=any(field in payload for field in CONSTRAINTS),
     )
 
 

@@ -6,6 +6,7 @@ from fastapi import Request
 from pydantic import ConfigDict, NonNegativeInt, with_config
 from typing_extensions import TypedDict
 
+from wave_serve.api.fit import choose
 from wave_serve.api.stored import resume
 from wave_serve.context.cap import Cap
 from wave_serve.context.card import Limits
@@ -80,7 +81,7 @@ async def preflight(gateway: Gateway, request: Request) -> Context:
     _, payload = await gateway.read(request)
     candidates = gateway.find(payload, exchange)
     generation = resume(gateway, dialect_of(payload, request.headers).read(payload), exchange)
-    chosen, _ = await gateway.choose(request, candidates, generation)
+    chosen, _ = await choose(gateway, request, candidates, generation)
     model, cap = chosen.model, chosen.cap
     fitting = Fitting(model, generation, cap)
     measured, cuts = await gateway.ask(request, model, lambda upstream: _measure(fitting, upstream, cap))

@@ -96,11 +96,13 @@ def _with_address(settings: Settings, host: str | None, port: int | None) -> Set
     return settings.model_copy(update={key: value for key, value in given.items() if value is not None})
 
 
-def _announce(url: str, model: str) -> None:
-    """Says on standard output that the model is served, and how to try it."""
+def _announce(url: str, model: str, page: bool) -> None:
+    """Says on standard output that the model is served, and how to try it; `page`: whether by a page, too."""
     body = json.dumps({"model": model, "prompt": "def fibonacci(n):", "max_tokens": 48, "temperature": 0})
     typer.echo(f"\n{model} is served at {url}/v1. Try:\n")
     typer.echo(f"  curl {url}/v1/completions -H 'Content-Type: application/json' -d '{body}'\n")
+    if page:
+        typer.echo(f"or open {url}/ in a browser.\n")
 
 
 def _split(arguments: list[str]) -> tuple[list[str], list[str]]:

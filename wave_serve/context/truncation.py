@@ -129,7 +129,7 @@ def turns_of(entries: Sequence[Entry]) -> Turns:
     if not users:
         return Turns(len(entries), ())
     before = _groups(entries[: users[-1]], _begins_turn)
-    if _unanswered(entries[: users[-1]]):  # the results come after the last user's message, and stay
+    if before and _unanswered(entries[: users[-1]]):  # the results come after the last user's message, and stay
         before.pop()
     after = _groups(entries[users[-1] + 1 :], _begins_exchange)[:-1]
     shifted = [tuple(index + users[-1] + 1 for index in group) for group in after]

@@ -22,8 +22,8 @@ def read_address(text: str) -> tuple[str, str]:
     name, separator, url = text.partition("=")
     if not separator or "://" in name:
         name, url = "", text
-    url = url.strip().rstrip("/")
-    return name.strip() or url.partition("://")[2].removesuffix("/v1") or url, url
+    url = url.strip().rstrip("/").removesuffix("/v1")
+    return name.strip() or url.partition("://")[2] or url, url
 
 
 class Endpoint:

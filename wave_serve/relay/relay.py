@@ -33,7 +33,8 @@ class Relay(Response):
     `dispatch` chooses the upstream, and another one as long as no upstream has begun to answer (`_committed`). The
     prompt tokens that a complete answer's usage tells go to `on_usage`, every part of an answer to `on_part`;
     `hide_usage` keeps a stream's usage from the client, which did not ask for it, and `echoed_prefix` is cut from the
-    beginning of an echo.
+    beginning of an echo. Where an answer is `held_to_grammar`, an upstream's 500 says that it cannot be, and not for a
+    moment only: vLLM answers 503 to what may be tried again.
     """
 
     def __init__(
@@ -49,6 +50,7 @@ class Relay(Response):
         on_part: Callable[[Any], None] | None = None,
         hide_usage: bool = False,
         echoed_prefix: str = "",
+        held_to_grammar: bool = False,
     ) -> None:
         super().__init__()
         self._dispatch = dispatch
@@ -61,6 +63,7 @@ class Relay(Response):
         self._on_part = on_part
         self._hide_usage = hide_usage
         self._echoed_prefix = echoed_prefix
+        self._held_to_grammar = held_to_grammar
         self._committed = False
         self._answered = False
 
@@ -79,6 +82,10 @@ class Relay(Response):
                 await work
             else:
                 exchange.client_left()
+        except ApiError as error:
+            if self._held_to_grammar and error.status == 500:
+                error.headers[Header.SHOULD_RETRY] = "false"
+            raise
         finally:
             for task in (work, gone):
                 task.cancel()

@@ -49,8 +49,9 @@ def prefixes_of(model: str, payload: Mapping[str, Any]) -> Prefixes:
 
 def _prompt_bytes(payload: Mapping[str, Any]) -> bytes:
     """What decides the first prompt's tokens, at most `DEEPEST` bytes, in an order that a follow-up shares."""
-    if "messages" in payload:
-        return _first_bytes(_flat([payload.get("tools"), payload["messages"]]))
+    for said, before in (("messages", "system"), ("input", "instructions")):
+        if said in payload:
+            return _first_bytes(_flat([payload.get("tools"), payload.get(before), payload[said]]))
     prompt = payload.get("prompt")
     if isinstance(prompt, list) and prompt and isinstance(prompt[0], str | list | array):
         prompt = prompt[0]

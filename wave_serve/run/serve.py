@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from wave_serve.api.app import build_app
+from wave_serve.api.page.route import is_on
 from wave_serve.context.cap import bounds
 from wave_serve.context.zones import zones_of
 from wave_serve.engine.checkpoint import bundled_checkpoint, inspect_checkpoint
@@ -51,7 +52,7 @@ def run_with_engine(
     checkpoint_path: Path | None,
     name: str | None,
     max_context: int | None,
-    on_ready: Callable[[str, str], None],
+    on_ready: Callable[[str, str, bool], None],
 ) -> None:
     """Serves a checkpoint with an engine of its own until SIGINT or SIGTERM.
 
@@ -87,7 +88,7 @@ def run_with_engine(
     sock = listen(settings.host, settings.port)
     supervisor = Supervisor(command, environment, settings.engine, gateway.upstreams[0])
     url = local_url(settings.host, settings.port)
-    asyncio.run(_run(gateway, source.then(complete), sock, supervisor, lambda: on_ready(url, served)))
+    asyncio.run(_run(gateway, source.then(complete), sock, supervisor, lambda: on_ready(url, served, is_on(gateway))))
 
 
 async def _run(

@@ -21,6 +21,7 @@ NFC = {"type": "NFC"}
 # Steps that do not depend on a library's version of Unicode, or of which `takes` knows where they do. With another one,
 # such as BERT's normalizer or Falcon's split at punctuation, the libraries differ on dozens to hundreds of characters.
 NORMALIZERS = ("Precompiled", "Prepend", "Replace", "Sequence")
+GLUED = 50  # entries of a vocabulary in one text
 PRE_TOKENIZERS = ("ByteLevel", "Digits", "Metaspace", "Sequence", "Split", "WhitespaceSplit")
 
 
@@ -78,19 +79,30 @@ class FastTokenizer:
 
 
 def fast_tokenizer(description: Mapping[str, Any], tokenizer: Tokenizer, battery: Sequence[str]) -> FastTokenizer:
-    """splintr's tokenizer of a tokenizer.json, checked against `tokenizers` on every text of `battery`.
+    """splintr's tokenizer of a tokenizer.json, checked against `tokenizers` on the battery and the whole vocabulary.
 
     Raises:
         UnsupportedTokenizerError: it cannot be loaded, or differs; names the first text that shows it.
     """
     fast = FastTokenizer(description)
-    taken = [text for text in battery if fast.takes(text)]
-    for special in (True, False):
+    for special, texts in ((True, battery), (False, battery), (False, _glued(tokenizer))):
+        taken = [text for text in texts if fast.takes(text)]
         expected = tokenizer.encode_batch_fast(taken, add_special_tokens=special)
         for text, one, ids in zip(taken, expected, fast.encode(taken, add_special_tokens=special), strict=True):
             if one.ids != list(ids):
                 raise UnsupportedTokenizerError(f"splintr gives other tokens than tokenizers for {text[:200]!r}")
     return fast
+
+
+def _glued(tokenizer: Tokenizer) -> list[str]:
+    """Every entry of the vocabulary inside of a text, without a space between the ones before and after it.
+
+    splintr may merge any two tokens that make a third, `tokenizers` merges listed pairs only. A token that no pair is
+    listed for, or an order of pairs that splintr reads otherwise, shows where the token's parts stand in a word.
+    """
+    ids = sorted(tokenizer.get_vocab().values())
+    entries: list[str] = tokenizer.decode_batch([[token] for token in ids], skip_special_tokens=False)
+    return ["".join(entries[start : start + GLUED + 2]) for start in range(0, len(entries), GLUED)]
 
 
 def _splits_by_own_expression(pre_tokenizer: Mapping[str, Any]) -> bool:

@@ -24,6 +24,8 @@ def from_upstream(status: int, body: bytes, headers: Mapping[str, str] | None = 
     over_context = status <= 500 and any(phrase in message for phrase in CONTEXT_PHRASES)
     if over_context:  # some servers call it a 413, 422 or 500; it is the request's fault, and no other server's
         status = 400
+    if status == 405:  # what the server has at that path is another endpoint, such as one that is only read
+        status = 404
     if status not in PASSED_ON:
         status = 400 if status < 500 else 502
     wait = headers.get("retry-after") if headers and status >= 429 else None  # below, another try is no use

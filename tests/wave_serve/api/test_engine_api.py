@@ -31,6 +31,8 @@ def test_readiness_prints_a_curl_that_works(real: Served) -> None:
     answer = httpx.post(f"{real.url}/v1/completions", json=json.loads(body), timeout=60)
     assert answer.status_code == 200
     assert answer.json()["choices"][0]["text"]
+    assert f"open {real.url}/ in a browser" in printed
+    assert "<title>wave-serve</title>" in httpx.get(f"{real.url}/").text
 
 
 @pytest.mark.parametrize("length", [5, 701])

@@ -95,3 +95,16 @@ def test_what_comes_before_the_first_token_is_not_taken_for_it(gateway: Running,
         gateway.post(spoken.body | {"stream": True}, spoken.path)
         until(lambda: gauge(gateway, "wave_in_flight_requests") == 0)
         assert gauge(gateway, "wave_time_to_first_token_seconds_count") == tokens
+
+
+@pytest.mark.parametrize("streaming", [False, True], ids=["whole", "stream"])
+def test_leaving_is_passed_on_through_a_second_gateway(
+    gateway: Running, upstream: FakeUpstream, spoken: Spoken, streaming: bool
+) -> None:
+    upstream.answers[spoken.path] = stream(spoken.begun, upstream.wait_for_abort)
+    outer = settings_for(upstream, upstreams=[{"base_url": gateway.url, "models": ["fake"]}])
+    with running(outer) as second:
+        with asked(second.url, spoken.body | {"stream": streaming}, spoken.path):
+            until(lambda: upstream.open_generations == 1)
+        assert upstream.aborted.wait(10)
+        until(lambda: gauge(gateway, "wave_aborted_total") == 1)

@@ -61,8 +61,16 @@ class Bench:
                 ],
             },
         ),
+        (
+            {"system": text(1, 5000), "messages": [{"role": "user", "content": "one"}]},
+            {"system": text(1, 5000), "messages": [{"role": "user", "content": "two and more"}]},
+        ),
+        (
+            {"instructions": text(1, 5000), "input": "one"},
+            {"instructions": text(1, 5000), "input": [{"role": "user", "content": "two"}]},
+        ),
     ],
-    ids=["text", "ids", "one of several", "not ASCII", "chat"],
+    ids=["text", "ids", "one of several", "not ASCII", "chat", "Anthropic's messages", "response"],
 )
 def test_prompts_that_begin_alike_share_digests_of_most_of_what_they_share(first: dict, second: dict) -> None:
     one, other = prefixes_of("m", first), prefixes_of("m", second)

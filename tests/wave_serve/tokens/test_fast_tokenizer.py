@@ -6,7 +6,7 @@ import random
 import string
 import sys
 import unicodedata
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -128,6 +128,66 @@ def test_a_step_that_follows_unicode_is_left_to_tokenizers(change: dict, tmp_pat
     assert tokenizer.library == "tokenizers"
     text = "ABC ﬁ e\u0301, \u061d"
     assert asyncio.run(tokenizer.count([text], add_special_tokens=True)) == [len(tokenizer.encode(text))]
+
+
+def unlisted(model: dict) -> None:
+    """A token that no pair is listed for: splintr makes it inside of words too."""
+    model["vocab"]["zq"] = 10_000
+    model["ignore_merges"] = True
+
+
+def disordered(model: dict) -> None:
+    """Pairs that stand before the pairs that make their parts."""
+    model["merges"].reverse()
+
+
+@pytest.mark.parametrize("change", [unlisted, disordered])
+def test_merges_that_are_read_otherwise_are_left_to_tokenizers(change: Callable[[dict], None], tmp_path: Path) -> None:
+    path = build(tmp_path, "gpt2")
+    description = read(path)
+    change(description["model"])
+    path.write_text(json.dumps(description))
+    tokenizer = LocalTokenizer(path)
+    assert tokenizer.library == "tokenizers"
+    text = "zqx zq xzq " + Path(json.__file__).read_text()
+    assert asyncio.run(tokenizer.count([text], add_special_tokens=True)) == [len(tokenizer.encode(text))]
+
+
+def swapped(model: dict) -> None:
+    """Neighbours change places, so that ids are not in the order of merges."""
+    made = {left + right for left, right in model["merges"]}
+    for index in range(300, len(model["merges"]) - 1, 2):
+        first, second = model["merges"][index : index + 2]
+        if not {"".join(first), "".join(second)} & {*first, *second} & made:
+            model["merges"][index : index + 2] = second, first
+
+
+def merged_in_two_ways(model: dict) -> None:
+    """A token that two pairs make, with others listed between them."""
+    model["merges"] += [["~", "^"], ["~^", "|"], ["^", "|"], ["~", "^|"]]
+    for token in ("~^", "^|", "~^|"):
+        model["vocab"][token] = len(model["vocab"]) + 5000
+
+
+def not_reached(model: dict) -> None:
+    """A token that the merges do not lead to, since an earlier one takes its middle."""
+    model["merges"] = [["~", "^"], ["^", "|"], ["x", "~"], ["x~", "^|"]]
+    model["vocab"] = {token: index for token, index in model["vocab"].items() if len(token) == 1}
+    for left, right in model["merges"]:
+        model["vocab"][left + right] = len(model["vocab"])
+
+
+@pytest.mark.parametrize("change", [swapped, merged_in_two_ways, not_reached])
+def test_merges_in_another_order_than_ids_are_counted_alike(change: Callable[[dict], None], tmp_path: Path) -> None:
+    path = build(tmp_path, "gpt2")
+    description = read(path)
+    change(description["model"])
+    path.write_text(json.dumps(description))
+    fast, tokenizer = FastTokenizer(description), Tokenizer.from_file(str(path))
+    source = random.Random(7)
+    texts = ["".join(source.choices("~^|x ", k=30)) for _ in range(1000)] + [Path(json.__file__).read_text()]
+    expected = [one.ids for one in tokenizer.encode_batch_fast(texts)]
+    assert [list(ids) for ids in fast.encode(texts, add_special_tokens=True)] == expected
 
 
 def test_a_file_on_which_the_libraries_differ_is_left_to_tokenizers(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from starlette.responses import JSONResponse, Response
 from wave_serve.errors import ApiError, invalid
 from wave_serve.request.fields import StreamedBody, check_fields
 from wave_serve.request.generation import Generation
+from wave_serve.request.schemas import check_schemas
 
 UNCOUNTABLE = ("truncate_prompt_tokens", "prompt_embeds")
 
@@ -43,6 +44,7 @@ class Dialect(ABC):
         for field in UNCOUNTABLE:
             if payload.get(field) is not None:
                 raise invalid(f"{field} is not supported: its tokens could not be counted against the cap", field)
+        check_schemas(payload)
         limit_field, limit = fields.completion_limit()
         return Generation(
             payload,

@@ -84,9 +84,10 @@ class Messages(Conversation):
             where = f"messages[{index}]"
             if not isinstance(message, dict):
                 raise invalid(f"{where} must be an object, got {shown(message)}", "messages")
-            if not isinstance(message.get("role"), str) or message["role"] not in ROLES:
+            role = message.get("role")
+            if not isinstance(role, str) or role not in ROLES:
                 said = ", ".join(ROLES)
-                raise invalid(f"{where}.role must be one of {said}, got {shown(message.get('role'))}", "messages")
+                raise invalid(f"{where}.role must be one of {said}, got {shown(role)}", "messages")
             content = message.get("content")
             blocks = isinstance(content, list) and all(isinstance(block, dict) for block in content)
             if not isinstance(content, str) and not blocks:

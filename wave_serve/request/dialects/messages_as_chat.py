@@ -45,7 +45,7 @@ def _messages(payload: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
 def _system_text(content: Any) -> str:
     parts = [{"type": "text", "text": content}] if isinstance(content, str) else content or []
     texts = (part.get("text") for part in parts if part.get("type") == "text")
-    return "".join(text for text in texts if text and not text.startswith(ATTRIBUTION))
+    return "".join(text for text in texts if isinstance(text, str) and not text.startswith(ATTRIBUTION))
 
 
 def _of_blocks(role: str, blocks: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
@@ -54,7 +54,7 @@ def _of_blocks(role: str, blocks: list[dict[str, Any]]) -> Iterator[dict[str, An
     texts: list[str] = []
     for block in blocks:
         match block.get("type"):
-            case "text" if block.get("text"):
+            case "text" if isinstance(block.get("text"), str) and block["text"]:
                 texts.append(block["text"])
             case "tool_result" if role == "user":
                 call = block.get("tool_use_id") or ""
@@ -63,7 +63,7 @@ def _of_blocks(role: str, blocks: list[dict[str, Any]]) -> Iterator[dict[str, An
                 texts.append(f"Tool result: {block.get('content') or ''}")
             case "tool_use":
                 said.setdefault("tool_calls", []).append(_call(block))
-            case "thinking" if block.get("thinking") is not None:
+            case "thinking" if isinstance(block.get("thinking"), str):
                 said["reasoning"] = said.get("reasoning", "") + block["thinking"]
     if len(texts) == 1:
         said["content"] = texts[0]
@@ -77,7 +77,8 @@ def _result_text(content: Any) -> str:
     if isinstance(content, str):
         return content
     parts = content if isinstance(content, list) else []
-    return "\n".join(part.get("text", "") for part in parts if isinstance(part, dict) and part.get("type") == "text")
+    texts = (part.get("text") for part in parts if isinstance(part, dict) and part.get("type") == "text")
+    return "\n".join(text for text in texts if isinstance(text, str))
 
 
 def _call(block: Mapping[str, Any]) -> dict[str, Any]:
