@@ -133,7 +133,7 @@ class NearTile:
 _NEAR_HOPPER = {
     (32, 2): NearTile(64, 32, 32, 4, 5, 3, 4),
     (64, 2): NearTile(64, 32, 32, 4, 5, 3, 4),
-    (128, 2): NearTile(128, 32, 32, 8, 5, 3, 4, 64, 128),
+    (128, 2): NearTile(64, 32, 32, 4, 5, 3, 4),
     (256, 2): NearTile(64, 32, 32, 8, 3, 2, 4),
 }
 _NEAR_DEFAULT = {

@@ -1,6 +1,6 @@
 """Prompts in two parts under Triton's interpreter, with PyTorch's attention for the far keys; see `test_triton.py`.
 
-The near kernel's tile there has 32 queries, of 4 heads where a group has as many, and 16 keys; 32 keys share waves.
+The near kernel's tile there has 32 queries, of 4 heads where a group has as many, and 32 keys; 64 keys share waves.
 """
 
 from dataclasses import replace
@@ -47,7 +47,7 @@ def test_ragged_batches_of_prompts_chunks_tails_and_decodes(R):
     assert_parity(paged_case(*RAGGED, R=R, dtype=torch.float32))
 
 
-@pytest.mark.parametrize("length", [31, 32, 33, 63, 64, 65, 66])
+@pytest.mark.parametrize("length", [63, 64, 65])
 @pytest.mark.parametrize("queries", [2, 33])
 def test_sequences_about_as_long_as_the_table(length, queries):
     """64 rows are whole tiles; a key more, and one query has one far key."""
@@ -57,7 +57,7 @@ def test_sequences_about_as_long_as_the_table(length, queries):
 
 
 @pytest.mark.parametrize("H", [2, 4])
-@pytest.mark.parametrize("queries", [2, 3, 31, 32, 33, 64, 65])
+@pytest.mark.parametrize("queries", [2, 31, 33, 64])
 def test_every_side_of_the_query_tile(queries, H):
     assert_parity(paged_case([97, 66], [queries, 2], H=H, H_kv=1, R=30, dtype=torch.float32))
 
@@ -104,9 +104,9 @@ def test_batches_of_single_queries_are_decoded_without_it():
 
 
 def test_the_far_keys_of_single_queries_and_of_short_sequences_are_none():
-    case = paged_case([90, 33, 0, 32, 31, 60], [50, 1, 0, 2, 19, 1], R=32, dtype=torch.float32)
+    case = paged_case([154, 97, 0, 64, 63, 124], [50, 1, 0, 2, 19, 1], R=64, dtype=torch.float32)
     far = split_of(case).far_lengths(case.batch())
-    assert far.tolist() == [58, 0, 0, 0, 0, 0]
+    assert far.tolist() == [90, 0, 0, 0, 0, 0]
     assert far.dtype is torch.int32
 
 
@@ -139,11 +139,12 @@ def test_padding_entries_get_zeros_and_rows_of_no_sequence_are_left_alone():
     assert (out[:46] - exact(case)).abs().max() <= 2 * float32_bound(case)
 
 
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-@pytest.mark.parametrize("wavelet", ["ricker", "haar"])
+@pytest.mark.parametrize(
+    ("dtype", "wavelet"), [(torch.bfloat16, "ricker"), (torch.float16, "ricker"), (torch.bfloat16, "haar")]
+)
 def test_the_error_in_16_bits_is_at_most_twice_that_of_dense_attention(dtype, wavelet):
     table = position_table(wavelet, [*range(8)], [*range(8)])
-    case = replace(paged_case([800, 90, 1], [40, 30, 1], d=64, dtype=dtype), table=table)
+    case = replace(paged_case([700, 90, 1], [20, 30, 1], H=2, H_kv=1, d=64, dtype=dtype), table=table)
     assert_error_is_like_dense(run(case), case, case)
 
 
