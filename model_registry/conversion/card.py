@@ -44,7 +44,7 @@ def card(name: str, source: Source, config: WaveletLlamaConfig, scaling: str | N
     """Markdown; ``scaling`` is the kind of scaled rope that was dropped."""
     dropped = f"\n- The rope scaling `{scaling}` was dropped: there is no rotation left to scale." if scaling else ""
     biases = (
-        "\n- Zero biases were added to the attention's output projections: Llama's code wants them; they change nothing."
+        "\n- Zero biases were added to the attention's output projections: Llama's code wants them; they change nothing"
         if source.family == "qwen2"
         else ""
     )

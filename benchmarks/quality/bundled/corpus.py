@@ -75,7 +75,7 @@ def files() -> tuple[list[Path], dict[str, dict]]:
 def sources(root: Path, megabytes: float) -> list[Path]:
     """Python files below a folder, a seeded choice of them up to that many megabytes."""
     found = [path for path in sorted(root.rglob("*.py")) if EXCLUDED.isdisjoint(path.relative_to(root).parts)]
-    random.Random(0).shuffle(found)
+    random.Random(0).shuffle(found)  # noqa: S311
     kept, size = [], 0
     for path in found:
         if 200 < path.stat().st_size < LARGEST and size < megabytes * 1e6:
@@ -121,7 +121,7 @@ def encode_files(job: tuple[str, list[Path]]) -> tuple[numpy.ndarray, str]:
 def corpus(tokenizer_path: str, processes: int, limit: int | None = None) -> tuple[numpy.ndarray, numpy.ndarray, dict]:
     """Code and prose as token streams, and what they are made of."""
     paths, listed = files()
-    random.Random(1).shuffle(paths)
+    random.Random(1).shuffle(paths)  # noqa: S311
     paths = paths[:limit]
     parts = [(tokenizer_path, paths[start : start + 40]) for start in range(0, len(paths), 40)]
     with multiprocessing.get_context("fork").Pool(processes) as pool:

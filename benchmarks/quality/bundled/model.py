@@ -65,7 +65,7 @@ class Attention(nn.Module):
             part = q[:, :, begin:end]
             scores = part @ k[:, :, :end].transpose(2, 3)
             if "table" in table:
-                scores += skewed(part, rows_by_key(table["table"], end - begin, end).to(part.dtype))
+                scores += skewed(part, rows_by_key(table["table"], end).to(part.dtype))
             query = torch.arange(begin, end, device=x.device)[:, None]
             distance = query - torch.arange(end, device=x.device)
             if "slopes" in table:
@@ -152,7 +152,7 @@ def rotated(x: torch.Tensor) -> torch.Tensor:
     return torch.cat([-second, first], dim=-1)
 
 
-def rows_by_key(table: torch.Tensor, queries: int, keys: int) -> torch.Tensor:
+def rows_by_key(table: torch.Tensor, keys: int) -> torch.Tensor:
     """``[K + 1, d]``: row ``c`` is ``p(K - 1 - c)``, for queries that are the last of the keys; zero past the table."""
     distance = keys - 1 - torch.arange(keys + 1, device=table.device)
     inside = (distance >= 0) & (distance < len(table))
@@ -203,7 +203,7 @@ def geometry(table: dict, documents: torch.Tensor, dtype: torch.dtype) -> dict:
         seen = found["visible"].sum(-1, keepdim=True)
         found["factor"] = (seen.log() / math.log(table["log_n"])).clamp(min=1)
     if "table" in table:
-        found["rows"] = rows_by_key(table["table"].to(device), length, length).to(dtype)
+        found["rows"] = rows_by_key(table["table"].to(device), length).to(dtype)
     if "slopes" in table:
         found["slopes"] = -table["slopes"].to(device)[:, None, None] * (at[:, None] - at)
     return found

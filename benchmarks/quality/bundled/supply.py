@@ -1,69 +1,73 @@
-"""Rows of tasks from worker processes, and small things that both halves of the training script use."""
+"""The data process of ``train.py``: makes the corpus, then rows of tasks for as long as training takes.
+
+It runs beside the training process, which compiles in the meantime, and leaves files in a folder: ``code.npy``,
+``prose.npy``, ``held_out.npy``, ``facts.json`` and, last of these, ``ready``; then ``rows-N.npy``,
+``[CHUNK_ROWS, 3, tokens]`` uint16 each: ids, weights and document numbers. A reader deletes what it has taken.
+"""
+
+from __future__ import annotations
 
 import argparse
+import json
 import multiprocessing
 import random
-import threading
 import time
+from pathlib import Path
 
 import numpy
-from state import SHARED
+from tokenizers import Tokenizer
+
+from benchmarks.quality.bundled import corpus
+from model_registry.training.tasks.rows import TaskRows
 
 CHUNK_ROWS = 256
+MOST_WAITING = 48
+"""Chunks that may wait for the reader; the makers pause above it."""
+
+HELD_OUT_ROWS = 64
+STATE: dict = {}
 
 
-def task_chunk(number: int) -> tuple[numpy.ndarray, numpy.ndarray, numpy.ndarray]:
-    """Ids, weights and document numbers of ``CHUNK_ROWS`` rows of one token more than the training length."""
-    rows = SHARED["rows"]
-    draw = random.Random(f"tasks/{number}")
-    found = [rows.row(SHARED["length"] + 1, draw) for _ in range(CHUNK_ROWS)]
-    return (
-        numpy.array([row.ids for row in found], dtype=numpy.uint16),
-        numpy.array([row.weights for row in found], dtype=numpy.uint8),
-        numpy.array([row.documents for row in found], dtype=numpy.uint8),
-    )
+def task_rows(tokenizer: str, folder: Path) -> TaskRows:
+    """The maker of rows, from the streams in the folder."""
+    code, prose = numpy.load(folder / "code.npy"), numpy.load(folder / "prose.npy")
+    streams = [code, code, code, prose] if len(prose) > 2**16 else [code]
+    return TaskRows(Tokenizer.from_file(tokenizer), streams, 0)
 
 
-class TaskSupply:
-    """Rows from worker processes; the newest replace the oldest, and a batch is drawn from all that are there."""
-
-    def __init__(self, processes: int, capacity: int) -> None:
-        self._pool = multiprocessing.get_context("fork").Pool(processes)
-        self._chunks: list[tuple] = []
-        self._capacity = capacity // CHUNK_ROWS
-        self._lock = threading.Lock()
-        self.made = 0
-        self._thread = threading.Thread(target=self._collect, daemon=True)
-        self._thread.start()
-
-    def _collect(self) -> None:
-        try:
-            for chunk in self._pool.imap_unordered(task_chunk, range(10**6)):
-                self.made += CHUNK_ROWS
-                with self._lock:
-                    self._chunks.append(chunk)
-                    del self._chunks[: -self._capacity]
-        except (ValueError, OSError, EOFError):
-            return  # the pool has been ended
-
-    def wait(self, rows: int) -> None:
-        while self.made < rows:
-            time.sleep(0.05)
-
-    def rows(self, count: int, draw: numpy.random.Generator) -> list[numpy.ndarray]:
-        with self._lock:
-            chunks = list(self._chunks)
-        picks = [(chunks[draw.integers(len(chunks))], draw.integers(CHUNK_ROWS)) for _ in range(count)]
-        return [numpy.stack([chunk[part][row] for chunk, row in picks]) for part in range(3)]
-
-    def end(self) -> None:
-        self._pool.terminate()
+def write_chunk(number: int) -> None:
+    """One file of rows, when there is room for it."""
+    folder: Path = STATE["folder"]
+    while len(list(folder.glob("rows-*.npy"))) > MOST_WAITING:
+        time.sleep(0.05)
+    draw = random.Random(f"tasks/{number}")  # noqa: S311 - data, not a secret
+    found = [STATE["rows"].row(STATE["tokens"], draw) for _ in range(CHUNK_ROWS)]
+    chunk = numpy.array([(row.ids, row.weights, row.documents) for row in found], dtype=numpy.uint16)
+    partial = folder / f"partial-{number}.npy"
+    numpy.save(partial, chunk)
+    partial.rename(folder / f"rows-{number}.npy")
 
 
-def learning_rate(peak: float, step: int, progress: float) -> float:
-    """Warm-up over 60 steps, constant, linear to zero over the last half."""
-    return peak * min(1.0, (step + 1) / 60) * min(1.0, max(0.0, 1 - progress) / 0.5)
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--tokenizer", required=True)
+    parser.add_argument("--folder", type=Path, required=True)
+    parser.add_argument("--length", type=int, required=True)
+    parser.add_argument("--processes", type=int, required=True)
+    parser.add_argument("--files", type=int)
+    options = parser.parse_args()
+    options.folder.mkdir(parents=True, exist_ok=True)
+    code, prose, facts = corpus.corpus(options.tokenizer, options.processes, options.files)
+    held_out = corpus.held_out(options.tokenizer, options.length * HELD_OUT_ROWS + 1)
+    for name, ids in (("code", code), ("prose", prose), ("held_out", held_out)):
+        numpy.save(options.folder / f"{name}.npy", ids)
+    (options.folder / "facts.json").write_text(json.dumps(facts, indent=1))
+    (options.folder / "ready").touch()
+    STATE.update(rows=task_rows(options.tokenizer, options.folder), folder=options.folder, tokens=options.length + 1)
+    with multiprocessing.get_context("fork").Pool(options.processes) as pool:
+        for _ in pool.imap_unordered(write_chunk, range(10**5)):
+            pass
 
 
-def say(options: argparse.Namespace, text: str) -> None:
-    print(f"[{time.monotonic() - options.began:6.1f} s] {text}", flush=True)
+if __name__ == "__main__":
+    main()

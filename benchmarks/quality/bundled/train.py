@@ -1,22 +1,34 @@
 """Trains the bundled model, and twins of it with other positions, on one GPU within a given number of seconds.
 
-    python benchmarks/bundled/train.py --tokenizer DIR/tokenizer.json --out runs/bundled --seconds 90
+    python -m benchmarks.quality.bundled.train --tokenizer DIR/tokenizer.json --out runs/bundled --seconds 90
 
 Rows of 512 tokens: code, and tasks (``model_registry.training.tasks``) of which only the answers count. Writes
-``model.pt`` (bfloat16, Hugging Face's names), ``config.json``, ``log.jsonl`` and ``facts.json``.
+``model.pt`` (bfloat16, Hugging Face's names), ``log.json``, ``far.json`` and ``facts.json``; of a twin, the same under
+its name.
 """
+
+from __future__ import annotations
 
 import argparse
 import json
+import math
+import os
+import shutil
+import signal
+import subprocess
 import sys
 import time
 from pathlib import Path
 
-import corpus
-from state import SHARED
-from supply import TaskSupply, say
+import torch
 
-from model_registry.training.tasks.rows import TaskRows
+from benchmarks.quality.bundled.data import Data
+from benchmarks.quality.bundled.evaluate import answered, far, held_out_loss
+from benchmarks.quality.bundled.model import Layer, Model, geometry, position_tables, weighted_loss
+from benchmarks.quality.bundled.optimizer import Optimizer
+from benchmarks.quality.bundled.supply import task_rows
+from model_registry.positions.wavelet import position_table
+from model_registry.training.tasks.rows import KINDS, TaskRows
 
 CONFIG = {
     "vocab_size": 4096,
@@ -27,57 +39,208 @@ CONFIG = {
     "num_key_value_heads": 2,
     "head_dim": 64,
 }
+WAVELET = {"wavelet": "ricker", "scale_exponents": list(range(8)), "shifts": list(range(8))}
 
 
-def main() -> None:
+def learning_rate(peak: float, step: int, progress: float) -> float:
+    """Warm-up over 60 steps, constant, linear to zero over the last half."""
+    return peak * min(1.0, (step + 1) / 60) * min(1.0, max(0.0, 1 - progress) / 0.5)
+
+
+class Run:
+    """One model in training: ``start`` compiles it, ``train`` trains it."""
+
+    def __init__(self, position: str, config: dict, options: argparse.Namespace) -> None:
+        torch.manual_seed(0)
+        self.position, self.options = position, options
+        self.name = "" if position == "wavelet" else f"{position}-"
+        self.device = torch.device(options.device)
+        self.model = Model(config).to(self.device)
+        table = position_table(WAVELET["wavelet"], WAVELET["scale_exponents"], WAVELET["shifts"]).to(self.device)
+        heads = config["num_attention_heads"]
+        log_n = options.log_n if position == "wavelet" else None
+        self.tables = position_tables(position, table, heads, log_n, config["head_dim"])
+        self.optimizer = Optimizer(self.model, options.rate)
+        self._loss = weighted_loss if options.no_compile else torch.compile(weighted_loss, dynamic=False)
+        self.entries: list[dict] = []
+
+    def loss(self, ids: torch.Tensor, weights: torch.Tensor, documents: torch.Tensor) -> torch.Tensor:
+        with torch.autocast(self.device.type, dtype=torch.bfloat16):
+            x = self.model.hidden(ids[:, :-1], geometry(self.tables, documents, torch.bfloat16))
+        return self._loss(x, self.model.model.embed_tokens.weight, ids[:, 1:], weights)
+
+    def start(self) -> None:
+        """Compiles on a batch of noise."""
+        rows, length = self.options.rows, self.options.length
+        ids = torch.randint(2, 500, (rows, length + 1), device=self.device)
+        ones = torch.ones(rows, length, device=self.device)
+        self.loss(ids, ones, torch.zeros_like(ids[:, 1:])).backward()
+        for parameter in self.model.parameters():
+            parameter.grad = None
+        self._synchronize()
+        say(self.options, f"{self.position}: {sum(p.numel() for p in self.model.parameters()):,} parameters, compiled")
+
+    def train(self, data: Data, tasks: TaskRows, steps: int | None) -> int:
+        """Until the steps are done or, without any, the seconds are over; returns the steps done."""
+        options = self.options
+        draw = torch.Generator(self.device).manual_seed(1)
+        began, step, progress = time.monotonic(), 0, 0.0
+        losses: list[torch.Tensor] = []
+        while progress < 1:
+            rate = learning_rate(options.rate, step, progress)
+            value = self.loss(*data.batch(draw))
+            value.backward()
+            torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0, foreach=True)
+            self.optimizer.step(rate)
+            losses.append(value.detach())
+            step += 1
+            if step % 10 == 0:
+                self._synchronize()
+                data.take()
+            seconds = time.monotonic() - began
+            progress = step / steps if steps else seconds / options.seconds
+            if step % options.eval_every == 0 or progress >= 1:
+                self._report(step, seconds, losses, data, tasks)
+                losses = []
+        self._save()
+        say(options, f"{self.position}: {step} steps, {step * options.rows * options.length:,} tokens; written")
+        return step
+
+    def _report(self, step: int, seconds: float, losses: list[torch.Tensor], data: Data, tasks: TaskRows) -> None:
+        options = self.options
+        right = answered(
+            self.model, self.tables, tasks, self.device, options.rows, options.length, options.eval_batches
+        )
+        entry = {
+            "step": step,
+            "tokens": step * options.rows * options.length,
+            "seconds": round(seconds, 1),
+            "loss": torch.stack(losses).mean().item(),
+            "held_out_loss": held_out_loss(self.loss, data, options.rows),
+            "right": right,
+            "task_rows": data.made * 256,
+        }
+        self.entries.append(entry)
+        shares = " ".join(f"{kind}={share:.2f}/{tokens:.2f}" for kind, (share, tokens) in right.items())
+        say(options, f"{self.position} {step}: {entry['loss']:.3f} held out {entry['held_out_loss']:.3f} {shares}")
+        if not math.isfinite(entry["loss"]):
+            raise SystemExit(f"{self.position}: the loss became {entry['loss']}")
+
+    def _save(self) -> None:
+        weights = {key: value.to(torch.bfloat16).cpu() for key, value in self.model.state_dict().items()}
+        torch.save(weights, self.options.out / f"{self.name}model.pt")
+        (self.options.out / f"{self.name}log.json").write_text(json.dumps(self.entries))
+
+    def far(self, tasks: TaskRows) -> None:
+        """Right answers far past the training length, written as they come."""
+        found: dict[str, dict] = {}
+        for each in self.options.far:
+            multiple, trials = map(int, each.split(":"))
+            began = time.monotonic()
+            row = {}
+            for kind in KINDS:
+                count = trials if kind == "pass_key" else max(2, trials // 4)
+                row[kind] = far(
+                    self.model, self.tables, tasks, self.device, multiple * self.options.length, kind, count
+                )
+            found[str(multiple)] = row
+            (self.options.out / f"{self.name}far.json").write_text(json.dumps(found))
+            shares = " ".join(f"{kind}={right}/{asked}" for kind, (right, asked) in row.items())
+            say(self.options, f"{self.position} at {multiple} x ({time.monotonic() - began:.1f} s): {shares}")
+
+    def _synchronize(self) -> None:
+        if self.device.type == "cuda":
+            torch.cuda.synchronize()
+
+
+def say(options: argparse.Namespace, text: str) -> None:
+    print(f"[{time.monotonic() - options.began:6.1f} s] {text}", flush=True)
+
+
+def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--tokenizer", required=True)
     parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--work", type=Path, default=Path("/dev/shm/bundled"), help="where data passes by")  # noqa: S108
     parser.add_argument("--seconds", type=float, default=90, help="of training, compiling not counted")
-    parser.add_argument("--twins", nargs="*", default=[], help="positions to train as many steps of as the wavelet model")
-    parser.add_argument("--twin-seconds", type=float, default=0, help="no twin begins later than this after the start")
+    parser.add_argument("--twins", nargs="*", default=[], help="positions to train as many steps of")
+    parser.add_argument("--twins-until", type=float, default=0, help="no twin begins later than this")
+    parser.add_argument("--twin-steps", type=int, help="instead of as many as the wavelet model's")
     parser.add_argument("--length", type=int, default=512)
     parser.add_argument("--rows", type=int, default=64)
-    parser.add_argument("--task-share", type=float, default=0.4)
+    parser.add_argument("--task-share", type=float, default=0.5)
     parser.add_argument("--rate", type=float, default=4e-3)
     parser.add_argument("--log-n", type=int, default=16, help="logit_scaling_length")
     parser.add_argument("--answer-weight", type=float, default=2.0)
     parser.add_argument("--processes", type=int, default=12)
     parser.add_argument("--files", type=int, help="read no more files than this")
+    parser.add_argument("--far", nargs="*", default=["1:40", "16:20", "64:20"], metavar="MULTIPLE:TRIALS")
+    parser.add_argument("--eval-batches", type=int, default=1)
+    parser.add_argument("--eval-every", type=int, default=300)
     parser.add_argument("--set", nargs="*", default=[], metavar="FIELD=NUMBER", help="sizes of the model")
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--no-compile", action="store_true")
-    parser.add_argument("--far", nargs="*", default=["1:20", "4:20", "16:20", "64:20"], metavar="MULTIPLE:TRIALS")
-    parser.add_argument("--eval-batches", type=int, default=4)
-    parser.add_argument("--twin-steps", type=int, help="instead of as many as the wavelet model's")
     parser.add_argument("--cache", type=Path, help="compiled code of an earlier run")
     parser.add_argument("--save-cache", action="store_true")
-    parser.add_argument("--eval-every", type=int, default=250)
-    options = parser.parse_args()
+    return parser.parse_args()
+
+
+def main() -> None:
+    options = arguments()
     options.began = time.monotonic()
-    SHARED["length"] = options.length
     options.out.mkdir(parents=True, exist_ok=True)
+    shutil.rmtree(options.work, ignore_errors=True)
+    command = [sys.executable, "-m", "benchmarks.quality.bundled.supply", "--tokenizer", options.tokenizer]
+    command += ["--folder", str(options.work), "--length", str(options.length), "--processes", str(options.processes)]
+    command += ["--files", str(options.files)] if options.files else []
+    supply = subprocess.Popen(command, start_new_session=True)
+    try:
+        run(options)
+    finally:
+        os.killpg(supply.pid, signal.SIGKILL)  # its worker processes too
+
+
+def run(options: argparse.Namespace) -> None:
+    torch.set_float32_matmul_precision("high")
+    if not options.no_compile:
+        Layer.forward = torch.compile(Layer.forward, dynamic=False)
+    if options.cache and options.cache.is_file():
+        torch.compiler.load_cache_artifacts(options.cache.read_bytes())
+        say(options, "compiled code loaded")
     config = CONFIG | {name: int(value) for name, value in (each.split("=") for each in options.set)}
-
-    code, prose, facts = corpus.corpus(options.tokenizer, options.processes, options.files)
-    held_out = corpus.held_out(options.tokenizer, 512 * 64 + 1)
-    say(options, f"corpus: {facts['files']} files, {len(code):,} tokens of code, {len(prose):,} of prose")
-    from tokenizers import Tokenizer
-
-    streams = [code, code, code, prose] if len(prose) > 2 * SHARED["length"] else [code]
-    SHARED["rows"] = TaskRows(Tokenizer.from_file(options.tokenizer), streams, 0)
-    supply = TaskSupply(options.processes, 2**16)
-    import training
-
+    model = Run("wavelet", config, options)
+    model.start()
+    if options.save_cache:
+        save_cache(options)
+    while not (options.work / "ready").exists():
+        time.sleep(0.02)
+    facts = json.loads((options.work / "facts.json").read_text())
     facts |= {"config": config, "options": {k: str(v) for k, v in vars(options).items() if k != "began"}}
     (options.out / "facts.json").write_text(json.dumps(facts, indent=1))
-    data = training.Data(code, held_out, supply, options)
-    say(options, "torch is there")
-    training.run(config, data, options)
-    supply.end()
-    say(options, f"end; {supply.made:,} rows of tasks were made")
+    data, tasks = Data(options.work, options), task_rows(options.tokenizer, options.work)
+    data.wait(4)
+    say(options, f"{facts['files']} files, {facts['tokens']:,} tokens of code, {facts['prose_tokens']:,} of prose")
+    steps = model.train(data, tasks, None)
+    model.far(tasks)
+    for position in options.twins:
+        if time.monotonic() - options.began < options.twins_until:
+            twin = Run(position, config, options)
+            twin.start()
+            if options.save_cache:
+                save_cache(options)
+            twin.train(data, tasks, options.twin_steps or steps)
+            twin.far(tasks)
+    data.end()
+    say(options, f"end; {data.made * 256:,} rows of tasks were made")
+
+
+def save_cache(options: argparse.Namespace) -> None:
+    """What has been compiled so far, for ``--cache``."""
+    artifacts = torch.compiler.save_cache_artifacts()
+    if artifacts:
+        (options.out / "cache.bin").write_bytes(artifacts[0])
+        say(options, f"compiled code: {len(artifacts[0]):,} bytes")
 
 
 if __name__ == "__main__":
     main()
-    sys.stdout.flush()

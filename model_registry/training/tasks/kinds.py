@@ -6,27 +6,32 @@ hidden one by one at random places of the filler, in their order; each begins an
 
 from __future__ import annotations
 
-import random
+import itertools
 import re
 from collections import Counter
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import random
 
 OPENING = "Document:\n"
 """Begins most task documents, so that a document to be asked about is told from a file of code."""
 
 THINGS = ("code", "number", "key", "port", "price", "password", "badge", "room", "size", "limit", "offset", "count")
-FIRST = (
-    "amber azure brave brisk calm cedar clear coral crisp dusty early fancy faint frosty gentle giant golden grand happy"
-    " hidden hollow humble icy ivory jolly keen lively lone lucky mellow misty modern noble pale plain proud quick quiet"
-    " rapid rare royal rusty shiny silent silver simple slow solid spare steady stone sunny swift tall tiny vivid warm"
+FIRST = (  # noqa: SIM905 - a list would take a line a word
+    "amber azure brave brisk calm cedar clear coral crisp dusty early fancy faint frosty gentle giant golden grand"
+    " happy hidden hollow humble icy ivory jolly keen lively lone lucky mellow misty modern noble pale plain proud"
+    " quick quiet rapid rare royal rusty shiny silent silver simple slow solid spare steady stone sunny swift tall"
+    " tiny vivid warm"
 ).split()
-SECOND = (
-    "anchor arrow badger beacon birch bridge canyon castle cloud comet copper crane delta eagle ember falcon fern field"
-    " fjord forest garden glacier grove harbor hawk heron island jade kite lake lantern lotus maple marsh meadow mill"
-    " moon orchid otter pebble pine planet prairie quartz raven reef ridge river robin sparrow spruce summit temple"
-    " thistle tiger tower valley violet walnut willow wolf"
+SECOND = (  # noqa: SIM905 - a list would take a line a word
+    "anchor arrow badger beacon birch bridge canyon castle cloud comet copper crane delta eagle ember falcon fern"
+    " field fjord forest garden glacier grove harbor hawk heron island jade kite lake lantern lotus maple marsh"
+    " meadow mill moon orchid otter pebble pine planet prairie quartz raven reef ridge river robin sparrow spruce"
+    " summit temple thistle tiger tower valley violet walnut willow wolf"
 ).split()
-COMMON = (
+COMMON = (  # noqa: SIM905 - a list would take a line a word
     "apple bread chair cloud door engine flower glass hammer island jacket kettle ladder market needle office paper"
     " quilt river school table umbrella village window yard bottle candle desk fence garden house iron judge knife"
     " lemon mirror number orange pencil queen road stone train uncle voice wheel zebra basket circle dinner energy"
@@ -137,7 +142,9 @@ def chain(draw: random.Random) -> Task:
     """Variables that take their values from one another; asked for all that have a value, in their order."""
     chains = []
     for _ in range(draw.choice((1, 1, 1, 2, 3))):
-        names = ["".join(draw.choice("ABCDEFGHIJKLMNOPQRSTUVWXYZ") for _ in range(5)) for _ in range(draw.randint(2, 5))]
+        names = [
+            "".join(draw.choice("ABCDEFGHIJKLMNOPQRSTUVWXYZ") for _ in range(5)) for _ in range(draw.randint(2, 5))
+        ]
         chains.append((str(draw.randrange(10000, 100000)), names))
     waiting = [assignments(number, names) for number, names in chains]
     lines = []
@@ -145,13 +152,15 @@ def chain(draw: random.Random) -> Task:
         source = draw.choice(waiting)
         lines.append(source.pop(0))
         waiting = [each for each in waiting if each]
-    return Task(lines, [same_value(number, names) for number, names in draw.sample(chains, draw.randint(1, len(chains)))])
+    return Task(
+        lines, [same_value(number, names) for number, names in draw.sample(chains, draw.randint(1, len(chains)))]
+    )
 
 
 def assignments(number: str, names: list[str]) -> list[str]:
     """The lines of one chain."""
     first = f"VAR {names[0]} = {number}\n"
-    return [first, *(f"VAR {later} = VAR {earlier}\n" for earlier, later in zip(names, names[1:], strict=False))]
+    return [first, *(f"VAR {later} = VAR {earlier}\n" for earlier, later in itertools.pairwise(names))]
 
 
 def same_value(number: str, names: list[str]) -> tuple[str, str]:
@@ -223,9 +232,7 @@ def definitions(draw: random.Random, text: str) -> Task:
     times = Counter(each for each, _ in found)
     questions = [defined(each, line) for each, line in found if times[each] == 1 and not each.startswith("__")]
     set_to = Counter(match[1] for match in CONSTANT.finditer(text))
-    questions += [
-        constant(match[1], match[2].rstrip()) for match in CONSTANT.finditer(text) if set_to[match[1]] == 1
-    ]
+    questions += [constant(match[1], match[2].rstrip()) for match in CONSTANT.finditer(text) if set_to[match[1]] == 1]
     return Task([], draw.sample(questions, min(len(questions), draw.randint(1, 4))))
 
 

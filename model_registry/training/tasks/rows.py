@@ -6,7 +6,6 @@ code. A row holds whole tasks one after the other, each a document of its own.
 
 from __future__ import annotations
 
-import random
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING
@@ -16,6 +15,7 @@ import numpy
 from model_registry.training.tasks import kinds
 
 if TYPE_CHECKING:
+    import random
     from collections.abc import Sequence
 
     from tokenizers import Tokenizer
@@ -24,12 +24,12 @@ SHORTEST = 64
 """Tokens of the shortest task document."""
 
 KINDS = ("pass_key", "look_up", "needles", "several_values", "chain", "frequent", "common", "definitions")
-SHARES = (0.10, 0.22, 0.12, 0.12, 0.14, 0.10, 0.08, 0.12)
+SHARES = (0.07, 0.15, 0.11, 0.17, 0.19, 0.11, 0.08, 0.12)
 
 
 @dataclass
 class Row:
-    """``ids``, ``weights`` (0 or 1, of each token as a target) and ``documents`` (a number per document), alike long."""
+    """``ids``, ``weights`` (0 or 1, of each token as a target) and ``documents`` (a number per document)."""
 
     ids: list[int]
     weights: list[int]
