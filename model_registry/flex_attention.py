@@ -28,7 +28,7 @@ def attend(
     table: torch.Tensor | None = None,
     slopes: torch.Tensor | None = None,
 ) -> torch.Tensor:
-    """``softmax((q . k + q . p) * scale - slope * (m - n)) v`` over the visible keys; queries and keys are the same tokens.
+    """``softmax((q . k + q . p) * scale - slope * (m - n)) v`` over visible keys; queries and keys are the same tokens.
 
     On CUDA the kernel is compiled for the shapes; on a CPU PyTorch has no backward pass for it.
 

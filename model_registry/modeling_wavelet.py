@@ -226,6 +226,7 @@ class WaveletLlamaModel(WaveletLlamaPreTrainedModel, LlamaModel):
         config = self.config
         keys = mask.shape[-1] if isinstance(mask, torch.Tensor) else queries
         table = slopes = factor = None
+        log_n_length = config.log_n_length
         if config.position_type == "wavelet":
             # The length is rounded up, so that one table serves many steps of a generation.
             parameters = config.position_table_parameters
@@ -234,16 +235,15 @@ class WaveletLlamaModel(WaveletLlamaPreTrainedModel, LlamaModel):
         elif config.position_type == "alibi":
             # Float32 whatever the model's dtype: bfloat16 cannot tell neighbours apart at distances past 256.
             slopes = torch.tensor(alibi_slopes(config.num_attention_heads), device=position_ids.device)
-        scaled = config.log_n_length is not None and keys > config.log_n_length
         if not isinstance(mask, torch.Tensor):
             if first_query:
                 raise ValueError("attn_implementation='flex_attention' is for training and reads no cache")
-            if scaled:
-                factor = log_n_factor(position_ids[:, None, :, None] + 1, config.log_n_length)
+            if log_n_length is not None and keys > log_n_length:
+                factor = log_n_factor(position_ids[:, None, :, None] + 1, log_n_length)
             return Geometry(factor, FlexGeometry(mask, table, slopes))
         visible = mask if mask.dtype == torch.bool else mask == 0
-        if scaled:
-            factor = log_n_factor(visible.sum(dim=-1, keepdim=True), config.log_n_length)
+        if log_n_length is not None and keys > log_n_length:
+            factor = log_n_factor(visible.sum(dim=-1, keepdim=True), log_n_length)
         rows = None if table is None else rows_by_key(table, queries, keys, first_query)
         bias = None
         if slopes is not None:

@@ -45,7 +45,7 @@ class Attention(nn.Module):
         groups = self.heads // self.kv_heads
         scores = q @ k.repeat_interleave(groups, dim=1).transpose(2, 3)
         if "rows" in geometry:
-            scores = scores + skewed(q, geometry["rows"])
+            scores = scores + skewed(q, geometry["rows"], x.shape[1])
         if "slopes" in geometry:
             scores = scores + geometry["slopes"]
         scores = scores.masked_fill(~geometry["visible"], -torch.inf)
@@ -65,7 +65,7 @@ class Attention(nn.Module):
             part = q[:, :, begin:end]
             scores = part @ k[:, :, :end].transpose(2, 3)
             if "table" in table:
-                scores += skewed(part, rows_by_key(table["table"], end).to(part.dtype))
+                scores += skewed(part, rows_by_key(table["table"], end).to(part.dtype), end)
             query = torch.arange(begin, end, device=x.device)[:, None]
             distance = query - torch.arange(end, device=x.device)
             if "slopes" in table:
@@ -153,17 +153,25 @@ def rotated(x: torch.Tensor) -> torch.Tensor:
 
 
 def rows_by_key(table: torch.Tensor, keys: int) -> torch.Tensor:
-    """``[K + 1, d]``: row ``c`` is ``p(K - 1 - c)``, for queries that are the last of the keys; zero past the table."""
-    distance = keys - 1 - torch.arange(keys + 1, device=table.device)
+    """``[W, d]``: row ``c`` is ``p(K - 1 - c)``, for queries that are the last of the ``K`` keys; zero past the table.
+
+    ``W`` is the next multiple of 8 after ``K``: products of another width are not aligned, and slow.
+    """
+    width = (keys // 8 + 1) * 8
+    distance = keys - 1 - torch.arange(width, device=table.device)
     inside = (distance >= 0) & (distance < len(table))
     return torch.where(inside[:, None], table[distance.clamp(0, len(table) - 1)], 0.0)
 
 
-def skewed(q: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
-    """``q_m . p(m - n)``: one product with all rows, read along its diagonals."""
-    queries, keys = q.shape[2], rows.shape[0] - 1
+def skewed(q: torch.Tensor, rows: torch.Tensor, keys: int) -> torch.Tensor:
+    """``q_m . p(m - n)`` for ``K`` keys: one product with all rows, read along its diagonals.
+
+    Entry ``(i, j)`` is column ``Q - 1 - i + j`` of row ``i``: with ``W`` columns, a stride of ``W - 1`` between rows.
+    """
+    queries, width = q.shape[2], rows.shape[0]
     products = (q @ rows.T).flatten(2)
-    return products[..., queries - 1 : queries - 1 + queries * keys].view(*q.shape[:3], keys)
+    read = products[..., queries - 1 : queries - 1 + queries * (width - 1)]
+    return read.view(*q.shape[:3], width - 1)[..., :keys]
 
 
 def position_tables(position: str, table: torch.Tensor | None, heads: int, log_n: int | None, d: int) -> dict:

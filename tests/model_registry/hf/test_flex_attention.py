@@ -10,6 +10,8 @@ from torch.nn.attention.flex_attention import create_block_mask
 from model_registry.flex_attention import attend
 
 LENGTH = 201
+# Llama's norms round to float32 (6e-8 of values below 16) even in a float64 model, three times in a row.
+TOLERANCE = 5e-6
 
 
 def both(position, **changes):
@@ -27,7 +29,7 @@ def test_logits_equal_those_of_dense_attention_at_a_ragged_length(position, logi
     dense, flex = both(position, logit_scaling=logit_scaling)
     expected = dense(tokens(2, LENGTH)).logits
     assert expected.std() > 0.1
-    assert (flex(tokens(2, LENGTH)).logits - expected).abs().max() < 1e-9
+    assert (flex(tokens(2, LENGTH)).logits - expected).abs().max() < TOLERANCE
 
 
 @each_position
@@ -37,7 +39,7 @@ def test_padding_on_the_left_changes_nothing(position):
     mask = torch.ones(2, LENGTH, dtype=torch.long)
     mask[0, :37] = 0
     expected, found = (model(tokens(2, LENGTH), attention_mask=mask).logits for model in (dense, flex))
-    assert (found - expected)[mask.bool()].abs().max() < 1e-9
+    assert (found - expected)[mask.bool()].abs().max() < TOLERANCE
 
 
 def test_it_reads_no_cache():
