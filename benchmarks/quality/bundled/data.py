@@ -29,9 +29,7 @@ class Data:
         self.texts = options.rows - self.tasks
         self.answer_weight = options.answer_weight
         self.code = self._load("code")
-        held_out = self._load("held_out").long()
-        windows = (len(held_out) - 1) // self.length
-        self.held_out = held_out.unfold(0, self.length + 1, self.length)[:windows]
+        self.held_out = self._load("held_out").long()
         shape = (RING_CHUNKS if self.device.type == "cuda" else 8, CHUNK_ROWS, 3, self.length + 1)
         self.ring = torch.zeros(shape, dtype=torch.int16, device=self.device)
         self.made = 0

@@ -6,6 +6,7 @@ import random
 from typing import TYPE_CHECKING
 
 import torch
+from torch.nn.functional import cross_entropy
 
 from benchmarks.quality.bundled.model import Model, geometry
 from model_registry.training.tasks.rows import KINDS, TaskRows
@@ -20,7 +21,7 @@ from benchmarks.quality.bundled.data import documents_of
 
 def held_out_loss(loss: Callable[..., torch.Tensor], data: Data, rows: int) -> float:
     """At the training length; as many rows as in training, and with gradients, so that nothing is compiled again."""
-    ids = data.held_out[:rows]
+    ids = data.held_out.unfold(0, data.length + 1, data.length)[:rows]
     return loss(ids, torch.ones_like(ids[:, 1:]).float(), documents_of(ids[:, :-1])).item()
 
 
@@ -77,3 +78,18 @@ def far(
             asked += 1
             right += all(hit[begin - spans[0][0] : end - spans[0][0]])
     return right, asked
+
+
+@torch.no_grad()
+def loss_at(model: Model, tables: dict, text: torch.Tensor, tokens: int) -> float:
+    """Nats per token of a text that is cut into documents of so many tokens; each one's first is not counted."""
+    documents = text[: len(text) // tokens * tokens].view(-1, tokens)
+    total = 0.0
+    for part in documents.split(max(1, 16384 // tokens)):
+        with torch.autocast(part.device.type, dtype=torch.bfloat16):
+            x = model.long_hidden(part, tables)
+        for begin in range(0, tokens - 1, 4096):
+            targets = part[:, begin + 1 : begin + 4097]
+            logits = (x[:, begin : begin + targets.shape[1]] @ model.model.embed_tokens.weight.T.to(x.dtype)).float()
+            total += cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="sum").item()
+    return total / (documents.shape[0] * (tokens - 1))

@@ -54,7 +54,7 @@ class Attention(nn.Module):
 
     @torch.no_grad()
     def long(self, x: torch.Tensor, table: dict, chunk: int) -> torch.Tensor:
-        """The same over one long document ``[1, L, hidden]``, a chunk of queries at a time."""
+        """The same over long documents ``[B, L, hidden]``, a chunk of queries at a time."""
         length = x.shape[1]
         q, k, v = self.qkv(x, geometry_of_document(table, length, x.device))
         groups = self.heads // self.kv_heads
@@ -134,10 +134,16 @@ class Model(nn.Module):
     @torch.no_grad()
     def long_logits(self, ids: torch.Tensor, table: dict, last: int, chunk: int = 1024) -> torch.Tensor:
         """``[last, V]``: logits at the last positions of one document ``[L]`` of any length."""
-        x = self.model.embed_tokens(ids[None]).to(torch.get_autocast_dtype(ids.device.type))
+        x = self.long_hidden(ids[None], table, chunk)[:, -last:]
+        return (x @ self.model.embed_tokens.weight.T.to(x.dtype))[0].float()
+
+    @torch.no_grad()
+    def long_hidden(self, ids: torch.Tensor, table: dict, chunk: int = 1024) -> torch.Tensor:
+        """``[B, L, hidden]`` after the final norm, of documents of any one length."""
+        x = self.model.embed_tokens(ids).to(torch.get_autocast_dtype(ids.device.type))
         for layer in self.model.layers:
             x = layer.long(x, table, chunk)
-        return (self.model.norm(x[:, -last:]) @ self.model.embed_tokens.weight.T.to(x.dtype))[0].float()
+        return self.model.norm(x)
 
 
 def weighted_loss(x: torch.Tensor, weight: torch.Tensor, targets: torch.Tensor, counts: torch.Tensor) -> torch.Tensor:
@@ -188,13 +194,27 @@ def position_tables(position: str, table: torch.Tensor | None, heads: int, log_n
     return found
 
 
+def yarn(tables: dict, factor: float, train_length: int) -> dict:
+    """Rope's tables stretched by YaRN (Peng et al. 2023, arXiv 2309.00071), for inference without training."""
+    inverse, d = tables["inverse"], tables["d"]
+
+    def dimension(turns: float) -> float:
+        return d * math.log(train_length / (turns * 2 * math.pi)) / (2 * math.log(10000.0))
+
+    low, high = max(0, math.floor(dimension(32))), min(d // 2 - 1, math.ceil(dimension(1)))
+    ramp = ((torch.arange(d // 2) - low) / max(high - low, 1e-3)).clamp(0, 1)
+    stretched = inverse / factor * ramp + inverse * (1 - ramp)
+    return tables | {"inverse": stretched, "magnitude": 0.1 * math.log(factor) + 1}
+
+
 def geometry_of_document(table: dict, length: int, device: torch.device) -> dict:
     """Rotation and factor of one document."""
     found = {}
     at = torch.arange(length, device=device)
     if "inverse" in table:
         angle = torch.outer(at.float(), table["inverse"].to(device)).repeat(1, 2)
-        found |= {"cos": angle.cos(), "sin": angle.sin()}
+        scale = table.get("magnitude", 1.0)
+        found |= {"cos": angle.cos() * scale, "sin": angle.sin() * scale}
     if "log_n" in table:
         found["factor"] = ((at + 1).log() / math.log(table["log_n"])).clamp(min=1)[None, None, :, None]
     return found

@@ -18,21 +18,24 @@ import numpy
 from tokenizers import Tokenizer
 
 from benchmarks.quality.bundled import corpus
+from model_registry.training.tasks import kinds
 from model_registry.training.tasks.rows import TaskRows
 
 CHUNK_ROWS = 256
 MOST_WAITING = 48
 """Chunks that may wait for the reader; the makers pause above it."""
 
-HELD_OUT_ROWS = 64
+HELD_OUT_TOKENS = 4 * 64 * 512 + 1
 STATE: dict = {}
 
 
 def task_rows(tokenizer: str, folder: Path) -> TaskRows:
     """The maker of rows, from the streams in the folder."""
     code, prose = numpy.load(folder / "code.npy"), numpy.load(folder / "prose.npy")
-    streams = [code, code, code, prose] if len(prose) > 2**16 else [code]
-    return TaskRows(Tokenizer.from_file(tokenizer), streams, 0)
+    encoder = Tokenizer.from_file(tokenizer)
+    plain = "".join(kinds.sentences(random.Random(seed), 400) for seed in range(10))  # noqa: S311
+    sentences = numpy.array(encoder.encode(plain, add_special_tokens=False).ids, dtype=numpy.uint16)
+    return TaskRows(encoder, [code, code, code, code, prose, sentences], 0)
 
 
 def write_chunk(number: int) -> None:
@@ -58,7 +61,7 @@ def main() -> None:
     options = parser.parse_args()
     options.folder.mkdir(parents=True, exist_ok=True)
     code, prose, facts = corpus.corpus(options.tokenizer, options.processes, options.files)
-    held_out = corpus.held_out(options.tokenizer, options.length * HELD_OUT_ROWS + 1)
+    held_out = corpus.held_out(options.tokenizer, HELD_OUT_TOKENS)
     for name, ids in (("code", code), ("prose", prose), ("held_out", held_out)):
         numpy.save(options.folder / f"{name}.npy", ids)
     (options.folder / "facts.json").write_text(json.dumps(facts, indent=1))

@@ -23,8 +23,8 @@ from pathlib import Path
 import torch
 
 from benchmarks.quality.bundled.data import Data
-from benchmarks.quality.bundled.evaluate import answered, far, held_out_loss
-from benchmarks.quality.bundled.model import Layer, Model, geometry, position_tables, weighted_loss
+from benchmarks.quality.bundled.evaluate import answered, far, held_out_loss, loss_at
+from benchmarks.quality.bundled.model import Layer, Model, geometry, position_tables, weighted_loss, yarn
 from benchmarks.quality.bundled.optimizer import Optimizer
 from benchmarks.quality.bundled.supply import task_rows
 from model_registry.positions.wavelet import position_table
@@ -42,25 +42,37 @@ CONFIG = {
 WAVELET = {"wavelet": "ricker", "scale_exponents": list(range(8)), "shifts": list(range(8))}
 
 
+WARMUP = 60
+
+
 def learning_rate(peak: float, step: int, progress: float) -> float:
-    """Warm-up over 60 steps, constant, linear to zero over the last half."""
-    return peak * min(1.0, (step + 1) / 60) * min(1.0, max(0.0, 1 - progress) / 0.5)
+    """Warm-up (a fifth of a short run), constant, linear to zero over the last half."""
+    return peak * min(1.0, max((step + 1) / WARMUP, 5 * progress)) * min(1.0, max(0.0, 1 - progress) / 0.5)
 
 
 class Run:
     """One model in training: ``start`` compiles it, ``train`` trains it."""
 
-    def __init__(self, position: str, config: dict, options: argparse.Namespace) -> None:
+    def __init__(
+        self,
+        position: str,
+        config: dict,
+        options: argparse.Namespace,
+        name: str | None = None,
+        rate: float | None = None,
+        log_n: int | None = None,
+    ) -> None:
         torch.manual_seed(0)
         self.position, self.options = position, options
-        self.name = "" if position == "wavelet" else f"{position}-"
+        self.rate = rate or options.rate
+        self.name = ("" if position == "wavelet" else f"{position}-") if name is None else name
         self.device = torch.device(options.device)
         self.model = Model(config).to(self.device)
         table = position_table(WAVELET["wavelet"], WAVELET["scale_exponents"], WAVELET["shifts"]).to(self.device)
         heads = config["num_attention_heads"]
-        log_n = options.log_n if position == "wavelet" else None
+        log_n = (log_n or options.log_n) if position == "wavelet" else None
         self.tables = position_tables(position, table, heads, log_n, config["head_dim"])
-        self.optimizer = Optimizer(self.model, options.rate)
+        self.optimizer = Optimizer(self.model, self.rate)
         self._loss = weighted_loss if options.no_compile else torch.compile(weighted_loss, dynamic=False)
         self.entries: list[dict] = []
 
@@ -87,7 +99,7 @@ class Run:
         began, step, progress = time.monotonic(), 0, 0.0
         losses: list[torch.Tensor] = []
         while progress < 1:
-            rate = learning_rate(options.rate, step, progress)
+            rate = learning_rate(self.rate, step, progress)
             value = self.loss(*data.batch(draw))
             value.backward()
             torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0, foreach=True)
@@ -131,22 +143,26 @@ class Run:
         torch.save(weights, self.options.out / f"{self.name}model.pt")
         (self.options.out / f"{self.name}log.json").write_text(json.dumps(self.entries))
 
-    def far(self, tasks: TaskRows) -> None:
-        """Right answers far past the training length, written as they come."""
+    def far(self, tasks: TaskRows, data: Data, tables: dict | None = None, name: str | None = None) -> None:
+        """Loss and right answers far past the training length, written as they come."""
         found: dict[str, dict] = {}
-        for each in self.options.far:
+        tables = tables or self.tables
+        name = self.name if name is None else name
+        main = not name
+        for each in self.options.far if main else self.options.far_twins:
             multiple, trials = map(int, each.split(":"))
-            began = time.monotonic()
-            row = {}
-            for kind in KINDS:
-                count = trials if kind == "pass_key" else max(2, trials // 4)
-                row[kind] = far(
-                    self.model, self.tables, tasks, self.device, multiple * self.options.length, kind, count
-                )
-            found[str(multiple)] = row
-            (self.options.out / f"{self.name}far.json").write_text(json.dumps(found))
-            shares = " ".join(f"{kind}={right}/{asked}" for kind, (right, asked) in row.items())
-            say(self.options, f"{self.position} at {multiple} x ({time.monotonic() - began:.1f} s): {shares}")
+            began, tokens = time.monotonic(), multiple * self.options.length
+            nats = loss_at(self.model, tables, data.held_out[:-1], tokens)
+            right = {
+                kind: far(self.model, tables, tasks, self.device, tokens, kind, count)
+                for kind in (KINDS if main else KINDS[:2])
+                if (count := trials if kind == "pass_key" else max(2, trials // 4))
+            }
+            found[str(multiple)] = {"nats": nats, "right": right}
+            (self.options.out / f"{name}far.json").write_text(json.dumps(found))
+            shares = " ".join(f"{kind}={good}/{asked}" for kind, (good, asked) in right.items())
+            seconds = time.monotonic() - began
+            say(self.options, f"{name or self.position} at {multiple} x ({seconds:.1f} s): {nats:.3f} nats, {shares}")
 
     def _synchronize(self) -> None:
         if self.device.type == "cuda":
@@ -163,9 +179,11 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--work", type=Path, default=Path("/dev/shm/bundled"), help="where data passes by")  # noqa: S108
     parser.add_argument("--seconds", type=float, default=90, help="of training, compiling not counted")
-    parser.add_argument("--twins", nargs="*", default=[], help="positions to train as many steps of")
-    parser.add_argument("--twins-until", type=float, default=0, help="no twin begins later than this")
-    parser.add_argument("--twin-steps", type=int, help="instead of as many as the wavelet model's")
+    parser.add_argument("--twins", nargs="*", default=[], help="positions to compare, with a small budget")
+    parser.add_argument("--twin-steps", type=int, default=350, help="their budget")
+    parser.add_argument(
+        "--recalibrate", nargs="*", default=[], metavar="RATE:SHARE", help="of the rope twin's steps, converted"
+    )
     parser.add_argument("--length", type=int, default=512)
     parser.add_argument("--rows", type=int, default=64)
     parser.add_argument("--task-share", type=float, default=0.5)
@@ -174,7 +192,8 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--answer-weight", type=float, default=2.0)
     parser.add_argument("--processes", type=int, default=12)
     parser.add_argument("--files", type=int, help="read no more files than this")
-    parser.add_argument("--far", nargs="*", default=["1:40", "16:20", "64:20"], metavar="MULTIPLE:TRIALS")
+    parser.add_argument("--far", nargs="*", default=["1:24", "16:8"], metavar="MULTIPLE:TRIALS")
+    parser.add_argument("--far-twins", nargs="*", default=["1:16", "16:12", "64:6"], metavar="MULTIPLE:TRIALS")
     parser.add_argument("--eval-batches", type=int, default=1)
     parser.add_argument("--eval-every", type=int, default=300)
     parser.add_argument("--set", nargs="*", default=[], metavar="FIELD=NUMBER", help="sizes of the model")
@@ -220,18 +239,34 @@ def run(options: argparse.Namespace) -> None:
     data, tasks = Data(options.work, options), task_rows(options.tokenizer, options.work)
     data.wait(4)
     say(options, f"{facts['files']} files, {facts['tokens']:,} tokens of code, {facts['prose_tokens']:,} of prose")
-    steps = model.train(data, tasks, None)
-    model.far(tasks)
-    for position in options.twins:
-        if time.monotonic() - options.began < options.twins_until:
-            twin = Run(position, config, options)
-            twin.start()
-            if options.save_cache:
-                save_cache(options)
-            twin.train(data, tasks, options.twin_steps or steps)
-            twin.far(tasks)
+    model.train(data, tasks, None)
+    (options.out / "trained").touch()
+    model.far(tasks, data)
+    compare(config, data, tasks, options)
     data.end()
     say(options, f"end; {data.made * 256:,} rows of tasks were made")
+
+
+def compare(config: dict, data: Data, tasks: TaskRows, options: argparse.Namespace) -> None:
+    """Models with several positions and one small budget, and the rope one converted."""
+    runs = {}
+    for position in options.twins:
+        runs[position] = run = Run(position, config, options, f"small-{position}-")
+        run.start()
+        run.train(data, tasks, options.twin_steps)
+        run.far(tasks, data)
+    if "rope" not in runs:
+        return
+    rope = runs["rope"]
+    rope.far(tasks, data, yarn(rope.tables, 64.0, options.length), "small-yarn-")
+    for number, each in enumerate(options.recalibrate):
+        rate, share = map(float, each.split(":"))
+        run = Run("wavelet", config, options, f"small-converted-{rate:g}-{share:g}-", rate, options.length)
+        run.model.load_state_dict(rope.model.state_dict())
+        if number == 0:
+            run.far(tasks, data, name="small-converted-untrained-")
+        run.train(data, tasks, max(1, round(share * options.twin_steps)))
+        run.far(tasks, data)
 
 
 def save_cache(options: argparse.Namespace) -> None:

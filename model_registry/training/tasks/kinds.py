@@ -18,25 +18,36 @@ if TYPE_CHECKING:
 OPENING = "Document:\n"
 """Begins most task documents, so that a document to be asked about is told from a file of code."""
 
+
+def _split(text: str) -> tuple[str, ...]:
+    return tuple(text.split())
+
+
 THINGS = ("code", "number", "key", "port", "price", "password", "badge", "room", "size", "limit", "offset", "count")
-FIRST = (  # noqa: SIM905 - a list would take a line a word
-    "amber azure brave brisk calm cedar clear coral crisp dusty early fancy faint frosty gentle giant golden grand"
-    " happy hidden hollow humble icy ivory jolly keen lively lone lucky mellow misty modern noble pale plain proud"
-    " quick quiet rapid rare royal rusty shiny silent silver simple slow solid spare steady stone sunny swift tall"
-    " tiny vivid warm"
-).split()
-SECOND = (  # noqa: SIM905 - a list would take a line a word
-    "anchor arrow badger beacon birch bridge canyon castle cloud comet copper crane delta eagle ember falcon fern"
-    " field fjord forest garden glacier grove harbor hawk heron island jade kite lake lantern lotus maple marsh"
-    " meadow mill moon orchid otter pebble pine planet prairie quartz raven reef ridge river robin sparrow spruce"
-    " summit temple thistle tiger tower valley violet walnut willow wolf"
-).split()
-COMMON = (  # noqa: SIM905 - a list would take a line a word
-    "apple bread chair cloud door engine flower glass hammer island jacket kettle ladder market needle office paper"
-    " quilt river school table umbrella village window yard bottle candle desk fence garden house iron judge knife"
-    " lemon mirror number orange pencil queen road stone train uncle voice wheel zebra basket circle dinner energy"
-    " forest guitar hotel insect jungle kitten letter mother nature ocean picture question rocket silver ticket unit"
-).split()
+FIRST = _split(
+    """
+    amber azure brave brisk calm cedar clear coral crisp dusty early fancy faint frosty gentle giant golden grand
+    happy hidden hollow humble icy ivory jolly keen lively lone lucky mellow misty modern noble pale plain proud
+    quick quiet rapid rare royal rusty shiny silent silver simple slow solid spare steady stone sunny swift tall
+    tiny vivid warm
+    """
+)
+SECOND = _split(
+    """
+    anchor arrow badger beacon birch bridge canyon castle cloud comet copper crane delta eagle ember falcon fern
+    field fjord forest garden glacier grove harbor hawk heron island jade kite lake lantern lotus maple marsh meadow
+    mill moon orchid otter pebble pine planet prairie quartz raven reef ridge river robin sparrow spruce summit
+    temple thistle tiger tower valley violet walnut willow wolf
+    """
+)
+COMMON = _split(
+    """
+    apple bread chair cloud door engine flower glass hammer island jacket kettle ladder market needle office paper
+    quilt river school table umbrella village window yard bottle candle desk fence garden house iron judge knife
+    lemon mirror number orange pencil queen road stone train uncle voice wheel zebra basket circle dinner energy
+    forest guitar hotel insect jungle kitten letter mother nature ocean picture question rocket silver ticket unit
+    """
+)
 
 
 @dataclass(frozen=True)
@@ -49,6 +60,17 @@ class Task:
     lines: list[str]
     questions: list[tuple[str, str]] = field(default_factory=list)
     filled: bool = True
+
+
+def sentences(draw: random.Random, count: int) -> str:
+    """Plain sentences, one a line, that repeat themselves: text to hide things in that tells nothing."""
+    things = draw.sample(COMMON, 24)
+    found = []
+    for _ in range(count):
+        first, second = draw.sample(things, 2)
+        place = draw.choice(("near", "behind", "above", "below", "beside", "under"))
+        found.append(f"{draw.choice(('The', 'A', 'This'))} {first} is {place} the {draw.choice(FIRST)} {second}.\n")
+    return "".join(found)
 
 
 def question(text: str) -> str:
@@ -65,9 +87,12 @@ def pass_key(draw: random.Random) -> Task:
 
 
 def name(draw: random.Random) -> str:
-    """A name of two words, such as ``amber-falcon``; one in four is a single word."""
-    second = draw.choice(SECOND)
-    return second if draw.random() < 0.25 else f"{draw.choice(FIRST)}-{second}"
+    """A name such as ``amber-falcon``; some have one word or three."""
+    found = draw.choice(SECOND)
+    for share in (0.8, 0.1):
+        if draw.random() < share:
+            found = f"{draw.choice(FIRST)}-{found}"
+    return found
 
 
 def hexadecimal(draw: random.Random) -> str:
@@ -104,7 +129,7 @@ def needles(draw: random.Random, size: int) -> Task:
     count = max(2, size // (70 if identifiers else 19))
     names = list(dict.fromkeys(make_name(draw) for _ in range(count)))
     values = {each: make_value(draw) for each in names}
-    asked = draw.sample(names, min(len(names), draw.randint(2, 5)))
+    asked = draw.sample(names, min(len(names), draw.randint(1, 2) if identifiers else draw.randint(2, 5)))
     return Task(
         [told(thing, each, values[each]) for each in names],
         [one(thing, each, values[each]) for each in asked],
@@ -193,7 +218,7 @@ def zipf_counts(total: int, kinds: int, alpha: float) -> list[int]:
 
 def common(draw: random.Random, size: int) -> Task:
     """A list of everyday words, a few of them often and the rest once or twice; asked for the frequent ones."""
-    wanted = draw.randint(2, 5)
+    wanted = draw.choice((2, 3, 4, 5, 10, 10))
     total = max(12, size * 5 // 8)
     words = draw.sample(COMMON, min(len(COMMON), wanted + max(3, total // 8)))
     often = max(4, total // (3 * wanted))
