@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import time
+from contextlib import nullcontext
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -35,11 +36,9 @@ class Recalibrating:
 
     def __init__(self, source: Path, documents: Documents, recipe: Recalibration, directory: Path) -> None:
         self.source, self.recipe, self.directory = source, recipe, directory
-        self.accelerator = Accelerator(
-            mixed_precision="bf16" if recipe.bf16 else "no", gradient_accumulation_steps=recipe.accumulate
-        )
-        self.tokenizer = AutoTokenizer.from_pretrained(source)
+        self.accelerator = Accelerator()
         self.model = load(source, recipe, cuda=self.accelerator.device.type == "cuda")
+        self.tokenizer = AutoTokenizer.from_pretrained(source)
         self.length: int = self.model.config.train_length
         self.stream = pack(documents.train, self.tokenizer)
         self._rows(0)  # refuses texts that are too short, before anything is written
@@ -96,16 +95,18 @@ class Recalibrating:
 
     def _step(self, model: torch.nn.Module, optimizer: Any, step: int) -> float:
         model.train()
+        parts = torch.split(self._rows(step), self.recipe.batch_sequences)
         total = 0.0
-        for rows in torch.split(self._rows(step), self.recipe.batch_sequences):
-            with self.accelerator.accumulate(model):
-                loss = _loss(model, rows)
+        for number, rows in enumerate(parts):
+            last = number == len(parts) - 1
+            # Gradients of several processes are exchanged once a step.
+            with nullcontext() if last else self.accelerator.no_sync(model):
+                loss = self._loss(model, rows) / len(parts)
                 self.accelerator.backward(loss)
-                if self.accelerator.sync_gradients:
-                    self.accelerator.clip_grad_norm_(model.parameters(), self.recipe.grad_clip)
-                optimizer.step()
-                optimizer.zero_grad()
-            total += float(self.accelerator.gather(loss.detach()).mean()) / self.recipe.accumulate
+            total += float(self.accelerator.reduce(loss.detach(), reduction="mean"))
+        self.accelerator.clip_grad_norm_(model.parameters(), self.recipe.grad_clip)
+        optimizer.step()
+        optimizer.zero_grad()
         if not torch.isfinite(torch.tensor(total)):
             raise TrainingError(f"the loss became {total}: lower learning_rate={self.recipe.learning_rate}")
         return total
@@ -129,7 +130,12 @@ class Recalibrating:
         """Of every process alike: under FSDP none may skip a forward pass."""
         model.eval()
         parts = torch.split(self.held_out.to(self.accelerator.device), self.recipe.batch_sequences)
-        return sum(float(_loss(model, part)) * len(part) for part in parts) / len(self.held_out)
+        return sum(float(self._loss(model, part)) * len(part) for part in parts) / len(self.held_out)
+
+    def _loss(self, model: torch.nn.Module, rows: torch.Tensor) -> torch.Tensor:
+        with torch.autocast(self.accelerator.device.type, dtype=torch.bfloat16, enabled=self.recipe.bf16):
+            logits = model(input_ids=rows[:, :-1], use_cache=False).logits
+        return cross_entropy(logits.float().flatten(0, 1), rows[:, 1:].flatten())
 
     def _seconds(self, own: float) -> float:
         """The first process's clock, which decides for all when to stop and to save."""
@@ -198,9 +204,8 @@ class Recalibrating:
             recipe.write_text(json.dumps(self.identity, indent=2) + "\n")
 
     def _bar(self) -> bars.Progress:
-        columns = (
-            bars.TextColumn("{task.description}"), bars.BarColumn(), bars.TimeElapsedColumn(), bars.TimeRemainingColumn()
-        )  # fmt: skip
+        times = bars.TimeElapsedColumn(), bars.TimeRemainingColumn()
+        columns = (bars.TextColumn("{task.description}"), bars.BarColumn(), *times)
         return bars.Progress(*columns, disable=not self.accelerator.is_main_process)
 
 
@@ -245,8 +250,3 @@ def adapted(model: Any, recipe: Recalibration) -> Any:
     )
     model.enable_input_require_grads()  # for gradient checkpointing: the frozen embedding would cut the graph
     return peft.get_peft_model(model, lora)
-
-
-def _loss(model: torch.nn.Module, rows: torch.Tensor) -> torch.Tensor:
-    logits = model(input_ids=rows[:, :-1], use_cache=False).logits
-    return cross_entropy(logits.float().flatten(0, 1), rows[:, 1:].flatten())

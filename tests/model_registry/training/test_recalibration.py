@@ -135,19 +135,24 @@ def test_texts_come_from_files_folders_json_lines_and_data_sets(checkpoint, text
     assert len(losses) == 1
 
 
-@pytest.mark.parametrize("sharding", ["--multi_gpu", "--use_fsdp"], ids=["replicated", "fsdp"])
+FSDP = {
+    "ACCELERATE_USE_FSDP": "true",
+    "FSDP_VERSION": "2",
+    "FSDP_AUTO_WRAP_POLICY": "TRANSFORMER_BASED_WRAP",
+    "FSDP_TRANSFORMER_CLS_TO_WRAP": "WaveletLlamaDecoderLayer",
+    "FSDP_STATE_DICT_TYPE": "FULL_STATE_DICT",
+}
+
+
+@pytest.mark.parametrize("sharding", [{}, FSDP], ids=["replicated", "fsdp"])
 def test_two_processes_train_the_same_model_as_one_with_twice_the_rows(checkpoint, text, tmp_path, sharding):
     recalibrate(checkpoint, tmp_path / "one", text, batch_sequences="4", bf16="false")
-    launch = ["-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2", "--num_machines", "1"]
-    launch += ["--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0"]
-    if sharding == "--use_fsdp":
-        launch += ["--use_fsdp", "--fsdp_version", "2", "--fsdp_auto_wrap_policy", "TRANSFORMER_BASED_WRAP"]
-        launch += ["--fsdp_transformer_layer_cls_to_wrap", "WaveletLlamaDecoderLayer"]
-        launch += ["--fsdp_state_dict_type", "FULL_STATE_DICT"]
+    launch = ["-m", "torch.distributed.run", "--nproc-per-node", "2", "--standalone"]
     command = [sys.executable, *launch, "-m", "model_registry.training", "--out", str(tmp_path / "two")]
     command += ["--from", str(checkpoint), "--text", str(text), "--steps", "6", "--no-measure"]
     command += [part for k, v in (SHORT | {"bf16": "false"}).items() for part in ("--set", f"{k}={v}")]
-    done = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"} | sharding
+    done = subprocess.run(command, capture_output=True, text=True, env=environment)
     assert done.returncode == 0, done.stderr[-3000:]
     for one, two in zip(log(tmp_path / "one"), log(tmp_path / "two"), strict=True):
         assert two["tokens"] == one["tokens"]
