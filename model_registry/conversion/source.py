@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING, Any
 from safetensors import SafetensorError, safe_open
 from transformers import AutoConfig
 
+from model_registry.configuration_wavelet import WaveletLlamaConfig
 from model_registry.conversion.errors import ConversionError
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-FAMILIES = ("llama", "mistral", "qwen2")
-"""Values of ``model_type`` that are Llama's architecture, biases aside."""
+FAMILIES = ("llama", "mistral", "qwen2", "wavelet_llama")
+"""Values of ``model_type`` that are Llama's architecture, biases aside; our own is taken with rope."""
 
 INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"
@@ -74,6 +75,10 @@ def read_source(directory: Path) -> Source:
     if raw.get("quantization_config"):
         raise ConversionError("quantization_config: convert the unquantised checkpoint, and quantise the result")
     config = AutoConfig.from_pretrained(directory)
+    if isinstance(config, WaveletLlamaConfig) and config.position_type != "rope":
+        raise ConversionError(
+            f"position_encoding.type={config.position_type!r}: only a model with rope can be converted"
+        )
     _check_windows(config)
     tensors = _tensors(directory)
     _check_names(tensors, config, family)

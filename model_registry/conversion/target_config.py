@@ -116,6 +116,9 @@ def _counted(given: str, values: tuple[int, ...], head_dim: int) -> tuple[int, .
 
 def trained_length(config: Any) -> int:
     """Tokens that the source was trained at before its rope was stretched."""
+    if isinstance(config, WaveletLlamaConfig):
+        assert config.train_length is not None
+        return config.train_length
     rope = getattr(config, "rope_parameters", None) or {}
     return int(rope.get("original_max_position_embeddings") or config.max_position_embeddings)
 

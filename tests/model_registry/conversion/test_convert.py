@@ -11,6 +11,7 @@ import sys
 import pytest
 import torch
 import typer
+from helpers.small_models import build
 from helpers.small_sources import SIZES, edit_json, write_source
 from safetensors import safe_open
 from transformers import AutoModelForCausalLM
@@ -73,6 +74,19 @@ def test_llamas_own_biases_come_along(tmp_path):
     model = WaveletLlamaForCausalLM.from_pretrained(target, dtype=torch.float64).eval()
     with torch.inference_mode():
         assert (model(IDS).logits - logits_without_rotation(source)).abs().max() < 1e-9
+
+
+def test_our_own_model_with_rope_can_be_converted_and_with_wavelets_cannot(tmp_path):
+    source = tmp_path / "source"
+    rope = build(position_encoding={"type": "rope"}, train_length=24)
+    rope.save_pretrained(source)
+    target = converted(source, tmp_path / "target")
+    model = WaveletLlamaForCausalLM.from_pretrained(target)
+    assert (model.config.position_type, model.config.train_length) == ("wavelet", 24)
+    assert all(torch.equal(value, rope.state_dict()[name]) for name, value in model.state_dict().items())
+    done = convert(target, tmp_path / "again")
+    assert done.exit_code == 2
+    assert "position_encoding.type='wavelet': only a model with rope can be converted" in done.output
 
 
 @pytest.mark.parametrize("family", ["llama", "qwen2"])
@@ -201,7 +215,7 @@ def one_layer_less(source):
 @pytest.mark.parametrize(
     ("broken", "options", "said"),
     [
-        (unknown_family, [], "model_type='gpt_neox': only llama, mistral, qwen2 can be converted"),
+        (unknown_family, [], "model_type='gpt_neox': only llama, mistral, qwen2, wavelet_llama can be converted"),
         (sliding_window, [], "sliding_window=128: a model with a sliding window cannot be converted"),
         (sliding_layers, [], "only full_attention can be converted"),
         (missing_shard, [], "is missing: model.safetensors.index.json lists it"),

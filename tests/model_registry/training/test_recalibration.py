@@ -135,23 +135,13 @@ def test_texts_come_from_files_folders_json_lines_and_data_sets(checkpoint, text
     assert len(losses) == 1
 
 
-FSDP = {
-    "ACCELERATE_USE_FSDP": "true",
-    "FSDP_VERSION": "2",
-    "FSDP_AUTO_WRAP_POLICY": "TRANSFORMER_BASED_WRAP",
-    "FSDP_TRANSFORMER_CLS_TO_WRAP": "WaveletLlamaDecoderLayer",
-    "FSDP_STATE_DICT_TYPE": "FULL_STATE_DICT",
-}
-
-
-@pytest.mark.parametrize("sharding", [{}, FSDP], ids=["replicated", "fsdp"])
-def test_two_processes_train_the_same_model_as_one_with_twice_the_rows(checkpoint, text, tmp_path, sharding):
+def test_two_processes_train_the_same_model_as_one_with_twice_the_rows(checkpoint, text, tmp_path):
     recalibrate(checkpoint, tmp_path / "one", text, batch_sequences="4", bf16="false")
     launch = ["-m", "torch.distributed.run", "--nproc-per-node", "2", "--standalone"]
     command = [sys.executable, *launch, "-m", "model_registry.training", "--out", str(tmp_path / "two")]
     command += ["--from", str(checkpoint), "--text", str(text), "--steps", "6", "--no-measure"]
     command += [part for k, v in (SHORT | {"bf16": "false"}).items() for part in ("--set", f"{k}={v}")]
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"} | sharding
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
     done = subprocess.run(command, capture_output=True, text=True, env=environment)
     assert done.returncode == 0, done.stderr[-3000:]
     for one, two in zip(log(tmp_path / "one"), log(tmp_path / "two"), strict=True):
