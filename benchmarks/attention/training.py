@@ -21,7 +21,7 @@ from model_registry.positions.alibi import alibi_slopes
 from model_registry.positions.wavelet import position_table
 
 HEADS, KV_HEADS, HEAD_DIM = 4, 2, 64
-TABLE = position_table("ricker", range(8), range(8))
+TABLE = position_table("ricker", list(range(8)), list(range(8)))
 
 
 def causal(_b: torch.Tensor, _h: torch.Tensor, m: torch.Tensor, n: torch.Tensor) -> torch.Tensor:

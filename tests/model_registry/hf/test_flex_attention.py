@@ -1,13 +1,16 @@
-"""FlexAttention is the dense formula: values everywhere, gradients where PyTorch has them (CUDA)."""
+"""FlexAttention is the dense formula: values everywhere, and gradients."""
 
 from __future__ import annotations
 
 import pytest
 import torch
 from helpers.small_models import build, each_position, tokens
+from torch.nn.attention import flex_attention
 from torch.nn.attention.flex_attention import create_block_mask
 
+from model_registry.dense_attention import dense_attention, rows_by_key
 from model_registry.flex_attention import attend
+from model_registry.positions.wavelet import position_table
 
 LENGTH = 201
 # Llama's norms round to float32 (6e-8 of values below 16) even in a float64 model, three times in a row.
@@ -56,9 +59,32 @@ def test_dropout_is_refused():
         flex.train()(tokens(1, 9))
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="PyTorch has no backward pass of FlexAttention on a CPU")
+def test_gradients_equal_those_of_the_dense_formula(monkeypatch):
+    """PyTorch refuses gradients on a CPU, since its compiled CPU kernel has none; what it runs uncompiled has them."""
+    monkeypatch.setattr(flex_attention, "_validate_device", lambda *_: None)
+    table = position_table("ricker", [0, 1, 2, 3], [0, 1, 2, 3]).double()
+    length = 77
+    generator = torch.Generator().manual_seed(0)
+    parts = [
+        torch.randn(2, heads, length, 16, generator=generator, dtype=torch.float64, requires_grad=True)
+        for heads in (4, 2, 2)
+    ]
+    at = torch.arange(length)
+    visible = (at[:, None] >= at)[None, None]
+    rows = rows_by_key(table, length, length, 0)
+    mask = create_block_mask(lambda b, h, m, n: m >= n, None, None, length, length, device="cpu")
+    expected, _ = dense_attention(*parts, visible, 0.25, rows=rows)
+    found = attend(*parts, mask, 0.25, table=table)
+    weight = torch.randn(expected.shape, generator=generator, dtype=torch.float64)
+    assert (found - expected).abs().max() < 1e-12
+    for one, two in zip(*(torch.autograd.grad(out, parts, weight) for out in (found, expected)), strict=True):
+        assert two.abs().max() > 0.1
+        assert (one - two).abs().max() < 1e-12
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="the compiled kernel needs a GPU")
 @pytest.mark.parametrize("length", [77, 333])
-def test_gradients_equal_those_of_dense_attention(length):
+def test_gradients_of_the_compiled_kernel_equal_those_of_dense_attention(length):
     from benchmarks.attention.training import check
 
     found = check(length, torch.float32, "wavelet")
