@@ -120,10 +120,10 @@ async def measure_health(process: Process, seconds: float) -> dict[str, Any]:
     end = loop.time() + seconds
     sent: dict[int, int] = {}
 
-    async def flood(body: bytes) -> None:
+    async def flood(path: str, body: bytes) -> None:
         connection = Connection(process.port)
         while loop.time() < end:
-            status, _ = await connection.send(post(process.port, "/v1/completions", body))
+            status, _ = await connection.send(post(process.port, path, body))
             sent[status] = sent.get(status, 0) + 1
         connection.close()
 
@@ -137,7 +137,9 @@ async def measure_health(process: Process, seconds: float) -> dict[str, Any]:
         connection.close()
         return waits
 
-    waits, *_ = await asyncio.gather(probe(), *(flood(body) for body in (text, ids, text, ids)))
+    paths = ("/v1/completions", "/v1/completions", "/v1/context", "/tokenize")
+    floods = (flood(path, body) for path, body in zip(paths, (text, ids, text, text), strict=True))
+    waits, *_ = await asyncio.gather(probe(), *floods)
     return {"seconds": seconds, "bodies": sent, "probes": len(waits), **quantiles(waits), "most_ms": 1000 * max(waits)}
 
 

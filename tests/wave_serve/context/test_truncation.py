@@ -160,7 +160,7 @@ def test_no_cut_leaves_half_a_character(
     upstream.answers |= engine.handlers
     one = serve(tokenizer=str(bundled_checkpoint() / "tokenizer.json")) if local else serve()
     prompt = emoji * 60
-    for room in range(9, 16):
+    for room in (9, 10, 11, 12):  # a character is up to four tokens
         answer = one.post({"prompt": prompt, "max_tokens": 100 - room, "overflow": overflow})
         assert answer.status_code == 200, answer.text
         sent = forwarded(upstream)["prompt"]
