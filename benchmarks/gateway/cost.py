@@ -163,7 +163,7 @@ async def compare(chosen: argparse.Namespace, scratch: Path) -> dict[str, Any]:
 def described(results: dict[str, Any], chosen: argparse.Namespace) -> dict[str, Any]:
     """The results with how they came about."""
     versions = {
-        name: version(name) for name in ("wave-serve", "aiohttp", "uvicorn", "fastapi", "tokenizers", "tiktoken")
+        name: version(name) for name in ("wave-serve", "aiohttp", "uvicorn", "fastapi", "tokenizers", "splintr-rs")
     }
     if chosen.litellm:
         site = next(Path(chosen.litellm).parent.parent.glob("lib/python*/site-packages/litellm-*.dist-info"))
