@@ -130,6 +130,8 @@ def test_what_is_no_text_is_refused_where_it_stands(dialect: Conversation, body:
         (MESSAGES, {"messages": []}),
         (RESPONSES, {"input": [{"role": ["user"], "content": "x"}]}),
         (RESPONSES, {"input": [{"type": {}}]}),
+        (RESPONSES, {"input": [{"role": "user", "content": {}}]}),
+        (MESSAGES, {"messages": [{"role": "user", "content": [{"text": "x"}]}]}),
         (MESSAGES, {"messages": [{"role": ["user"], "content": "x"}]}),
         (MESSAGES, {"messages": [{"role": "tool", "content": "x"}]}),
         (MESSAGES, {"messages": [{"role": "user"}]}),

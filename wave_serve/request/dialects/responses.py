@@ -60,6 +60,8 @@ class Responses(Conversation):
             for member in ("type", "role", "call_id"):
                 if not isinstance(item.get(member), str | None):
                     raise invalid(f"{where}.{member} must be a string, got {shown(item[member])}", "input")
+            if not isinstance(item.get("content"), str | list | None):
+                raise invalid(f"{where}.content must be a string or parts, got {shown(item['content'])}", "input")
             refuse_kind(item.get("type"), where, "input")
             refuse_media(item.get("content"), f"{where}.content", "input")
             refuse_media(item.get("output"), f"{where}.output", "input")

@@ -5,12 +5,16 @@ from typing import Annotated, Any, Literal
 from pydantic import ConfigDict, WithJsonSchema
 
 from wave_serve.request.fields import SampledBody, about
-from wave_serve.request.shapes import TEXT
+from wave_serve.request.shapes import TEXT, nullable
 from wave_serve.request.types import Must, Natural, NaturalOrAll32, Object, Objects, StringOrObject, Strings
 
 ITEM = {
     "type": "object",
-    "properties": {"type": TEXT, "role": TEXT, "content": {"anyOf": [TEXT, {"type": "array"}]}},
+    "properties": {
+        "type": nullable(TEXT),
+        "role": nullable(TEXT),
+        "content": {"anyOf": [TEXT, {"type": "array"}, {"type": "null"}]},
+    },
     "additionalProperties": True,
 }
 INPUT = WithJsonSchema(
