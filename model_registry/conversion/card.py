@@ -1,0 +1,62 @@
+"""The model card of a converted checkpoint."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from model_registry.configuration_wavelet import WaveletLlamaConfig
+    from model_registry.conversion.source import Source
+
+_CARD = """\
+---
+library_name: transformers
+pipeline_tag: text-generation
+tags: [wavelet_llama, converted]
+---
+# {name}
+
+The weights of `{source}` ({family}), unchanged, in a model without rotary positions: position encoding
+`{position}`, logit scaling `{logit_scaling}` from {train_length} tokens on. Made by
+
+    {command}
+
+**It must be recalibrated before it is of use.** These weights were trained with rotary positions, and know nothing of
+the new ones: text that this checkpoint writes as it is is poor. `wave-serve train --from` trains them on, and
+`wave-serve eval` measures how far the result reads.
+
+## What was changed
+
+- `config.json`: `model_type` is `wavelet_llama`, with `position_encoding`, `train_length` and `logit_scaling`;
+  `max_position_embeddings` is {longest}.{scaling}{biases}
+- Weights, tokenizer, chat template and generation config are the source's.
+- The source's licence applies to the weights; the `.py` files are Apache-2.0.
+
+## Load it
+
+With Transformers alone: `AutoModelForCausalLM.from_pretrained(path, trust_remote_code=True)`. With the package
+wave-serve installed, `import model_registry.modeling_wavelet` makes `trust_remote_code` unnecessary, and
+`wave-serve serve PATH` serves it.
+"""
+
+
+def card(name: str, source: Source, config: WaveletLlamaConfig, scaling: str | None, command: str) -> str:
+    """Markdown; ``scaling`` is the kind of scaled rope that was dropped."""
+    dropped = f"\n- The rope scaling `{scaling}` was dropped: there is no rotation left to scale." if scaling else ""
+    biases = (
+        "\n- Zero biases were added to the attention's output projections: Llama's code wants them; they change nothing"
+        if source.family == "qwen2"
+        else ""
+    )
+    return _CARD.format(
+        name=name,
+        source=source.directory.resolve().name,
+        family=source.family,
+        position=config.position_type,
+        logit_scaling=config.logit_scaling,
+        train_length=config.train_length,
+        command=command,
+        longest=config.max_position_embeddings,
+        scaling=dropped,
+        biases=biases,
+    )

@@ -1,0 +1,77 @@
+"""``wave-serve convert``: the command's arguments, and the one place where its errors become a line for the user."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+# Nothing heavy above: the gateway's command line imports this file to show the command's help.
+
+
+def convert(
+    source: Annotated[Path, typer.Argument(help="Hugging Face directory of a llama, mistral or qwen2 model.")],
+    target: Annotated[Path, typer.Argument(help="Directory of the wavelet_llama checkpoint; must not exist.")],
+    position: Annotated[str, typer.Option(help="Position encoding of the result: wavelet or nope.")] = "wavelet",
+    wavelet: Annotated[
+        str, typer.Option(help="ricker, gaussian, morlet, haar or pywt:NAME; with --position wavelet.")
+    ] = "ricker",
+    scale_exponents: Annotated[
+        str | None,
+        typer.Option(help="Exponents of the scales, with commas.", show_default="0,1,2,3,4,5,6,7"),
+    ] = None,
+    shifts: Annotated[
+        str | None,
+        typer.Option(help="Shifts in tokens, with commas.", show_default="0,1,2 ... as the head size needs"),
+    ] = None,
+    train_length: Annotated[
+        int | None,
+        typer.Option(min=2, help="Training length in tokens.", show_default="the source's, before rope scaling"),
+    ] = None,
+    logit_scaling: Annotated[
+        str, typer.Option(help="Scaling of the logits past --train-length: log_n or none.")
+    ] = "log_n",
+) -> None:
+    """Make a wavelet checkpoint out of a Llama-shaped one; recalibrate it with `train --from` afterwards."""
+    try:
+        from model_registry.conversion.convert import convert as make
+        from model_registry.conversion.errors import ConversionError
+        from model_registry.conversion.target_config import Options
+    except ModuleNotFoundError as error:
+        typer.echo(f"convert: {error.name} is not installed: pip install 'wave-serve[train]'", err=True)
+        raise typer.Exit(2) from error
+    try:
+        options = Options(
+            position=position,
+            wavelet=wavelet,
+            scale_exponents=_numbers("--scale-exponents", scale_exponents),
+            shifts=_numbers("--shifts", shifts),
+            train_length=train_length,
+            logit_scaling=logit_scaling,
+        )
+        command = shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
+        done = make(source, target, options, command)
+    except (ConversionError, OSError) as error:
+        typer.echo(f"convert: {error}", err=True)
+        raise typer.Exit(2) from error
+    if done.dropped_scaling:
+        typer.echo(f"dropped the source's rope scaling {done.dropped_scaling!r}: there is no rotation left to scale")
+    how = "linked" if done.linked == done.files else "copied" if not done.linked else f"{done.linked} linked"
+    typer.echo(
+        f"{target}: {done.config.position_type} positions, trained at {done.config.train_length} tokens, "
+        f"{done.files} weight files {how}. Recalibrate it: wave-serve train --from {shlex.quote(str(target))}"
+    )
+
+
+def _numbers(option: str, text: str | None) -> tuple[int, ...] | None:
+    from model_registry.conversion.errors import ConversionError
+
+    if text is None:
+        return None
+    try:
+        return tuple(int(part) for part in text.split(","))
+    except ValueError as error:
+        raise ConversionError(f"{option} {text!r}: must be whole numbers separated by commas") from error
