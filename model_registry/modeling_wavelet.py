@@ -1,13 +1,14 @@
-"""Hugging Face reference model: Llama with wavelet, rotary, ALiBi or no positions, in plain dense PyTorch.
+"""Hugging Face reference model: Llama with wavelet, rotary, ALiBi or no positions.
 
-Used for training and as the parity oracle of the vLLM model. Importing it registers the classes with ``AutoConfig``
-and ``AutoModelForCausalLM``.
+Attention is plain dense PyTorch (``attn_implementation="eager"``), the parity oracle of the vLLM model; or
+FlexAttention (``"flex_attention"``), which trains on a GPU at lengths that dense scores have no memory for. Importing
+this file registers the classes with ``AutoConfig`` and ``AutoModelForCausalLM``.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
@@ -26,9 +27,13 @@ from transformers.models.llama.modeling_llama import (
 
 from model_registry.configuration_wavelet import WaveletLlamaConfig
 from model_registry.dense_attention import dense_attention, rows_by_key
+from model_registry.flex_attention import attend
 from model_registry.positions.alibi import alibi_slopes
 from model_registry.positions.logit_scaling import log_n_factor
 from model_registry.positions.shared_table import shared_position_table
+
+if TYPE_CHECKING:
+    from torch.nn.attention.flex_attention import BlockMask
 
 
 @dataclass(frozen=True)
@@ -36,16 +41,42 @@ class Geometry:
     """What all layers of one forward pass share: ``Q`` queries, ``K`` keys, ``H`` heads of ``d`` dimensions.
 
     Attributes:
+        factor: ``[B or 1, 1, Q, 1]`` float32, which multiplies queries; None where ``log_n`` has no effect.
+        attention: arguments of the dense attention or of FlexAttention, whichever the layers run.
+    """
+
+    factor: torch.Tensor | None
+    attention: DenseGeometry | FlexGeometry
+
+
+@dataclass(frozen=True)
+class DenseGeometry:
+    """Arguments of ``dense_attention``.
+
+    Attributes:
         visible: ``[B or 1, 1, Q, K]`` bool, the keys that each query sees.
         rows: ``[K + 1, d]`` from ``rows_by_key``; None unless positions are wavelets.
         bias: ``[H, Q, K]`` float32, added to the scores; None unless positions are ALiBi's.
-        factor: ``[B or 1, 1, Q, 1]`` float32, which multiplies queries; None where ``log_n`` has no effect.
     """
 
     visible: torch.Tensor
-    rows: torch.Tensor | None
-    bias: torch.Tensor | None
-    factor: torch.Tensor | None
+    rows: torch.Tensor | None = None
+    bias: torch.Tensor | None = None
+
+
+@dataclass(frozen=True)
+class FlexGeometry:
+    """Arguments of ``flex_attention.attend``.
+
+    Attributes:
+        mask: which keys each query sees.
+        table: ``[R, d]`` (wavelet).
+        slopes: ``[H]`` float32 (alibi).
+    """
+
+    mask: BlockMask
+    table: torch.Tensor | None = None
+    slopes: torch.Tensor | None = None
 
 
 class NoRotation(nn.Module):
@@ -57,7 +88,7 @@ class NoRotation(nn.Module):
 
 
 class WaveletLlamaAttention(LlamaAttention):
-    """Llama's projections and cache around ``dense_attention``; keys are rotated for ``rope`` only."""
+    """Llama's projections and cache around the attention; keys are rotated for ``rope`` only."""
 
     def forward(
         self,
@@ -68,8 +99,12 @@ class WaveletLlamaAttention(LlamaAttention):
         *,
         geometry: Geometry,
         **kwargs: Any,  # noqa: ARG002
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Attend from ``hidden_states`` ``[B, Q, hidden]``; returns the same shape and weights ``[B, H, Q, K]``."""
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Attend from ``hidden_states`` ``[B, Q, hidden]``.
+
+        Returns:
+            The same shape, and the weights ``[B, H, Q, K]``, which FlexAttention never makes (None).
+        """
         shape = (*hidden_states.shape[:-1], -1, self.head_dim)
         q = self.q_proj(hidden_states).view(shape).transpose(1, 2)
         k = self.k_proj(hidden_states).view(shape).transpose(1, 2)
@@ -80,16 +115,17 @@ class WaveletLlamaAttention(LlamaAttention):
             k, v = past_key_values.update(k, v, self.layer_idx)
         if geometry.factor is not None:
             q = (q * geometry.factor).to(q.dtype)
-        out, weights = dense_attention(
-            q,
-            k,
-            v,
-            geometry.visible,
-            self.scaling,
-            rows=geometry.rows,
-            bias=geometry.bias,
-            dropout=self.attention_dropout if self.training else 0.0,
-        )
+        dropout = self.attention_dropout if self.training else 0.0
+        how = geometry.attention
+        weights = None
+        if isinstance(how, FlexGeometry):
+            if dropout:
+                raise ValueError(f"attention_dropout={dropout!r}: FlexAttention has none; set it to 0")
+            out = attend(q, k, v, how.mask, self.scaling, table=how.table, slopes=how.slopes)
+        else:
+            out, weights = dense_attention(
+                q, k, v, how.visible, self.scaling, rows=how.rows, bias=how.bias, dropout=dropout
+            )
         return self.o_proj(out.transpose(1, 2).flatten(2)), weights
 
 
@@ -102,14 +138,14 @@ class WaveletLlamaDecoderLayer(LlamaDecoderLayer):
 
 
 class WaveletLlamaPreTrainedModel(LlamaPreTrainedModel):
-    """Weights' initialisation and what the model supports: its own dense attention and no other."""
+    """Weights' initialisation and what the model supports: its own dense attention, and FlexAttention for training."""
 
     config: WaveletLlamaConfig
     config_class = WaveletLlamaConfig
     _no_split_modules = ("WaveletLlamaDecoderLayer",)
     _supports_flash_attn = False
     _supports_sdpa = False
-    _supports_flex_attn = False
+    _supports_flex_attn = True
     _supports_attention_backend = False
     _can_record_outputs = {  # noqa: RUF012 - Transformers' own form
         "hidden_states": WaveletLlamaDecoderLayer,
@@ -175,30 +211,45 @@ class WaveletLlamaModel(WaveletLlamaPreTrainedModel, LlamaModel):
             attention_mask=mask,
             position_ids=position_ids,
             past_key_values=past_key_values,
-            geometry=self._geometry(mask, queries, first_query, inputs_embeds.dtype),
+            geometry=self._geometry(mask, queries, first_query, position_ids, inputs_embeds.dtype),
             **kwargs,
         )
 
-    def _geometry(self, mask: torch.Tensor, queries: int, first_query: int, dtype: torch.dtype) -> Geometry:
+    def _geometry(
+        self,
+        mask: torch.Tensor | BlockMask,
+        queries: int,
+        first_query: int,
+        position_ids: torch.Tensor,
+        dtype: torch.dtype,
+    ) -> Geometry:
         config = self.config
-        keys = mask.shape[-1]
-        visible = mask if mask.dtype == torch.bool else mask == 0
-        rows = bias = factor = None
+        keys = mask.shape[-1] if isinstance(mask, torch.Tensor) else queries
+        table = slopes = factor = None
+        log_n_length = config.log_n_length
         if config.position_type == "wavelet":
             # The length is rounded up, so that one table serves many steps of a generation.
             parameters = config.position_table_parameters
             table = shared_position_table(**parameters, max_distance=1 << keys.bit_length())
-            table = table.to(device=mask.device, dtype=dtype)
-            rows = rows_by_key(table, queries, keys, first_query)
+            table = table.to(device=position_ids.device, dtype=dtype)
         elif config.position_type == "alibi":
             # Float32 whatever the model's dtype: bfloat16 cannot tell neighbours apart at distances past 256.
-            slopes = torch.tensor(alibi_slopes(config.num_attention_heads), device=mask.device)
+            slopes = torch.tensor(alibi_slopes(config.num_attention_heads), device=position_ids.device)
+        if not isinstance(mask, torch.Tensor):
+            if first_query:
+                raise ValueError("attn_implementation='flex_attention' is for training and reads no cache")
+            if log_n_length is not None and keys > log_n_length:
+                factor = log_n_factor(position_ids[:, None, :, None] + 1, log_n_length)
+            return Geometry(factor, FlexGeometry(mask, table, slopes))
+        visible = mask if mask.dtype == torch.bool else mask == 0
+        if log_n_length is not None and keys > log_n_length:
+            factor = log_n_factor(visible.sum(dim=-1, keepdim=True), log_n_length)
+        rows = None if table is None else rows_by_key(table, queries, keys, first_query)
+        bias = None
+        if slopes is not None:
             query = first_query + torch.arange(queries, device=mask.device)
-            distance = query[:, None] - torch.arange(keys, device=mask.device)
-            bias = -slopes[:, None, None] * distance
-        if config.log_n_length is not None and keys > config.log_n_length:
-            factor = log_n_factor(visible.sum(dim=-1, keepdim=True), config.log_n_length)
-        return Geometry(visible, rows, bias, factor)
+            bias = -slopes[:, None, None] * (query[:, None] - torch.arange(keys, device=mask.device))
+        return Geometry(factor, DenseGeometry(visible, rows, bias))
 
 
 class WaveletLlamaForCausalLM(WaveletLlamaPreTrainedModel, LlamaForCausalLM):
