@@ -22,6 +22,17 @@ def train(
         Path | None,
         typer.Option(help="Directory of .py files to train on.", show_default="the standard library's sources"),
     ] = None,
+    source: Annotated[
+        Path | None,
+        typer.Option("--from", metavar="CHECKPOINT", help="Train this checkpoint on, instead of a new model."),
+    ] = None,
+    text: Annotated[
+        list[Path] | None,
+        typer.Option(help="With --from: text file, directory, JSONL file or data set on disk; may be repeated."),
+    ] = None,
+    measure: Annotated[
+        bool, typer.Option("--measure/--no-measure", help="With --from: serve the result and write its eval.json.")
+    ] = True,
     steps: Annotated[int | None, typer.Option(help="Stop after this many steps.")] = None,
     minutes: Annotated[float | None, typer.Option(help="Stop after this many minutes of training.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Continue the run in --out.")] = False,
@@ -30,7 +41,10 @@ def train(
         typer.Option("--set", metavar="FIELD=VALUE", help="Change a field of the recipe; may be repeated."),
     ] = None,
 ) -> None:
-    """Train a small model on Python sources and export it as a Hugging Face directory."""
+    """Train a small model on Python sources, or a checkpoint on any text, and export it as a Hugging Face directory."""
+    if source is not None:
+        _train_on(source, out, text or [], steps, minutes, overrides or [], resume=resume, measured=measure)
+        return
     try:
         from transformers.utils.logging import disable_progress_bar
 
@@ -58,6 +72,37 @@ def train(
         typer.echo(f"train: {error}", err=True)
         raise typer.Exit(2) from error
     typer.echo(f"held-out loss {last['held_out_loss']:.4f} after {last['step']} steps; model in {out / 'model'}")
+
+
+def _train_on(
+    source: Path,
+    out: Path,
+    texts: list[Path],
+    steps: int | None,
+    minutes: float | None,
+    changes: list[str],
+    *,
+    resume: bool,
+    measured: bool,
+) -> None:
+    try:
+        from transformers.utils.logging import disable_progress_bar
+
+        from model_registry.training.errors import TrainingError
+        from model_registry.training.loop import Budget
+        from model_registry.training.recalibration.command import recalibrate
+    except ModuleNotFoundError as error:
+        typer.echo(f"train: {error.name} is not installed: pip install 'wave-serve[train]'", err=True)
+        raise typer.Exit(2) from error
+    disable_progress_bar()
+    try:
+        budget = Budget(steps=steps, minutes=minutes)
+        recalibrate(
+            source, out, texts, budget, changes, resume=resume, measured=measured, command=_command(), report=typer.echo
+        )
+    except TrainingError as error:
+        typer.echo(f"train: {error}", err=True)
+        raise typer.Exit(2) from error
 
 
 def _command() -> str:

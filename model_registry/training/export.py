@@ -49,14 +49,15 @@ def export(
     tokenizer.save_pretrained(partial)
     (partial / "loss_curve.json").write_text(json.dumps(log, indent=1) + "\n")
     if log:
-        _plot(log, partial / "loss_curve.png")
+        plot_losses(log, partial / "loss_curve.png")
     (partial / "README.md").write_text(card)
     if path.exists():
         shutil.rmtree(path)
     partial.rename(path)
 
 
-def _plot(log: list[dict[str, Any]], path: Path) -> None:
+def plot_losses(log: list[dict[str, Any]], path: Path) -> None:
+    """Draw the training and held-out losses of a log against its tokens."""
     # A figure of its own rather than pyplot's: no global state, no display.
     from matplotlib.figure import Figure
 

@@ -1,0 +1,5 @@
+"""Train a checkpoint on: ``wave-serve train --from``.
+
+``texts`` reads what to train on, ``loop`` trains through accelerate (one process or many), ``export`` writes the
+checkpoint and ``measure`` serves it once to write its ``eval.json``. ``recipe`` holds every default.
+"""

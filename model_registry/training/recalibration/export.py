@@ -1,0 +1,105 @@
+"""Writes a recalibrated checkpoint: trained weights, everything else as it was, a loss curve and a model card."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from typing import TYPE_CHECKING, Any
+
+import torch
+from transformers import AutoConfig
+
+from model_registry.modeling_wavelet import WaveletLlamaForCausalLM
+from model_registry.training.export import plot_losses
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from model_registry.training.recalibration.recipe import Recalibration
+
+_CARD = """\
+---
+library_name: transformers
+pipeline_tag: text-generation
+tags: [wavelet_llama, recalibrated]
+---
+# {name}
+
+The checkpoint `{source}`, trained on at {length} tokens per row. Position encoding `{position}`, logit scaling
+`{logit_scaling}`.
+
+    {command}
+
+- {step} steps, {tokens:,} tokens, {minutes:.0f} minutes{adapters}.
+- Loss in nats per token at {length} tokens: {loss:.3f} in training at last, {held_out_loss:.3f} held out
+  (`loss_curve.json`, `loss_curve.png`). `eval.json`, where there is one, tells the loss by length as served.
+
+```json
+{recipe}
+```
+"""
+
+
+def export(
+    path: Path,
+    source: Path,
+    state: dict[str, torch.Tensor],
+    recipe: Recalibration,
+    length: int,
+    log: list[dict[str, Any]],
+    command: str,
+) -> None:
+    """Write the directory beside ``path`` and put it in its place, so that a reader never sees half of it.
+
+    Args:
+        path: the directory to write; an older export there is replaced.
+        source: the checkpoint that was trained on; what is neither weights nor config nor card comes from it.
+        state: the trained model's weights, adapters included where there are some.
+        recipe: of the run.
+        length: tokens per row.
+        log: entries of the training log, oldest first.
+        command: what the user typed.
+    """
+    from model_registry.training.recalibration.loop import adapted
+
+    config = AutoConfig.from_pretrained(source)
+    dtype = config.dtype or torch.float32
+    config.train_length = length
+    model: Any = WaveletLlamaForCausalLM(config)
+    if recipe.lora_rank:
+        model = adapted(model, recipe)
+    model.load_state_dict(state)
+    if recipe.lora_rank:
+        model = model.merge_and_unload()
+    partial = path.with_name(path.name + ".partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    model.to(dtype).save_pretrained(partial)
+    for file in source.iterdir():
+        made = file.suffix in (".safetensors", ".bin", ".png") or file.name in ("README.md", "eval.json")
+        if file.is_file() and not made and not file.name.startswith("loss_curve") and ".index." not in file.name:
+            target = partial / file.name
+            if not target.exists():
+                shutil.copyfile(file, target)
+    for weights in partial.glob("*.safetensors"):
+        weights.chmod(0o644)  # safetensors writes for the owner alone
+    (partial / "loss_curve.json").write_text(json.dumps(log, indent=1) + "\n")
+    plot_losses(log, partial / "loss_curve.png")
+    last = log[-1] if log else {"step": 0, "tokens": 0, "seconds": 0.0, "loss": 0.0, "held_out_loss": 0.0}
+    card = _CARD.format(
+        name=path.parent.name,
+        source=source.resolve().name,
+        length=length,
+        position=config.position_type,
+        logit_scaling=config.logit_scaling,
+        command=command,
+        step=last["step"],
+        tokens=last["tokens"],
+        minutes=last["seconds"] / 60,
+        adapters=f", as adapters of rank {recipe.lora_rank} that are merged in" if recipe.lora_rank else "",
+        loss=last["loss"],
+        held_out_loss=last["held_out_loss"],
+        recipe=json.dumps(recipe.to_json()),
+    )
+    (partial / "README.md").write_text(card)
+    shutil.rmtree(path, ignore_errors=True)
+    partial.rename(path)

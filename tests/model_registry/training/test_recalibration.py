@@ -1,0 +1,203 @@
+"""``wave-serve train --from``: texts of every kind, full training and adapters, resuming, two processes, refusals."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+from helpers.tiny_run import TINY, write_corpus
+from transformers import AutoTokenizer
+
+from model_registry.configuration_wavelet import WaveletLlamaConfig
+from model_registry.modeling_wavelet import WaveletLlamaForCausalLM
+from model_registry.training.cli import train
+
+SHORT = {"train_length": "32", "batch_sequences": "2", "eval_every": "3", "eval_sequences": "4", "warmup_steps": "1"}
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory):
+    """What ``train`` writes, barely trained, with a file of the kinds that have to come along."""
+    folder = tmp_path_factory.mktemp("source")
+    corpus = write_corpus(folder / "corpus")
+    train(out=folder / "run", corpus=corpus, steps=2, overrides=[f"{k}={v}" for k, v in TINY.items()])
+    (folder / "run/model/chat_template.jinja").write_text("{{ messages }}")
+    return folder / "run/model"
+
+
+@pytest.fixture(scope="module")
+def text(tmp_path_factory):
+    return write_corpus(tmp_path_factory.mktemp("text") / "texts")
+
+
+def recalibrate(source, out, *texts, steps=6, resume=False, measure=False, **changes):
+    changes = [f"{name}={value}" for name, value in (SHORT | changes).items()]
+    train(out=out, source=source, text=list(texts), steps=steps, resume=resume, measure=measure, overrides=changes)
+
+
+def log(out):
+    return [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
+
+
+def weights(path):
+    return WaveletLlamaForCausalLM.from_pretrained(path, dtype=torch.float32).state_dict()
+
+
+def test_training_on_lowers_the_loss_and_keeps_what_it_does_not_train(checkpoint, text, tmp_path):
+    out = tmp_path / "run"
+    recalibrate(checkpoint, out, text, steps=40, learning_rate="3e-3", eval_every="10")
+    entries = log(out)
+    assert [entry["step"] for entry in entries] == [10, 20, 30, 40]
+    assert entries[-1]["tokens"] == 40 * 2 * 32
+    assert entries[-1]["held_out_loss"] < entries[0]["held_out_loss"] - 0.3
+    config = WaveletLlamaConfig.from_pretrained(out / "model")
+    before = WaveletLlamaConfig.from_pretrained(checkpoint)
+    assert config.train_length == 32
+    assert config.position_encoding == before.position_encoding
+    assert config.dtype == before.dtype == torch.bfloat16
+    assert (out / "model/chat_template.jinja").read_text() == "{{ messages }}"
+    assert (
+        AutoTokenizer.from_pretrained(out / "model").get_vocab()
+        == AutoTokenizer.from_pretrained(checkpoint).get_vocab()
+    )
+    assert {"loss_curve.json", "loss_curve.png", "README.md"} <= {path.name for path in (out / "model").iterdir()}
+
+
+def test_a_resumed_run_is_the_uninterrupted_one(checkpoint, text, tmp_path):
+    recalibrate(checkpoint, tmp_path / "whole", text, steps=9)
+    out = tmp_path / "cut"
+    # The same course of the learning rate, cut short after a checkpoint.
+    with pytest.MonkeyPatch.context() as patch:
+        from model_registry.training.recalibration import loop
+
+        saves = []
+        plain = loop.Recalibrating._save
+
+        def save_and_die(self, model, at, command):
+            plain(self, model, at, command)
+            saves.append(at.step)
+            if at.step == 4:
+                raise KeyboardInterrupt
+
+        patch.setattr(loop.Recalibrating, "_save", save_and_die)
+        with pytest.raises(KeyboardInterrupt):
+            recalibrate(checkpoint, out, text, steps=9, checkpoint_minutes="0")
+    assert saves == [1, 2, 3, 4]
+    recalibrate(checkpoint, out, text, steps=9, resume=True, checkpoint_minutes="0")
+    for whole, resumed in zip(log(tmp_path / "whole"), log(out), strict=True):
+        assert resumed["step"] == whole["step"]
+        assert resumed["loss"] == pytest.approx(whole["loss"], rel=1e-5)
+        assert resumed["held_out_loss"] == pytest.approx(whole["held_out_loss"], rel=1e-5)
+
+
+def test_adapters_are_merged_and_the_rest_stays(checkpoint, text, tmp_path):
+    pytest.importorskip("peft")
+    out = tmp_path / "run"
+    recalibrate(checkpoint, out, text, steps=30, lora_rank="4", learning_rate="1e-2", gradient_checkpointing="true")
+    before, after = weights(checkpoint), weights(out / "model")
+    assert before.keys() == after.keys()
+    changed = {name for name in before if not torch.equal(before[name], after[name])}
+    assert changed == {name for name in before if "_proj" in name}
+    assert log(out)[-1]["held_out_loss"] < log(out)[0]["held_out_loss"] - 0.05
+
+
+def test_gradient_checkpointing_and_accumulation_change_nothing(checkpoint, text, tmp_path):
+    exact = {"bf16": "false"}
+    recalibrate(checkpoint, tmp_path / "a", text, batch_sequences="4", **exact)
+    recalibrate(checkpoint, tmp_path / "b", text, batch_sequences="2", accumulate="2", **exact)
+    recalibrate(checkpoint, tmp_path / "c", text, batch_sequences="4", gradient_checkpointing="true", **exact)
+    for other in ("b", "c"):
+        for one, two in zip(log(tmp_path / "a"), log(tmp_path / other), strict=True):
+            assert one["held_out_loss"] == pytest.approx(two["held_out_loss"], rel=1e-5)
+
+
+def test_texts_come_from_files_folders_json_lines_and_data_sets(checkpoint, text, tmp_path):
+    documents = [path.read_text() for path in sorted(text.iterdir())]
+    lines = tmp_path / "texts.jsonl"
+    lines.write_text("".join(json.dumps({"body": document}) + "\n" for document in documents))
+    recalibrate(checkpoint, tmp_path / "folder", text)
+    recalibrate(checkpoint, tmp_path / "files", *sorted(text.iterdir()))
+    recalibrate(checkpoint, tmp_path / "lines", lines, text_field="body")
+    runs = ["folder", "files", "lines"]
+    try:
+        import datasets
+    except ModuleNotFoundError:
+        pass
+    else:
+        datasets.Dataset.from_dict({"text": documents}).save_to_disk(tmp_path / "data")
+        recalibrate(checkpoint, tmp_path / "set", tmp_path / "data")
+        runs.append("set")
+    losses = {json.dumps(entry["held_out_loss"]) for run in runs for entry in log(tmp_path / run)[-1:]}
+    assert len(losses) == 1
+
+
+def test_two_processes_train_the_same_model_as_one_with_twice_the_rows(checkpoint, text, tmp_path):
+    recalibrate(checkpoint, tmp_path / "one", text, batch_sequences="4", bf16="false")
+    launch = ["-m", "torch.distributed.run", "--nproc-per-node", "2", "--standalone"]
+    command = [sys.executable, *launch, "-m", "model_registry.training", "--out", str(tmp_path / "two")]
+    command += ["--from", str(checkpoint), "--text", str(text), "--steps", "6", "--no-measure"]
+    command += [part for k, v in (SHORT | {"bf16": "false"}).items() for part in ("--set", f"{k}={v}")]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment)
+    assert done.returncode == 0, done.stderr[-3000:]
+    for one, two in zip(log(tmp_path / "one"), log(tmp_path / "two"), strict=True):
+        assert two["tokens"] == one["tokens"]
+        assert two["loss"] == pytest.approx(one["loss"], rel=1e-4)
+        assert two["held_out_loss"] == pytest.approx(one["held_out_loss"], rel=1e-4)
+    before, after = weights(tmp_path / "one/model"), weights(tmp_path / "two/model")
+    assert max((before[name] - after[name]).abs().max().item() for name in before) < 0.01
+
+
+def refused(capsys, *arguments, **keywords):
+    with pytest.raises((SystemExit, Exception)) as end:
+        recalibrate(*arguments, **keywords)
+    assert end.value.exit_code == 2
+    said = capsys.readouterr().err.strip().splitlines()
+    assert len(said) == 1
+    return said[0]
+
+
+def test_what_cannot_be_trained_on_is_refused_in_one_line(checkpoint, text, tmp_path, capsys):
+    out = tmp_path / "run"
+    assert "nothing to train on: give --text PATH" in refused(capsys, checkpoint, out)
+    assert "does not exist" in refused(capsys, checkpoint, out, tmp_path / "nothing")
+    (tmp_path / "bad.jsonl").write_text('{"text": "a"}\n{"txt": "b"}\n')
+    assert "line 2: no object with 'text'" in refused(capsys, checkpoint, out, tmp_path / "bad.jsonl")
+    (tmp_path / "latin").write_bytes(b"caf\xe9")
+    assert "is not UTF-8" in refused(capsys, checkpoint, out, tmp_path / "latin")
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other/config.json").write_text('{"model_type": "llama"}')
+    said = refused(capsys, tmp_path / "other", out, text)
+    assert "model_type='llama'; make it one with wave-serve convert first" in said
+    assert "it has no config.json" in refused(capsys, tmp_path, out, text)
+    assert "lora_rnk" in refused(capsys, checkpoint, out, text, lora_rnk="4")
+    assert "must be int" in refused(capsys, checkpoint, out, text, lora_rank="x")
+    assert "learning_rate=-1.0: must be positive" in refused(capsys, checkpoint, out, text, learning_rate="-1")
+    said = refused(capsys, checkpoint, out, text, attention="flex_attention")
+    assert "PyTorch has no backward pass of it on a CPU" in said
+    assert "too few for a batch" in refused(capsys, checkpoint, out, text, batch_sequences="10000")
+    assert not out.exists()
+    out.mkdir()
+    (out / "mine").touch()
+    assert "is not empty; pass --resume" in refused(capsys, checkpoint, out, text)
+    assert "holds no checkpoint to resume" in refused(capsys, checkpoint, out, text, resume=True)
+
+
+def test_a_run_is_not_resumed_under_another_recipe(checkpoint, text, tmp_path, capsys):
+    recalibrate(checkpoint, tmp_path / "run", text)
+    said = refused(capsys, checkpoint, tmp_path / "run", text, resume=True, learning_rate="1e-3")
+    assert "its learning_rate is 0.0002, not 0.001" in said
+
+
+@pytest.mark.engine
+def test_the_result_is_measured_as_served(checkpoint, text, tmp_path):
+    out = tmp_path / "run"
+    recalibrate(checkpoint, out, text, measure=True, held_out_fraction="0.5")
+    document = json.loads((out / "model/eval.json").read_text())
+    assert document["kind"] == "perplexity"
+    assert [row["length"] for row in document["rows"]][:3] == [32, 64, 128]
+    assert document["rows"][0]["nats_per_token"] == pytest.approx(log(out)[-1]["held_out_loss"], rel=0.1)
