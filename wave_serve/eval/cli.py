@@ -1,4 +1,4 @@
-"""The commands `wave-serve eval perplexity` and `wave-serve eval passkey`."""
+"""The commands `wave-serve eval perplexity`, `passkey` and `ruler`."""
 
 from pathlib import Path
 from typing import Annotated, Any
@@ -6,9 +6,11 @@ from typing import Annotated, Any
 import typer
 
 from wave_serve.eval.command import run
+from wave_serve.eval.passkey.depths import UNIFORM
 from wave_serve.eval.passkey.run import PasskeyRun
 from wave_serve.eval.perplexity.run import PerplexityRun
-from wave_serve.eval.settings import PasskeySettings, PerplexitySettings, Protocol
+from wave_serve.eval.ruler.run import RulerRun
+from wave_serve.eval.settings import PasskeySettings, PerplexitySettings, Protocol, RulerSettings
 
 app = typer.Typer(
     name="eval",
@@ -16,7 +18,7 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
-LOSS, KEY = PerplexitySettings.model_fields, PasskeySettings.model_fields
+LOSS, KEY, RULER = PerplexitySettings.model_fields, PasskeySettings.model_fields, RulerSettings.model_fields
 
 
 def _text(field: Any) -> str:
@@ -79,5 +81,27 @@ def passkey(
     seed: Seed = KEY["seed"].default,
 ) -> None:
     """Exact answers about a key hidden in filler, by length and depth."""
-    options = locals() | {"depths": tuple(part.strip() for part in depths.split(","))}
+    listed = depths if depths == UNIFORM else tuple(part.strip() for part in depths.split(","))
+    options = locals() | {"depths": listed}
+    del options["listed"]
     run("passkey", PasskeySettings, PasskeyRun, options)
+
+
+@app.command()
+def ruler(
+    base_url: BaseUrls,
+    out: Out,
+    lengths: Lengths = RULER["lengths"].default,
+    tasks: Annotated[str, typer.Option(help=_text(RULER["tasks"]))] = ",".join(RULER["tasks"].default),
+    trials: Annotated[int, typer.Option(min=1, help=_text(RULER["trials"]))] = RULER["trials"].default,
+    model: Model = None,
+    train_length: TrainLength = None,
+    resume: Resume = RULER["resume"].default,
+    parallel: Parallel = RULER["parallel"].default,
+    timeout: Timeout = RULER["timeout"].default,
+    plot: Plot = RULER["plot"].default,
+    seed: Seed = RULER["seed"].default,
+) -> None:
+    """Keys, chains of variables and frequent words by length, after RULER's tasks."""
+    options = locals() | {"tasks": tuple(part.strip() for part in tasks.split(","))}
+    run("ruler", RulerSettings, RulerRun, options)

@@ -17,17 +17,19 @@ from wave_serve.eval.passkey.run import PasskeyRun
 from wave_serve.eval.perplexity.run import PerplexityRun
 from wave_serve.eval.plot import check_plotting, draw
 from wave_serve.eval.results import check_files, print_table, write_json, write_markdown
+from wave_serve.eval.ruler.run import RulerRun
 from wave_serve.eval.settings import EvalSettings
 from wave_serve.settings import redacted
 from wave_serve.settings.secret import UNSHOWN
 
+Evaluation = PerplexityRun | PasskeyRun | RulerRun
 INTERRUPTED = 130
 
 
 def run(
     kind: str,
     settings_type: type[EvalSettings],
-    run_type: Callable[[Any, Journal], PerplexityRun | PasskeyRun],
+    run_type: Callable[[Any, Journal], Evaluation],
     options: dict[str, Any],
 ) -> None:
     """Measures, and writes what was measured however that ended; a failure is one line and status 1."""
@@ -55,7 +57,7 @@ def run(
         raise typer.Exit(status)
 
 
-def _measure(work: PerplexityRun | PasskeyRun, console: Console) -> tuple[str | None, int]:
+def _measure(work: Evaluation, console: Console) -> tuple[str | None, int]:
     """The reason why it ended early, if it did, and the exit status."""
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     try:
@@ -69,7 +71,7 @@ def _measure(work: PerplexityRun | PasskeyRun, console: Console) -> tuple[str | 
 
 
 def _write(
-    kind: str, settings: EvalSettings, work: PerplexityRun | PasskeyRun, rows: list[dict[str, Any]], failure: str | None
+    kind: str, settings: EvalSettings, work: Evaluation, rows: list[dict[str, Any]], failure: str | None
 ) -> list[str]:
     """Writes each output; one that fails keeps no other from being written. Returns what failed, and why."""
     facts = work.facts()

@@ -62,6 +62,16 @@ class Endpoint:
             raise EndpointError(self.name, "its /tokenize gives no token ids")
         return tokens
 
+    def description(self) -> dict[str, Any]:
+        """What the results say of it."""
+        return {
+            "name": self.name,
+            "base_url": self.base_url,
+            "model": self.model,
+            "train_length": self.train_length,
+            "max_model_len": self.limit,
+        }
+
     async def detokenize(self, ids: list[int]) -> str:
         """The text of token ids."""
         text = (await self._request("POST", "/detokenize", {"model": self.model, "tokens": ids})).get("prompt")

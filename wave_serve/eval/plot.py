@@ -10,6 +10,7 @@ from wave_serve.eval.errors import OutputError
 FORMATS = ("png", "svg")
 INCHES = (7.0, 4.2)
 DPI = 150
+YLABELS = {"perplexity": "loss (nats per token)", "passkey": "exact answers", "ruler": "score"}
 
 
 def check_plotting() -> None:
@@ -39,6 +40,10 @@ def draw(directory: Path, kind: str, rows: Sequence[Mapping[str, Any]], train_le
         if kind == "perplexity":
             line = _curve(axes, own, "nats_per_token", "nats_per_token_interval", f"{name}, all tokens", "-", None)
             _curve(axes, own, "end_nats_per_token", None, f"{name}, end of the sample", "--", line)
+        elif kind == "ruler":
+            for task in dict.fromkeys(row["task"] for row in own):
+                some = [row for row in own if row["task"] == task]
+                _curve(axes, some, "score", None, f"{name}, {task}", "-", None)
         else:
             _curve(axes, own, "accuracy", "accuracy_interval", name, "-", None)
     for length in sorted({length for length in train_lengths if length}):
@@ -48,8 +53,8 @@ def draw(directory: Path, kind: str, rows: Sequence[Mapping[str, Any]], train_le
     axes.set_xticks(lengths, [f"{length:,}" for length in lengths])
     axes.minorticks_off()
     axes.set_xlabel("length (tokens)")
-    axes.set_ylabel("loss (nats per token)" if kind == "perplexity" else "exact answers")
-    if kind == "passkey":
+    axes.set_ylabel(YLABELS[kind])
+    if kind != "perplexity":
         axes.set_ylim(-0.02, 1.02)
     axes.grid(visible=True, alpha=0.3)
     axes.legend(fontsize="small")

@@ -55,11 +55,20 @@ COLUMNS = {
         Column("exact", "accuracy", ".1%", "accuracy_interval"),
         Column("trials", "trials", ","),
     ),
+    "ruler": (
+        COMMON[0],
+        Column("task", "task"),
+        *COMMON[1:],
+        Column("score", "score", ".1%"),
+        Column("all right", "accuracy", ".1%", "accuracy_interval"),
+        Column("trials", "trials", ","),
+    ),
 }
 INTERVAL_WIDTH = 8  # the widest bound, such as `[-0.123,`
 CAPTIONS = {
     "perplexity": "Nats per token; difference from the reference length; in brackets 95 % intervals.",
     "passkey": "In brackets 95 % intervals.",
+    "ruler": "Score: the share of what was asked for that the answers hold; in brackets 95 % intervals.",
 }
 
 
@@ -110,7 +119,7 @@ def print_table(console: Console, kind: str, rows: Sequence[Row]) -> None:
         widest = max(INTERVAL_WIDTH if column.interval else 0, *map(len, column.heading.split()))
         table.add_column(
             column.heading,
-            justify="left" if column.field == "endpoint" else "right",
+            justify="left" if column.field in ("endpoint", "task") else "right",
             overflow="fold",
             min_width=widest,
         )

@@ -2,7 +2,7 @@
 
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
 
@@ -65,8 +65,23 @@ class PasskeySettings(EvalSettings):
     """`wave-serve eval passkey`."""
 
     lengths: str = Field("1,2,4,8", description=EvalSettings.model_fields["lengths"].description)
-    depths: tuple[Annotated[int, Field(ge=0, le=100)], ...] = Field(
-        (0, 25, 50, 75, 100), min_length=1, description="Where the key is hidden, in percent of the filler before it."
+    depths: Literal["uniform"] | Annotated[tuple[Annotated[int, Field(ge=0, le=100)], ...], Field(min_length=1)] = (
+        Field(
+            (0, 25, 50, 75, 100),
+            description="Where the key is hidden, in percent of the filler before it; `uniform` draws each anew.",
+        )
     )
     trials: PositiveInt = Field(20, description="Trials per length, spread over the depths in turn.")
     text: Path | None = Field(None, description="UTF-8 text to use as filler; by default neutral sentences.")
+
+
+class RulerSettings(EvalSettings):
+    """`wave-serve eval ruler`."""
+
+    lengths: str = Field("1,4,16", description=EvalSettings.model_fields["lengths"].description)
+    tasks: tuple[str, ...] = Field(
+        ("niah_single_1", "niah_multikey_2", "niah_multikey_3", "vt", "fwe", "cwe"),
+        min_length=1,
+        description="Tasks, with commas.",
+    )
+    trials: PositiveInt = Field(20, description="Trials per task and length.")

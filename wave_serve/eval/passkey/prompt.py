@@ -14,7 +14,7 @@ class Trial:
 
     length: int
     number: int
-    depth: int
+    depth: float
     key: str
 
 

@@ -1,6 +1,6 @@
 """Hides a key at several depths and lengths, and asks for it."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from rich.progress import Progress
@@ -10,6 +10,7 @@ from wave_serve.eval.errors import TextError
 from wave_serve.eval.intervals import wilson
 from wave_serve.eval.journal import Journal, key_of
 from wave_serve.eval.passkey import episode
+from wave_serve.eval.passkey.depths import BINS, bin_of, chi_square, uniform_depth
 from wave_serve.eval.passkey.filler import neutral_text
 from wave_serve.eval.passkey.prompt import PromptBuilder, Trial
 from wave_serve.eval.runner import bar, check_limit, each, open_endpoints, token_lengths
@@ -57,24 +58,21 @@ class PasskeyRun:
             "trials": settings.trials,
             "seed": settings.seed,
             "filler": "generated" if self._document is None else self._document.description(),
-            "endpoints": [
-                {
-                    "name": endpoint.name,
-                    "base_url": endpoint.base_url,
-                    "model": endpoint.model,
-                    "train_length": endpoint.train_length,
-                    "max_model_len": endpoint.limit,
-                }
-                for endpoint in self.endpoints
-            ],
+            "endpoints": [endpoint.description() for endpoint in self.endpoints],
         }
 
     def _trials(self, length: int) -> list[Trial]:
-        depths, seed = self.settings.depths, self.settings.seed
+        seed = self.settings.seed
         return [
-            Trial(length, number, depths[number % len(depths)], episode.draw_key(seed, number))
+            Trial(length, number, self._depth(length, number), episode.draw_key(seed, number))
             for number in range(self.settings.trials)
         ]
+
+    def _depth(self, length: int, number: int) -> float:
+        depths = self.settings.depths
+        if isinstance(depths, str):
+            return uniform_depth(self.settings.seed, length, number)
+        return depths[number % len(depths)]
 
     def _key(self, endpoint: Endpoint, trial: Trial) -> str:
         filler = None if self._document is None else self._document.description()["sha256"]
@@ -122,7 +120,7 @@ class PasskeyRun:
         if not asked:
             return None
         exact = _exact(asked)
-        by_depth = {depth: [record for record in asked if record["depth"] == depth] for depth in self.settings.depths}
+        by_depth = self._by_depth(asked)
         return {
             "endpoint": endpoint.name,
             "model": endpoint.model,
@@ -136,7 +134,21 @@ class PasskeyRun:
             "by_depth": {
                 str(depth): {"exact": _exact(some), "trials": len(some)} for depth, some in by_depth.items() if some
             },
+            **self._drawn(asked),
         }
+
+    def _by_depth(self, asked: Sequence[Mapping[str, Any]]) -> dict[float | str, list[Mapping[str, Any]]]:
+        """The trials of each depth, or of each tenth where depths are drawn."""
+        depths = self.settings.depths
+        if isinstance(depths, str):
+            return {label: [each for each in asked if bin_of(each["depth"]) == label] for label in BINS}
+        return {depth: [each for each in asked if each["depth"] == depth] for depth in depths}
+
+    def _drawn(self, asked: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+        """How evenly drawn depths turned out."""
+        if not isinstance(self.settings.depths, str):
+            return {}
+        return {"depth_chi_square": chi_square([bin_of(record["depth"]) for record in asked])}
 
 
 def _exact(records: list[Mapping[str, Any]]) -> int:
