@@ -49,13 +49,14 @@ def before_a_fake(keys: Path) -> Iterator[str]:
 
     answers = {
         **dict.fromkeys(GENERATIONS, generation),
+        "/v1/messages/count_tokens": reply_json({"input_tokens": 2}),
         "/detokenize": reply_json({"prompt": "a"}),
         "/tokenize": reply_json({"count": 2, "max_model_len": 1000, "tokens": [1, 2]}),
     }
     with FakeUpstream() as fake:
         fake.answers |= {path: strict(path, answer) for path, answer in answers.items()}
         fake.answers["/metrics"] = reply(b"", content_type="text/plain")
-        with running(settings_for(fake, auth={"keys_file": str(keys)}, timeouts={"poll": 1.0})) as one:
+        with running(settings_for(fake, auth={"keys_file": str(keys)}, timeouts={"poll": 1.0, "connect": 30.0})) as one:
             yield one.url
 
 

@@ -32,6 +32,7 @@ REASONS = {
     r"continue_final_message|add_generation_prompt|final message": "both, or another message last",
     r"tool_choice": "a choice that names none of the tools, or has none",
     r"structured outputs|structured_outputs": "several kinds at once, or tools besides",
+    r"output_config|display": "efforts and formats that the document of Anthropic's API lists",
     r"response_format": "with structured_outputs at once",
     r"give either prompt": "fields of two APIs at once",
     r"messages|message": "roles of other APIs ask for other members; a body without a path of its own may be of either",

@@ -6,7 +6,7 @@ from typing import Any
 
 from helpers.fake_upstream import Connection, Handler, reply_json
 from pydantic import TypeAdapter, ValidationError
-from vllm.entrypoints.anthropic.protocol import AnthropicMessagesRequest
+from vllm.entrypoints.anthropic.protocol import AnthropicCountTokensRequest, AnthropicMessagesRequest
 from vllm.entrypoints.openai.chat_completion.protocol import ChatCompletionRequest
 from vllm.entrypoints.openai.completion.protocol import CompletionRequest
 from vllm.entrypoints.openai.responses.protocol import ResponsesRequest
@@ -18,6 +18,7 @@ TYPES: Mapping[str, Any] = {
     "/v1/chat/completions": ChatCompletionRequest,
     "/v1/responses": ResponsesRequest,
     "/v1/messages": AnthropicMessagesRequest,
+    "/v1/messages/count_tokens": AnthropicCountTokensRequest,
     "/tokenize": TokenizeRequest,
     "/detokenize": DetokenizeRequest,
 }

@@ -47,7 +47,7 @@ MESSAGES = WithJsonSchema(
         }
     )
 )
-FUNCTION = having(["name"], name=SOME_TEXT, description=nullable(TEXT), parameters=nullable(ANYTHING))
+FUNCTION = having(["name"], name=TEXT, description=nullable(TEXT), parameters=nullable(ANYTHING))
 TOOL = having(["function"], type={"const": "function"}, function=FUNCTION)
 TOOLS = WithJsonSchema({"type": "array", "items": TOOL})
 SOME_TOOLS = WithJsonSchema(some(TOOL))
@@ -74,10 +74,10 @@ RESPONSE_FORMAT = WithJsonSchema(
 STRUCTURED_OUTPUTS = WithJsonSchema(
     {
         "anyOf": [
-            having(["json"], json=ANYTHING),
-            having(["regex"], regex=SOME_TEXT),
-            having(["choice"], choice=some(SOME_TEXT)),
-            having(["grammar"], grammar=SOME_TEXT),
+            having(["json"], json={"anyOf": [ANYTHING, TEXT]}),
+            having(["regex"], regex=TEXT),
+            having(["choice"], choice={"type": "array", "items": TEXT}),
+            having(["grammar"], grammar=TEXT),
         ]
     }
 )

@@ -5,7 +5,7 @@ from typing import Annotated, Any
 from pydantic import ConfigDict, Field, WithJsonSchema
 
 from wave_serve.request.fields import Body, StreamedBody, about
-from wave_serve.request.shapes import ANYTHING, SOME_TEXT, TEXT, having, nullable
+from wave_serve.request.shapes import ANYTHING, TEXT, having, nullable
 from wave_serve.request.types import WHOLE, Must, Object, Objects, Strings
 
 BLOCKS = {"type": "array", "items": having(["type"], type=TEXT)}
@@ -16,7 +16,29 @@ MESSAGE = {
     "additionalProperties": True,
 }
 MESSAGES = WithJsonSchema({"type": "array", "minItems": 1, "items": MESSAGE, "description": "Only of text."})
-TOOL = having(["name", "input_schema"], name=SOME_TEXT, description=nullable(TEXT), input_schema=ANYTHING)
+TOOL = having(["name", "input_schema"], name=TEXT, description=nullable(TEXT), input_schema=ANYTHING)
+BLOCK = having(["type", "text"], type={"const": "text"}, text=TEXT)
+SYSTEM = WithJsonSchema({"anyOf": [TEXT, {"type": "array", "items": BLOCK}]})
+THINKING = WithJsonSchema(
+    {
+        "anyOf": [
+            having(["type"], type={"enum": ["disabled", "adaptive"]}),
+            having(
+                ["type", "budget_tokens"],
+                type={"const": "enabled"},
+                budget_tokens={"type": "integer", "minimum": 1024},
+            ),
+        ]
+    }
+)
+TOOL_CHOICE = WithJsonSchema(
+    {
+        "anyOf": [
+            having(["type"], type={"enum": ["auto", "any", "none"]}),
+            having(["type", "name"], type={"const": "tool"}, name={"type": "string", "minLength": 1}),
+        ]
+    }
+)
 TOOLS = WithJsonSchema({"type": "array", "items": TOOL})
 Positive = Annotated[int, Field(ge=1, le=2**63 - 1), WHOLE]
 System = Annotated[str | Objects, Must("be a string or a list of blocks")]
@@ -28,10 +50,10 @@ class CountedMessages(Body):
     model_config = ConfigDict(json_schema_extra={"required": ["messages"]})
 
     messages: Annotated[Any, MESSAGES] = None
-    system: System | None = about("Before the messages; never cut away.")
+    system: Annotated[System, SYSTEM] | None = about("Before the messages; never cut away.")
     tools: Annotated[Objects, TOOLS] | None = about("Tools that the model may use.")
-    tool_choice: Object | None = about("Which tool to use.")
-    thinking: Object | None = about("How long the model reasons, where it does.")
+    tool_choice: Annotated[Object, TOOL_CHOICE] | None = about("Which tool to use.")
+    thinking: Annotated[Object, THINKING] | None = about("How long the model reasons, where it does.")
     output_config: Object | None = about("Format and effort of the answer.")
     chat_template_kwargs: Object | None = about("Arguments of the chat template.")
 
