@@ -13,8 +13,8 @@ from rich.box import SIMPLE
 from rich.console import Console
 from rich.table import Table
 
+from wave_serve import version
 from wave_serve.eval.errors import OutputError
-from wave_serve.version import version
 
 Row = Mapping[str, Any]
 

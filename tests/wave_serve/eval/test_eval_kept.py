@@ -10,9 +10,9 @@ from helpers.eval_command import Eval, message, result
 from helpers.fake_endpoint import FakeEndpoint
 from helpers.running import Running
 
+from wave_serve import NOT_INSTALLED, version
 from wave_serve.cli import added
 from wave_serve.eval import command, results
-from wave_serve.version import NOT_INSTALLED, version
 
 COMMANDS = ("perplexity", "passkey")
 

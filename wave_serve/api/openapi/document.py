@@ -4,12 +4,12 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from wave_serve import version
 from wave_serve.api.openapi.errors import STATUSES, error_schema
 from wave_serve.api.openapi.schemas import schemas
 from wave_serve.api.openapi.shapes import TEXT, Schema, ref
 from wave_serve.headers import Header
 from wave_serve.keys.auth import KEY_HEADERS
-from wave_serve.version import version
 
 READING = (401, 500)
 POSTING = (400, 401, 403, 404, 408, 413, 415, 429, 500, 501, 502, 503, 504)
