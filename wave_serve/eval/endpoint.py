@@ -22,7 +22,9 @@ def read_address(text: str) -> tuple[str, str]:
     name, separator, url = text.partition("=")
     if not separator or "://" in name:
         name, url = "", text
-    url = url.strip().rstrip("/").removesuffix("/v1")
+    url = url.strip().rstrip("/")
+    if "://" in url:  # without a scheme it is refused, and then shown as it was written
+        url = url.removesuffix("/v1")
     return name.strip() or url.partition("://")[2] or url, url
 
 
