@@ -19,10 +19,8 @@ from wave_serve.request.shapes import (
     OBJECTS_BY_NAME,
     PROMPTS,
     RESPONSE_FORMAT,
-    SOME_TOOLS,
     STRUCTURED_OUTPUTS,
     TOOL_CHOICE,
-    TOOLS,
 )
 from wave_serve.request.types import (
     Integer,
@@ -34,12 +32,15 @@ from wave_serve.request.types import (
     Object,
     Objects,
     OverflowPolicy,
+    Positive,
     Positive32,
     Salt,
+    SomeTools,
     StringOrObject,
     TextOrTexts,
     Texts,
     TokenIds,
+    Tools,
     VocabularyIds,
     complaint,
 )
@@ -75,7 +76,7 @@ class PromptBody(Body):
 class TemplateBody(PromptBody):
     """The fields that shape a chat's prompt."""
 
-    tools: Annotated[Objects, TOOLS] | None = about("Functions that the model may call.")
+    tools: Tools | None = about("Functions that the model may call.")
     add_generation_prompt: bool | None = about("Begin the assistant's turn.")
     continue_final_message: bool | None = about("Continue the last message instead of answering it.")
     chat_template: str | None = about("Another chat template, where the engine allows one.")
@@ -172,8 +173,9 @@ class ChatRequest(GenerationBody, TemplateBody):
     model_config = ConfigDict(json_schema_extra={"required": ["messages"]})
 
     messages: Annotated[Any, MESSAGES] = None
-    tools: Annotated[Objects, SOME_TOOLS] | None = about("Functions that the model may call.")
-    max_completion_tokens: Natural | None = about("As max_tokens, which it replaces.")
+    tools: SomeTools | None = about("Functions that the model may call.")
+    max_tokens: Positive | None = about("Longest completion, in tokens; by default what is left up to a limit.")
+    max_completion_tokens: Positive | None = about("As max_tokens, which it replaces.")
     logprobs: bool | None = about("Log-probabilities of the completion's tokens.")
     top_logprobs: NaturalOrAll32 | None = about("Log-probabilities of so many tokens at each position; -1 for all.")
     tool_choice: Annotated[StringOrObject, TOOL_CHOICE] | None = about("Which tool to call.")

@@ -47,10 +47,6 @@ MESSAGES = WithJsonSchema(
         }
     )
 )
-FUNCTION = having(["name"], name=TEXT, description=nullable(TEXT), parameters=nullable(ANYTHING))
-TOOL = having(["function"], type={"const": "function"}, function=FUNCTION)
-TOOLS = WithJsonSchema({"type": "array", "items": TOOL})
-SOME_TOOLS = WithJsonSchema(some(TOOL))
 TOOL_CHOICE = WithJsonSchema(
     {
         "anyOf": [
@@ -83,7 +79,7 @@ STRUCTURED_OUTPUTS = WithJsonSchema(
 )
 EFFORT = WithJsonSchema({"type": "string", "enum": ["none", "minimal", "low", "medium", "high", "xhigh", "max"]})
 DOCUMENTS = WithJsonSchema({"type": "array", "items": {"type": "object", "additionalProperties": TEXT}})
-ARGUMENT = {"anyOf": [TEXT, {"type": "number"}]}
+ARGUMENT = {"anyOf": [TEXT, {"type": "number"}, {"type": "boolean"}]}
 ARGUMENTS = WithJsonSchema(
     {
         "type": "object",

@@ -4,17 +4,21 @@ import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any, TypeAlias
+from itertools import dropwhile
+from typing import Annotated, Any, Literal, NotRequired, TypeAlias
 
 from pydantic import (
     BeforeValidator,
+    ConfigDict,
     Field,
     GetCoreSchemaHandler,
     ValidationError,
     ValidatorFunctionWrapHandler,
     WithJsonSchema,
+    with_config,
 )
 from pydantic_core import CoreSchema, ErrorDetails, PydanticCustomError, core_schema
+from typing_extensions import TypedDict
 
 from wave_serve.request.values import shown
 from wave_serve.settings import Overflow
@@ -53,8 +57,8 @@ class Must:
             return check(value)
         except ValidationError as error:
             found = max(error.errors(include_url=False, include_context=False), key=lambda each: len(each["loc"]))
-            item = found["loc"][-1] if found["loc"] else None
-            part = f"{shown(found['input'])} at {item}" if isinstance(item, int) else shown(value)
+            place = list(dropwhile(lambda step: not isinstance(step, int), found["loc"]))
+            part = f"{shown(found['input'])} at {'.'.join(map(str, place))}" if place else shown(value)
             raise self.error(part) from None
 
     def error(self, part: str) -> PydanticCustomError:
@@ -81,11 +85,38 @@ WHOLE = BeforeValidator(whole)  # comes last: pydantic hides bounds that are add
 FIRST = Field(fail_fast=True)  # one wrong item is enough to know of
 Integer = Annotated[int, Field(ge=-INT64 - 1, le=INT64), WHOLE]
 Natural = Annotated[int, Field(ge=0, le=INT64), WHOLE]
+Positive = Annotated[int, Field(ge=1, le=INT64), WHOLE]
 Positive32 = Annotated[int, Field(ge=1, le=INT32), WHOLE]
 Natural32 = Annotated[int, Field(ge=0, le=INT32), WHOLE]
 NaturalOrAll32 = Annotated[int, Field(ge=-1, le=INT32), WHOLE]
 Number = Annotated[float, Field(allow_inf_nan=False)]
 Object: TypeAlias = dict[str, Any]
+
+
+# Which schemas it takes is the engine's to judge.
+PARAMETERS = WithJsonSchema({"anyOf": [{"type": "object", "additionalProperties": True}, {"type": "null"}]})
+
+
+@with_config(ConfigDict(strict=True, extra="allow"))
+class Function(TypedDict):
+    """A function that a model may call; vLLM answers 500 to some without these members."""
+
+    name: str
+    description: NotRequired[str | None]
+    parameters: NotRequired[Annotated[Any, PARAMETERS]]
+
+
+@with_config(ConfigDict(strict=True, extra="allow"))
+class Tool(TypedDict):
+    """A tool of a chat, which is a function."""
+
+    type: NotRequired[Literal["function"]]
+    function: Function
+
+
+FUNCTIONS = Must("be a list of functions, each with a name")
+Tools = Annotated[list[Tool], FIRST, FUNCTIONS]
+SomeTools = Annotated[list[Tool], FIRST, Field(min_length=1), FUNCTIONS]
 Objects = Annotated[list[Object], FIRST, Must("be a list of objects")]
 Strings = Annotated[list[str], FIRST, Must("be a list of strings")]
 SomeText = Annotated[str, Field(min_length=1)]

@@ -86,6 +86,23 @@ def test_a_wrong_key_or_value_of_logit_bias_is_named(gateway: Running, bias: obj
     assert error["param"] == "logit_bias"
 
 
+@pytest.mark.parametrize(
+    ("tools", "wrong"),
+    [
+        ([], "[]"),
+        ([{}], "{} at 0.function"),  # to which vLLM answers 500 where a tool is chosen
+        ([{"function": {"name": "f"}}, {"type": "function"}], "an object of 1 items at 1.function"),
+        ([{"function": {}}], "{} at 0.function.name"),
+        ([{"type": "web", "function": {"name": "f"}}], '"web" at 0.type'),
+    ],
+)
+def test_tools_of_a_chat_are_functions_with_a_name(gateway: Running, tools: list, wrong: str) -> None:
+    messages = [{"role": "user", "content": "x"}]
+    error = gateway.post({"messages": messages, "tools": tools}, "/v1/chat/completions").json()["error"]
+    assert error["message"] == f"tools must be a list of functions, each with a name, got {wrong}"
+    assert error["param"] == "tools"
+
+
 @pytest.mark.parametrize("field", WRONG)
 def test_a_field_of_another_kind_is_a_400_that_names_it(gateway: Running, field: str) -> None:
     value, said = WRONG[field]

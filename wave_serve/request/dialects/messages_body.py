@@ -2,11 +2,11 @@
 
 from typing import Annotated, Any
 
-from pydantic import ConfigDict, Field, WithJsonSchema
+from pydantic import ConfigDict, WithJsonSchema
 
 from wave_serve.request.fields import Body, StreamedBody, about
 from wave_serve.request.shapes import ANYTHING, TEXT, having, nullable
-from wave_serve.request.types import WHOLE, Must, Object, Objects, Strings
+from wave_serve.request.types import Must, Object, Objects, Positive, Strings
 
 BLOCKS = {"type": "array", "items": having(["type"], type=TEXT)}
 MESSAGE = {
@@ -17,7 +17,7 @@ MESSAGE = {
 }
 MESSAGES = WithJsonSchema({"type": "array", "minItems": 1, "items": MESSAGE, "description": "Only of text."})
 TOOL = having(["name", "input_schema"], name=TEXT, description=nullable(TEXT), input_schema=ANYTHING)
-BLOCK = having(["type", "text"], type={"const": "text"}, text=TEXT)
+BLOCK = having(["type"], type={"const": "text"})
 SYSTEM = WithJsonSchema({"anyOf": [TEXT, {"type": "array", "items": BLOCK}]})
 THINKING = WithJsonSchema(
     {
@@ -40,7 +40,6 @@ TOOL_CHOICE = WithJsonSchema(
     }
 )
 TOOLS = WithJsonSchema({"type": "array", "items": TOOL})
-Positive = Annotated[int, Field(ge=1, le=2**63 - 1), WHOLE]
 System = Annotated[str | Objects, Must("be a string or a list of blocks")]
 
 

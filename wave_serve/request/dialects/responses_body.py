@@ -6,7 +6,7 @@ from pydantic import ConfigDict, WithJsonSchema
 
 from wave_serve.request.fields import SampledBody, about
 from wave_serve.request.shapes import TEXT, nullable
-from wave_serve.request.types import Must, Natural, NaturalOrAll32, Object, Objects, StringOrObject, Strings
+from wave_serve.request.types import Must, NaturalOrAll32, Object, Objects, Positive, StringOrObject, Strings
 
 ITEM = {
     "type": "object",
@@ -33,7 +33,7 @@ class ResponsesRequest(SampledBody):
 
     input: Annotated[Any, INPUT] = None
     instructions: str | None = about("A system message before the input; never cut away.")
-    max_output_tokens: Natural | None = about("Longest answer, in tokens; by default what is left up to a limit.")
+    max_output_tokens: Positive | None = about("Longest answer, in tokens; by default what is left up to a limit.")
     truncation: Truncates | None = about(
         "auto: an input over the cap is cut by the model's policy, or at its head where that is to reject; "
         "disabled: it is refused. `overflow` goes before it."
