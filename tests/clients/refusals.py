@@ -36,6 +36,7 @@ REASONS = {
     r"budget_tokens must be less": "one field bounds another",
     r"ValidatorIterator": "parts that are strings, which roles of OpenAI's do not have",
     r"`tools` must not be an empty|^tools must be": "a body of /v1/context may be of an API whose tools are others",
+    r"^input": "items of responses have some twenty kinds, which the engine tells apart",
     r"tools\.\d+\.FunctionTool": "responses have some twenty kinds of tools, which the engine tells apart",
     r"output_config|display": "efforts and formats that the document of Anthropic's API lists",
     r"response_format": "with structured_outputs at once",

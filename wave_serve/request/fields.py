@@ -37,6 +37,7 @@ from wave_serve.request.types import (
     Salt,
     SomeTools,
     StringOrObject,
+    StructuredOutputs,
     TextOrTexts,
     Texts,
     TokenIds,
@@ -88,7 +89,7 @@ class StreamedBody(Body):
 
     stream: bool | None = about("Answer with server-sent events.")
     overflow: OverflowPolicy | None = about("What happens to a prompt over the cap; by default the model's policy.")
-    temperature: Number | None = about("Sampling temperature; 0 takes the likeliest token.", ge=0.0)
+    temperature: Number | None = about("Sampling temperature; 0 takes the likeliest token.", ge=0.0, le=2.0)
     top_p: Number | None = about("Samples from the likeliest tokens of this total probability.", gt=0.0, le=1.0)
     top_k: NaturalOrAll32 | None = about("Samples from this many likeliest tokens; 0 and -1 for all.")
     cache_salt: Salt | None = about("Shares cached prefixes only with requests of the same salt.")
@@ -121,7 +122,9 @@ class SampledBody(StreamedBody):
     ignore_eos: bool | None = about("Go on after the end-of-text token.")
     skip_special_tokens: bool | None = about("Leave special tokens out of the text.")
     logit_bias: NumbersByToken | None = about("Added to the logits, by token id.")
-    structured_outputs: Annotated[Object, STRUCTURED_OUTPUTS] | None = about("vLLM's form of response_format.")
+    structured_outputs: Annotated[StructuredOutputs, STRUCTURED_OUTPUTS] | None = about(
+        "vLLM's form of response_format."
+    )
     priority: Integer | None = about("Lower is served earlier, where the engine schedules by priority.")
     user: str | None = about("Kept for compatibility; neither read nor logged.")
 

@@ -72,7 +72,7 @@ STRUCTURED_OUTPUTS = WithJsonSchema(
         "anyOf": [
             having(["json"], json={"anyOf": [ANYTHING, TEXT]}),
             having(["regex"], regex=TEXT),
-            having(["choice"], choice={"type": "array", "items": TEXT}),
+            having(["choice"], choice=some(SOME_TEXT)),
             having(["grammar"], grammar=TEXT),
         ]
     }

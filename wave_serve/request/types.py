@@ -124,6 +124,18 @@ Texts = Annotated[list[SomeText], FIRST, Must("be a list of strings, none of the
 TextOrTexts = Annotated[
     SomeText | Annotated[list[SomeText], FIRST], Must("be a string or a list of strings, none of them empty")
 ]
+Choices = Annotated[
+    list[SomeText], FIRST, Field(min_length=1), Must("be a list of one or more strings, none of them empty")
+]
+
+
+@with_config(ConfigDict(strict=True, extra="allow"))
+class StructuredOutputs(TypedDict, total=False):
+    """vLLM's form of response_format; it answers 500 to some choices of an empty text."""
+
+    choice: Choices | None
+
+
 StringOrObject = Annotated[str | Object, Must("be a string or an object")]
 TokenIds = Annotated[list[Annotated[int, Field(ge=0, le=INT64)]], FIRST, WHOLE, Must("be a list of token ids")]
 VocabularyIds = Annotated[list[Annotated[int, Field(ge=0, le=2**32 - 1)]], FIRST, WHOLE, Must("be a list of token ids")]

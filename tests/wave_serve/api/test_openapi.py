@@ -56,6 +56,10 @@ WRONG = {
     "n": (0, "n must be at least 1, got 0"),
     "seed": (2**63, "seed must be at most"),
     "logit_bias": ({"a": 1}, "logit_bias must be an object from token ids to numbers"),
+    "structured_outputs": (
+        {"choice": ["a", ""]},
+        'structured_outputs has a member choice that must be a list of one or more strings, none of them empty, got "" at',
+    ),
     "bad_words": (["a", 2], "bad_words must be a list of strings, none of them empty, got 2 at 1"),
     "stop": ([1], "stop must be a string or a list of strings"),
     "stop_token_ids": ([True], "stop_token_ids must be a list of token ids"),
