@@ -16,6 +16,7 @@ REASONS = {
     r"logprobs.*(max|greater than)|max_logprobs|max allowed": "--max-logprobs of the engine",
     r"[Pp]riority": "priorities need an engine that schedules by them",
     r"tool.?(choice|call).*(enable-auto-tool-choice|parser)|requires --": "tools need a parser of the engine's",
+    r"--trust-request": "options of the engine for clients that are trusted",
     r"suffix is only supported": "only models that fill in between take a suffix",
     r"chat.?template.*(trust|request)|[Cc]hat template": "--trust-request-chat-template of the engine, or the template",
     r"at most \d+ items|No more than|too many": "environment variables of the engine bound lists",

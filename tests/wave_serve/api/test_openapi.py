@@ -58,7 +58,7 @@ WRONG = {
     "logit_bias": ({"a": 1}, "logit_bias must be an object from token ids to numbers"),
     "structured_outputs": (
         {"choice": ["a", ""]},
-        'structured_outputs has a member choice that must be a list of one or more strings, none of them empty, got "" at',
+        "structured_outputs has a member choice that must be a list of one or more strings, none of them empty",
     ),
     "bad_words": (["a", 2], "bad_words must be a list of strings, none of them empty, got 2 at 1"),
     "stop": ([1], "stop must be a string or a list of strings"),
