@@ -48,20 +48,29 @@ def test_the_count_of_random_bodies_is_the_engines(
 ) -> None:
     rng = random.Random(dialect.path)
     headers = {"anthropic-version": "2023-06-01"} if dialect.path == "/v1/messages" else {}
+    bodies = 1000 if pytestconfig.getoption("full_matrix") else 60
+    over = 0
     with httpx.Client(timeout=60) as client:
-        for _ in range(1000 if pytestconfig.getoption("full_matrix") else 60):
+        for _ in range(bodies):
             body = without_parser(BODIES[dialect.path](rng)) | {"model": real.model}
             body[LIMITS.get(dialect.path, "max_tokens")] = 1
             rendered = client.post(f"{engine}{dialect.path}/render", json=body).json()
             (one,) = rendered if isinstance(rendered, list) else [rendered]
+            if one.get("error", {}).get("param") == "input_tokens":  # over the engine's window: it renders no such body
+                over += 1
+                continue
             told = client.post(f"{real.url}/v1/context", json=body, headers=headers).json()
             assert (told["tokens"], told["exact"]) == (len(one["token_ids"]), True), body
             if not isinstance(dialect, Conversation):
                 continue
             chat = {**dialect.as_chat(body), "model": real.model}  # how a conversation over the window is counted
-            fields = ("model", "messages", "tools", "add_generation_prompt", "continue_final_message")
+            fields = (
+                *("model", "messages", "tools", "add_generation_prompt", "continue_final_message"),
+                "add_special_tokens",
+            )
             asked = {field: chat[field] for field in fields if chat.get(field) is not None}
             assert client.post(f"{engine}/tokenize", json=asked).json()["count"] == len(one["token_ids"]), body
+    assert over < bodies / 10
 
 
 def test_what_is_generated_from_is_what_was_counted(real: Served, client: OpenAI, claude: anthropic.Anthropic) -> None:
@@ -161,7 +170,7 @@ def test_streams_say_what_whole_answers_do(real: Served, client: OpenAI, claude:
     assert said == client.responses.create(**asked).output_text == events[-1].response.output_text
     assert events[-1].type == "response.completed"
     talk: dict = {"model": real.model, "messages": [{"role": "user", "content": TEXT}], "max_tokens": 24}
-    talk["temperature"] = 0
+    talk["extra_body"] = {"temperature": 0}  # whichever of the SDK's series knows that field
     with claude.messages.stream(**talk) as stream:
         said = "".join(stream.text_stream)
         last = stream.get_final_message()

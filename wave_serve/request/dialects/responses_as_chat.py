@@ -23,6 +23,7 @@ def responses_as_chat(payload: Mapping[str, Any], items: Sequence[Mapping[str, A
         "messages": messages,
         "add_generation_prompt": not goes_on,
         "continue_final_message": goes_on,
+        "add_special_tokens": True,  # unlike a chat's, whose template is to bring them
     }
     tools = [_tool(tool) for tool in payload.get("tools") or () if tool.get("type") == "function"]
     if tools:
