@@ -11,6 +11,7 @@ from transformers import AutoConfig
 
 from model_registry.modeling_wavelet import WaveletLlamaForCausalLM
 from model_registry.training.export import plot_losses
+from model_registry.training.recalibration.adapters import adapted
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -60,8 +61,6 @@ def export(
         log: entries of the training log, oldest first.
         command: what the user typed.
     """
-    from model_registry.training.recalibration.loop import adapted
-
     config = AutoConfig.from_pretrained(source)
     dtype = config.dtype or torch.float32
     config.train_length = length

@@ -19,8 +19,8 @@ from transformers import AutoTokenizer
 from model_registry.modeling_wavelet import WaveletLlamaForCausalLM
 from model_registry.training.batches import held_out_batch, pack, training_batch
 from model_registry.training.errors import TrainingError
+from model_registry.training.recalibration.adapters import adapted
 from model_registry.training.recalibration.export import export
-from model_registry.training.recalibration.recipe import LORA_TARGETS, Recalibration
 from model_registry.training.run_directory import Progress
 
 if TYPE_CHECKING:
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from model_registry.training.loop import Budget
+    from model_registry.training.recalibration.recipe import Recalibration
     from model_registry.training.recalibration.texts import Documents
 
 
@@ -233,20 +234,3 @@ def load(source: Path, recipe: Recalibration, *, cuda: bool) -> Any:
     if recipe.gradient_checkpointing:
         model.gradient_checkpointing_enable({"use_reentrant": False})
     return adapted(model, recipe) if recipe.lora_rank else model
-
-
-def adapted(model: Any, recipe: Recalibration) -> Any:
-    """The model with untrained adapters on every projection; they alone are trained.
-
-    Raises:
-        TrainingError: the package peft is missing.
-    """
-    try:
-        import peft
-    except ModuleNotFoundError as error:
-        raise TrainingError("lora_rank: adapters need the package peft: pip install peft") from error
-    lora = peft.LoraConfig(
-        r=recipe.lora_rank, lora_alpha=recipe.lora_alpha, target_modules=list(LORA_TARGETS), task_type="CAUSAL_LM"
-    )
-    model.enable_input_require_grads()  # for gradient checkpointing: the frozen embedding would cut the graph
-    return peft.get_peft_model(model, lora)
