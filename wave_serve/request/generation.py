@@ -3,17 +3,26 @@
 from array import array
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import Any, Protocol, TypeAlias
 
 from wave_serve.errors import invalid
 from wave_serve.request.values import json_kind, shown
 from wave_serve.settings import Overflow
 
-if TYPE_CHECKING:
-    from wave_serve.request.dialects.dialect import Dialect
-
 TEXT_PARTS = ("text", "input_text", "output_text", "refusal", "thinking")  # as vLLM reads them
 Prompt: TypeAlias = "str | list[int] | array[int]"
+
+
+class Api(Protocol):
+    """What a generation needs to know of the API that it is written in; `dialects` has them."""
+
+    @property
+    def param(self) -> str:
+        """The field that holds the prompt."""
+
+    @property
+    def needs_model(self) -> bool:
+        """Whether an upstream must be told the model's name even where it serves only one."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +45,7 @@ class Generation:
     """
 
     payload: Mapping[str, Any]
-    dialect: "Dialect"
+    dialect: Api
     n: int
     max_tokens: int | None
     max_tokens_field: str
