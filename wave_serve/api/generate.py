@@ -12,6 +12,7 @@ from wave_serve.context.catalogue import ServedModel
 from wave_serve.context.fitting import Outcome
 from wave_serve.exchange import exchange_of
 from wave_serve.gateway import Gateway
+from wave_serve.relay.handling import Handling
 from wave_serve.relay.relay import Relay
 from wave_serve.request.dialects import Dialect
 from wave_serve.request.generation import Generation
@@ -33,19 +34,15 @@ async def generate(gateway: Gateway, request: Request, dialect: Dialect) -> Resp
     usage = _ask_for_usage(generation, outcome)
     body = await gateway.bodies.edit(body, payload, outcome.changes | usage, without=dialect.policy_fields)
     dispatch = gateway.dispatch(exchange, model, generation, outcome, payload | outcome.changes)
-    return Relay(
-        dispatch,
-        dialect,
-        body,
-        exchange,
-        gateway.metrics,
-        timeouts=gateway.settings.timeouts,
+    handling = Handling(
         on_usage=partial(_compare, gateway, model, outcome) if not generation.earlier else None,
         on_part=partial(note, gateway, exchange) if generation.kept is not None else None,
         hide_usage=bool(usage),
         echoed_prefix="" if outcome.truncated is None else outcome.truncated.echoed_prefix,
         held_to_grammar=any(field in payload for field in CONSTRAINTS),
     )
+    timeouts = gateway.settings.timeouts
+    return Relay(dispatch, dialect, body, exchange, gateway.metrics, timeouts=timeouts, handling=handling)
 
 
 def _ask_for_usage(generation: Generation, outcome: Outcome) -> dict[str, Any]:

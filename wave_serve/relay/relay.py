@@ -2,7 +2,7 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from typing import Any
 
 from pydantic_core import from_json
@@ -15,6 +15,7 @@ from wave_serve.headers import Header
 from wave_serve.observe.metrics import Metrics
 from wave_serve.relay.event_writer import EventWriter
 from wave_serve.relay.events import BrokenStreamError, EventStream
+from wave_serve.relay.handling import Handling
 from wave_serve.relay.usage import AnswerUsage
 from wave_serve.request.dialects import Dialect
 from wave_serve.request.presence import disconnected
@@ -30,11 +31,7 @@ FAREWELL_SECONDS = 1.0  # for a client to take the error that ends its stream, a
 class Relay(Response):
     """The answer to a generation, fetched from an upstream while it is sent.
 
-    `dispatch` chooses the upstream, and another one as long as no upstream has begun to answer (`_committed`). The
-    prompt tokens that a complete answer's usage tells go to `on_usage`, every part of an answer to `on_part`;
-    `hide_usage` keeps a stream's usage from the client, which did not ask for it, and `echoed_prefix` is cut from the
-    beginning of an echo. Where an answer is `held_to_grammar`, an upstream's 500 says that it cannot be, and not for a
-    moment only: vLLM answers 503 to what may be tried again.
+    `dispatch` chooses the upstream, and another one as long as no upstream has begun to answer (`_committed`).
     """
 
     def __init__(
@@ -46,11 +43,7 @@ class Relay(Response):
         metrics: Metrics,
         *,
         timeouts: TimeoutSettings,
-        on_usage: Callable[[int], None] | None = None,
-        on_part: Callable[[Any], None] | None = None,
-        hide_usage: bool = False,
-        echoed_prefix: str = "",
-        held_to_grammar: bool = False,
+        handling: Handling,
     ) -> None:
         super().__init__()
         self._dispatch = dispatch
@@ -59,11 +52,7 @@ class Relay(Response):
         self._exchange = exchange
         self._metrics = metrics
         self._timeouts = timeouts
-        self._on_usage = on_usage
-        self._on_part = on_part
-        self._hide_usage = hide_usage
-        self._echoed_prefix = echoed_prefix
-        self._held_to_grammar = held_to_grammar
+        self._handling = handling
         self._committed = False
         self._answered = False
 
@@ -83,7 +72,7 @@ class Relay(Response):
             else:
                 exchange.client_left()
         except ApiError as error:
-            if self._held_to_grammar and error.status == 500:
+            if self._handling.held_to_grammar and error.status == 500:
                 error.headers[Header.SHOULD_RETRY] = "false"
             raise
         finally:
@@ -177,21 +166,21 @@ class Relay(Response):
         return AnswerUsage(
             self._dialect,
             self._exchange.prompt.usage_extension,
-            hidden=self._hide_usage,
-            echoed_prefix=self._echoed_prefix,
+            hidden=self._handling.hide_usage,
+            echoed_prefix=self._handling.echoed_prefix,
         )
 
     def _seen(self, part: Any) -> None:
         """A whole answer, or an event of its stream, has come as JSON."""
         self._exchange.answer_part(self._dialect.told(part))
-        if self._on_part is not None:
-            self._on_part(part)
+        if self._handling.on_part is not None:
+            self._handling.on_part(part)
 
     def _report_usage(self) -> None:
         """Tells what the upstream counted, where it said so."""
         tokens = self._exchange.answer.input_tokens
-        if tokens is not None and self._on_usage is not None:
-            self._on_usage(tokens)
+        if tokens is not None and self._handling.on_usage is not None:
+            self._handling.on_usage(tokens)
 
     async def _chunks(self, answer: UpstreamAnswer) -> AsyncIterator[bytes]:
         """An answer's bytes; whether it has begun takes account of those that are lost."""
