@@ -56,7 +56,14 @@ MIXES: dict[str, dict[str, Any]] = {
     # Documents that were asked about before, each request with a first line of its own.
     "long": {"lengths": LONG_TOKENS, "concurrency": 4, "upstream_s": 0.5, "requests": 120, "busy": 300},
     # Documents that differ all the way, so that nothing is known of any.
-    "unseen": {"lengths": LONG_TOKENS, "concurrency": 4, "upstream_s": 0.5, "requests": 120, "busy": 300, "every": 2000},
+    "unseen": {
+        "lengths": LONG_TOKENS,
+        "concurrency": 4,
+        "upstream_s": 0.5,
+        "requests": 120,
+        "busy": 300,
+        "every": 2000,
+    },
 }
 
 
