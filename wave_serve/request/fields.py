@@ -114,7 +114,10 @@ class SampledBody(StreamedBody):
     min_p: Number | None = about("Leaves out tokens less likely than this share of the likeliest one.", ge=0.0, le=1.0)
     frequency_penalty: Number | None = about("Penalty for each earlier occurrence of a token.", ge=-2.0, le=2.0)
     presence_penalty: Number | None = about("Penalty for a token that has occurred.", ge=-2.0, le=2.0)
-    repetition_penalty: Number | None = about("Factor on what prompt and completion contain already.", gt=0.0)
+    # Beyond these the engine's logits would be no numbers of 32 bits any more, and it would answer 500.
+    repetition_penalty: Number | None = about(
+        "Factor on what prompt and completion contain already.", ge=1e-30, le=1e30
+    )
     seed: Integer | None = about("Seed of the sampling.")
     stop: TextOrTexts | None = about("Ends the completion before this text.")
     stop_token_ids: TokenIds | None = about("Ends the completion at these tokens.")
@@ -135,7 +138,8 @@ class GenerationBody(PromptBody, SampledBody):
     stream_options: StreamOptions | None = about("include_usage: a last event with the usage. Only with stream.")
     n: Positive32 | None = about("Completions of each prompt.")
     max_tokens: Natural | None = about("Longest completion, in tokens; by default what is left up to a limit.")
-    length_penalty: Number | None = about("Exponent on the length in beam search.")
+    # A million tokens to this power is still a number of 64 bits, which the engine divides by.
+    length_penalty: Number | None = about("Exponent on the length in beam search.", ge=-50.0, le=50.0)
     min_tokens: Natural32 | None = about("Shortest completion, in tokens.")
     spaces_between_special_tokens: bool | None = about("Put spaces between special tokens of the text.")
     bad_words: Texts | None = about("Text that is not generated.")

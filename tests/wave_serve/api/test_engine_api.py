@@ -157,6 +157,24 @@ def test_bad_input_is_a_400_that_names_field_and_value(real: Served, field: str,
     assert said in error["message"]
 
 
+@pytest.mark.parametrize(
+    ("field", "least", "most", "others"),
+    [
+        ("repetition_penalty", 1e-30, 1e30, {"structured_outputs": {"choice": ["0"]}}),
+        ("length_penalty", -50, 50, {"use_beam_search": True, "n": 2, "temperature": 0, "max_tokens": 8}),
+    ],
+)
+def test_the_engine_takes_a_number_at_either_end_of_its_range_and_the_gateway_none_beyond(
+    real: Served, field: str, least: float, most: float, others: dict[str, object]
+) -> None:
+    def status(value: float) -> int:
+        body = {"model": real.model, "prompt": "0 def", "max_tokens": 2, field: value, **others}
+        return httpx.post(f"{real.url}/v1/completions", json=body, timeout=60).status_code
+
+    assert [status(value) for value in (least, most)] == [200, 200]
+    assert [status(value) for value in (least / 1e10 if least > 0 else 10 * least, most * 1e10)] == [400, 400]
+
+
 def test_tokenize_and_detokenize_are_the_engines(real: Served) -> None:
     ids = httpx.post(f"{real.url}/tokenize", json={"model": real.model, "prompt": TEXT}).json()["tokens"]
     text = httpx.post(f"{real.url}/detokenize", json={"model": real.model, "tokens": ids[1:]}).json()["prompt"]

@@ -54,6 +54,8 @@ WRONG = {
     "top_p": (0, "top_p must be above 0, got 0"),
     "top_k": (1.5, "top_k must be an integer, got 1.5"),
     "n": (0, "n must be at least 1, got 0"),
+    "repetition_penalty": (5e-324, "repetition_penalty must be at least 1e-30, got 5e-324"),
+    "length_penalty": (-1000, "length_penalty must be at least -50.0, got -1000"),
     "seed": (2**63, "seed must be at most"),
     "logit_bias": ({"a": 1}, "logit_bias must be an object from token ids to numbers"),
     "structured_outputs": (
