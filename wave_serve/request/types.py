@@ -80,6 +80,17 @@ def _by_token(value: Any) -> Any:
     return value
 
 
+BY_NAME = Must("be an object from names to strings")
+
+
+def _by_name(value: Any) -> Any:
+    """Raises for the first value that is no string."""
+    for name, text in value.items() if isinstance(value, dict) else ():
+        if not isinstance(text, str):
+            raise BY_NAME.error(f"{shown(name)}: {shown(text)}")
+    return value
+
+
 INT32, INT64 = 2**31 - 1, 2**63 - 1
 WHOLE = BeforeValidator(whole)  # comes last: pydantic hides bounds that are added behind it from the document
 FIRST = Field(fail_fast=True)  # one wrong item is enough to know of
@@ -136,6 +147,12 @@ class StructuredOutputs(TypedDict, total=False):
     choice: Choices | None
 
 
+StringsByName = Annotated[
+    Object,
+    BY_NAME,
+    BeforeValidator(_by_name),
+    WithJsonSchema({"type": "object", "additionalProperties": {"type": "string"}}),
+]
 StringOrObject = Annotated[str | Object, Must("be a string or an object")]
 TokenIds = Annotated[list[Annotated[int, Field(ge=0, le=INT64)]], FIRST, WHOLE, Must("be a list of token ids")]
 VocabularyIds = Annotated[list[Annotated[int, Field(ge=0, le=2**32 - 1)]], FIRST, WHOLE, Must("be a list of token ids")]

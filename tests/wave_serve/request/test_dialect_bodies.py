@@ -37,3 +37,10 @@ def test_messages_of_another_shape_are_refused(message: dict, said: str) -> None
 def test_whole_numbers_are_integers_in_every_dialect() -> None:
     assert MESSAGES.read({"max_tokens": 16.0, "top_k": 5.0}).max_tokens == 16
     assert RESPONSES.read({"max_output_tokens": 16.0, "top_logprobs": -1.0}).max_tokens == 16
+
+
+def test_metadata_of_a_response_that_is_no_text_is_named() -> None:
+    with pytest.raises(ApiError) as caught:
+        RESPONSES.read({"input": "x", "metadata": {"a": "b", "c": [1]}})
+    expected = 'metadata must be an object from names to strings, got "c": an array of 1 items'
+    assert (caught.value.message, caught.value.param) == (expected, "metadata")

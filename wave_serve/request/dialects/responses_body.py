@@ -6,7 +6,16 @@ from pydantic import ConfigDict, WithJsonSchema
 
 from wave_serve.request.fields import SampledBody, about
 from wave_serve.request.shapes import TEXT, nullable
-from wave_serve.request.types import Must, NaturalOrAll32, Object, Objects, Positive, StringOrObject, Strings
+from wave_serve.request.types import (
+    Must,
+    NaturalOrAll32,
+    Object,
+    Objects,
+    Positive,
+    StringOrObject,
+    Strings,
+    StringsByName,
+)
 
 ITEM = {
     "type": "object",
@@ -46,7 +55,7 @@ class ResponsesRequest(SampledBody):
     include: Strings | None = about("What else to answer with.")
     include_reasoning: bool | None = about("Reasoning beside the answer.")
     top_logprobs: NaturalOrAll32 | None = about("Log-probabilities of so many tokens at each position; -1 for all.")
-    metadata: Object | None = about("Repeated in the answer.")
+    metadata: StringsByName | None = about("Repeated in the answer.")
     store: bool | None = about("Keep the response, where the engine has a store.")
     background: bool | None = about("Answer at once and go on working, where the engine has a store.")
     previous_response_id: str | None = about("The stored response that the input goes on from.")
