@@ -79,5 +79,5 @@ def _meaning(settings: Settings) -> list[str]:
         known = f"at most {served.limit()} tokens ({bounds}) and {engine}" if bounds else engine
         counted = "here" if model.tokenizer is not None else "by its upstream"
         lines.append(f"model {name}: {known}; overflow: {model.overflow}; prompts are counted {counted}")
-    lines += [f"upstream {one.base_url}: {', '.join(one.models)}" for one in settings.upstreams]
+    lines += [f"upstream {one.place}: {', '.join(one.models)}" for one in settings.upstreams]
     return lines

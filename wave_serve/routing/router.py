@@ -57,6 +57,10 @@ class Router:
         self._settings = settings
         self._memory.resize(settings.prefixes)
 
+    def forget(self, base_url: str) -> None:
+        """There is no upstream of that URL any more."""
+        self._recent.pop(base_url, None)
+
     def choose(self, demand: Demand, free: list[Upstream], usable: list[Upstream]) -> Upstream:
         """One of `free`, which are those of `usable` that have room, neither of them empty."""
         if len(demand.upstreams) == 1:

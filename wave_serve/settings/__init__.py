@@ -6,6 +6,7 @@ It imports nothing of the rest of the gateway.
 
 from wave_serve.settings.model import ModelSettings, Overflow, ZoneAction, ZoneSettings
 from wave_serve.settings.root import Settings
+from wave_serve.settings.scale import DiscoverySettings, LimitsSettings, WithoutStore
 from wave_serve.settings.section import Frozen, redacted, root_url
 from wave_serve.settings.service import AuthSettings, CorsSettings, EngineSettings, TracingSettings
 from wave_serve.settings.traffic import AdmissionSettings, RoutingSettings, TimeoutSettings
@@ -15,8 +16,10 @@ __all__ = [
     "AdmissionSettings",
     "AuthSettings",
     "CorsSettings",
+    "DiscoverySettings",
     "EngineSettings",
     "Frozen",
+    "LimitsSettings",
     "ModelSettings",
     "Overflow",
     "RoutingSettings",
@@ -24,6 +27,7 @@ __all__ = [
     "TimeoutSettings",
     "TracingSettings",
     "UpstreamSettings",
+    "WithoutStore",
     "ZoneAction",
     "ZoneSettings",
     "redacted",
