@@ -1,6 +1,5 @@
 """One gateway: its settings, upstreams, models and metrics, alive as long as its application."""
 
-import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, TypeVar
@@ -15,7 +14,8 @@ from wave_serve.errors import ApiError
 from wave_serve.exchange import Exchange, exchange_of
 from wave_serve.keys.auth import Auth
 from wave_serve.keys.file import ApiKey, load_keys
-from wave_serve.observe.load_metrics import LoadMetrics
+from wave_serve.keys.shared import SharedLimits
+from wave_serve.observe.load_metrics import LoadMetrics, StoreMetrics
 from wave_serve.observe.metrics import Metrics
 from wave_serve.request.body import read_body
 from wave_serve.request.generation import Generation
@@ -43,13 +43,16 @@ class Gateway:
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self.metrics = Metrics()
-        self.auth = Auth(settings.auth, load_keys(settings.auth.keys_file, settings.models))
+        shared = None if settings.limits.store is None else SharedLimits(settings.limits)
+        self.auth = Auth(settings.auth, load_keys(settings.auth.keys_file, settings.models), shared)
         self.pool = Pool(settings)
         self.router = Router(settings.routing)
         self.admission = Admission(settings.admission, self.router, settings.timeouts.retry_after)
         self.drain = Drain()
         self.responses = KeptResponses()
         self.metrics.registry.register(LoadMetrics(self.admission, self.pool))
+        if shared is not None:
+            self.metrics.registry.register(StoreMetrics(shared.store))
         # Two, so that a long text being tokenised does not hold up the bodies behind it.
         self.workers = [Worker(settings.large_body_bytes) for _ in range(2)]
         self.bodies = Bodies(self.workers[0])
@@ -83,9 +86,8 @@ class Gateway:
             for field in Settings.model_fields
             if field not in RELOADED and getattr(settings, field) != getattr(self.settings, field)
         ]
-        upstreams = tuple(
-            one for one in settings.upstreams if all(name in self.catalogue.models for name in one.models)
-        )
+        known = self.catalogue.models.keys()
+        upstreams = tuple(one for one in settings.upstreams if known >= set(one.models))
         if upstreams != settings.upstreams:
             kept.append("upstreams")
         self.pool.apply(self.settings.model_copy(update={"upstreams": upstreams, "routing": settings.routing}))
@@ -215,6 +217,7 @@ class Gateway:
             yield
         finally:
             await self.pool.close()
+            await self.auth.close()
             for work in self.workers:
                 await work.close()
 

@@ -12,7 +12,7 @@ class Found:
 
     Attributes:
         base_url: its root.
-        tls_name: the name that its certificate is for, where its root has an address instead; None for that of the root.
+        tls_name: the name that its certificate is for, where its root has an address instead; None for the root's own.
     """
 
     base_url: str

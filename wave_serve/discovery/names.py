@@ -18,8 +18,8 @@ class Names:
     """Looks names up at the nameservers of the settings, or of /etc/resolv.conf with its search list.
 
     An answer without any record is taken for a failure: a nameserver that has just been started, or a service whose
-    servers are all unready for a moment, must not take away the servers that work. Those that have really gone are found
-    by their health checks.
+    servers are all unready for a moment, must not take away the servers that work. Whichever of them have really gone,
+    their health checks tell.
     """
 
     def __init__(self, settings: DiscoverySettings) -> None:
@@ -45,12 +45,14 @@ class Names:
         parts = urlsplit(root)
         records = await self._services(parts.hostname or "")
         first = min(record.priority for record in records)
-        found = []
+        found: list[Found] = []
         for record in records:
             if record.priority == first:
                 target = record.target.to_text(omit_final_dot=True)
-                for address in await self._addresses(record.target.to_text()):
-                    found.append(Found(_with_host(parts, address, record.port), _tls_name(parts, target)))
+                found += [
+                    Found(_with_host(parts, address, record.port), _tls_name(parts, target))
+                    for address in await self._addresses(record.target.to_text())
+                ]
         return checked(found)
 
     async def _addresses(self, name: str) -> Addresses:

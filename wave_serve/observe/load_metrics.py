@@ -1,4 +1,4 @@
-"""Gauges of what waits, of the upstreams and of their look-ups, read when they are asked for."""
+"""Gauges of what waits, of the upstreams, their look-ups and the store of limits, read when they are asked for."""
 
 from collections import defaultdict
 from collections.abc import Iterator
@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from wave_serve.keys.store import Store
 from wave_serve.routing.admission import Admission
 from wave_serve.routing.pool import Pool
 
@@ -61,3 +62,16 @@ class LoadMetrics(Collector):
             listed.add_metric([place], same.listed)
             failures.add_metric([place], same.failures)
         yield from (working, listed, failures)
+
+
+class StoreMetrics(Collector):
+    """The store of the limits, where there is one."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+
+    def collect(self) -> Iterator[Metric]:
+        """The metrics as they are now."""
+        yield GaugeMetricFamily("wave_limits_store_up", "1 while the store of limits answers.", self._store.up)
+        failures = self._store.failures
+        yield CounterMetricFamily("wave_limits_store_failures_total", "Questions that it did not answer.", failures)

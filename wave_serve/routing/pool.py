@@ -1,4 +1,4 @@
-"""The set of upstreams, and all that changes it: look-ups, a reload, servers that become ready or are listed no more."""
+"""The set of upstreams, and all that changes it: look-ups, reloads, servers that become ready or are listed no more."""
 
 import asyncio
 from collections.abc import Callable, Collection, Coroutine, Sequence
@@ -163,8 +163,10 @@ class Pool:
 
     async def _leave(self, source: Source, found: Found, upstream: Upstream) -> None:
         """Forgets a server as soon as nothing is under way there."""
-        while upstream.in_flight or upstream.client.under_way:
+        busy = True
+        while busy:
             await asyncio.sleep(QUIET_SECONDS)
+            busy = upstream.in_flight > 0 or upstream.client.under_way > 0
         del source.leaving[found], self._tasks[upstream]
         self._forget_sources()
         if self._listeners is not None and all(one.base_url != upstream.base_url for one in self.all):

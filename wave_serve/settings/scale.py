@@ -39,7 +39,7 @@ class WithoutStore(StrEnum):
     """What becomes of a request while the store of limits cannot be asked."""
 
     REFUSE = "refuse"
-    PASS = "pass"
+    PASS = "pass"  # noqa: S105 - no password
 
 
 def _store(url: str) -> str:
@@ -55,7 +55,7 @@ class LimitsSettings(Frozen):
 
     store: Annotated[str, AfterValidator(_store)] | None = Field(
         None,
-        description="redis://HOST:PORT/DB, rediss:// (TLS) or unix:///PATH; where unset, each gateway counts for itself.",
+        description="redis://HOST:PORT/DB, rediss:// (TLS) or unix:///PATH; where unset, each gateway counts its own.",
     )
     username: str | None = Field(None, description="User of the store's access control, where it is not the default.")
     password: Secret | None = Field(None, description="Its password: env:NAME (a variable) or file:PATH.")

@@ -1,4 +1,4 @@
-"""One vLLM server, or all that a name or a file lists: where, what they serve, what they want to see before they answer."""
+"""One vLLM server, or all that a name or a file lists: where, what they serve, what they want to see before that."""
 
 from pathlib import Path
 from typing import Annotated, Self
