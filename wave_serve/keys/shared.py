@@ -1,6 +1,7 @@
 """Rates and concurrency of each key over several gateways, counted in a store."""
 
 import asyncio
+import contextlib
 import itertools
 import uuid
 from collections import defaultdict
@@ -110,10 +111,11 @@ class SharedAccount:
             return
         places = [self._requests, self._tokens, self._running]
         arguments: list[str | float] = [*rates, self._request, self._limits.settings.lease]
+        asking = asyncio.create_task(self._ask("enter", places, arguments))
         try:
-            answer = await self._ask("enter", places, arguments)
+            answer = await asyncio.shield(asking)
         except asyncio.CancelledError:
-            self.leave(0)  # the store may have counted it
+            self._limits.in_background(self._undo(asking))
             raise
         if answer is None:
             return
@@ -162,6 +164,12 @@ class SharedAccount:
         self._limits.runs_no_more(self._request)
         if self._key.concurrency is not None or (self._key.tokens_per_minute is not None and unused > 0):
             self._limits.in_background(self._leave(unused))
+
+    async def _undo(self, entering: asyncio.Task[Any]) -> None:
+        """Ends a request that left while it was counted; not before it is, or it would count for ever."""
+        with contextlib.suppress(ApiError):
+            await entering
+        await self._leave(0)
 
     async def _leave(self, unused: int) -> None:
         arguments: list[str | float] = [self._key.tokens_per_minute or 0, unused, self._request]
