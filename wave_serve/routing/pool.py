@@ -116,14 +116,23 @@ class Pool:
             source.in_use = True
             self._take(source, source.named)
             self._look_up(source)
+        if self._listeners is not None:
+            self._listeners.on_change()
         for upstream in self.all:
             upstream.apply(settings.routing)
         self._forget_sources()
+
+    def _listed(self, source: Source, listed: Collection[Found]) -> None:
+        """A look-up has found these servers."""
+        self._take(source, listed)
+        if self._listeners is not None:
+            self._listeners.on_change()
 
     def _take(self, source: Source, listed: Collection[Found] | None) -> None:
         """Has the servers of a source join and leave as it lists them now; None changes nothing."""
         if listed is None:
             return
+        source.listed = frozenset(listed)
         for found in listed:
             if found not in source.members and found not in source.joining:
                 upstream = source.leaving.pop(found, None) or source.upstream(found)
@@ -131,12 +140,28 @@ class Pool:
                 self._introduce(source, found, upstream)
                 (source.joining if source.discovery is not None else source.members)[found] = upstream
                 self._run(upstream, upstream.watch())
-        for present in (source.members, source.joining):
-            for found in [one for one in present if one not in listed]:
-                upstream = source.leaving[found] = present.pop(found)
-                upstream.retire()
-                self._run(upstream, self._leave(source, found, upstream))
+        self._settle()
+
+    def _settle(self) -> None:
+        """Has all those leave that are listed no more and not missed."""
+        for source in self._sources:
+            for present in (source.members, source.joining):
+                for found in [one for one in present if one not in source.listed and not self._missed(present[one])]:
+                    upstream = source.leaving[found] = present.pop(found)
+                    upstream.retire()
+                    self._run(upstream, self._leave(source, found, upstream))
         self._members_changed()
+
+    def _missed(self, upstream: Upstream) -> bool:
+        """Whether it works while none of those that are listed does yet, as where all addresses are others at once."""
+        listed = [
+            one
+            for source in self._sources
+            for found, one in (*source.members.items(), *source.joining.items())
+            if found in source.listed and not set(one.models).isdisjoint(upstream.models)
+        ]
+        joining = any(one.life == 0 for one in listed) or not set(listed).isdisjoint(self.joining)
+        return upstream.ready and joining and not any(one.ready for one in listed)
 
     def _introduce(self, source: Source, found: Found, upstream: Upstream) -> None:
         if self._listeners is not None:
@@ -147,8 +172,8 @@ class Pool:
         """The state of a server is another; one that is ready for the first time becomes a member."""
         if found in source.joining and source.joining[found].ready:
             source.members[found] = source.joining.pop(found)
-            self._members_changed()
-        elif self._listeners is not None:
+        self._settle()
+        if self._listeners is not None:
             self._listeners.on_change()
 
     def _members_changed(self) -> None:
@@ -159,7 +184,6 @@ class Pool:
         self.version += 1
         if self._listeners is not None:
             self._listeners.on_members(members)
-            self._listeners.on_change()
 
     async def _leave(self, source: Source, found: Found, upstream: Upstream) -> None:
         """Forgets a server as soon as nothing is under way there."""
@@ -179,7 +203,7 @@ class Pool:
 
     def _look_up(self, source: Source) -> None:
         if source.discovery is not None and source not in self._tasks:
-            self._run(source, source.discovery.run(partial(self._take, source)))
+            self._run(source, source.discovery.run(partial(self._listed, source)))
 
     def _run(self, owner: object, work: Coroutine[Any, Any, None]) -> None:
         """Has `work` run instead of what runs for its owner; not before `start`."""

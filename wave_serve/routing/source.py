@@ -14,8 +14,9 @@ class Source:
         entry: as it stands in the settings.
         in_use: whether it stands there still.
         discovery: looks up what it stands for; None where it names its one server.
+        listed: where its servers are by the latest list.
         joining: were looked up and have never been ready; nothing is sent to them.
-        members: in use.
+        members: in use. One that is not listed any more is, too, until another can take its place.
         leaving: listed no more; they get nothing new, and what they work on goes on.
     """
 
@@ -24,6 +25,7 @@ class Source:
         self.entry = entry
         self.in_use = True
         self.discovery = discovery_of(entry, settings.discovery)
+        self.listed: frozenset[Found] = frozenset()
         self.joining: dict[Found, Upstream] = {}
         self.members: dict[Found, Upstream] = {}
         self.leaving: dict[Found, Upstream] = {}

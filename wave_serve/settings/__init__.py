@@ -9,7 +9,7 @@ from wave_serve.settings.root import Settings
 from wave_serve.settings.scale import DiscoverySettings, LimitsSettings, WithoutStore
 from wave_serve.settings.section import Frozen, redacted, root_url
 from wave_serve.settings.service import AuthSettings, CorsSettings, EngineSettings, TracingSettings
-from wave_serve.settings.traffic import AdmissionSettings, RoutingSettings, TimeoutSettings
+from wave_serve.settings.traffic import AdmissionSettings, NewDocuments, RoutingSettings, TimeoutSettings
 from wave_serve.settings.upstream import UpstreamSettings
 
 __all__ = [
@@ -21,6 +21,7 @@ __all__ = [
     "Frozen",
     "LimitsSettings",
     "ModelSettings",
+    "NewDocuments",
     "Overflow",
     "RoutingSettings",
     "Settings",

@@ -143,8 +143,10 @@ class Upstream:
 
     def retire(self) -> None:
         """It is listed no more: it gets nothing new, what it works on goes on, what it keeps counts as lost."""
-        self._set("it is listed no more")
+        event(logger, logging.INFO, "upstream leaves", base_url=self.base_url, requests=self.in_flight)
+        self.reason = "it is listed no more"
         self.life += 1
+        self._up.clear()
 
     def mark_down(self, reason: str) -> None:
         """Takes the server out of use until it answers again."""
