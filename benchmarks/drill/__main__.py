@@ -1,0 +1,102 @@
+"""Ten minutes of faults at two gateways, three engines and a Redis, and before that their limits and cache hits in calm.
+
+    python -m benchmarks.drill [--minutes N] [--calm SECONDS] [--out FILE]
+
+First one gateway serves the mix for --calm seconds, then two do, before fresh engines and a fresh Redis, while a key asks
+for more than its rate at both. Then the faults begin. The engines are stand-ins that compute nothing (engine.py).
+"""
+
+import argparse
+import asyncio
+import json
+import tempfile
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from benchmarks.drill import judge
+from benchmarks.drill.clients import Clients
+from benchmarks.drill.faults import Faults
+from benchmarks.drill.world import World
+from benchmarks.servers import machine, wait_ready
+
+RESULTS = Path(__file__).parents[1] / "results/drill.json"
+PLAIN, EXACT, SLOTS = 12, 2, 4  # clients of each key
+ENDING_SECONDS = 3.0  # for idle connections to close
+
+
+def start(scratch: Path, gateways: int) -> World:
+    """Parts that are ready for requests."""
+    scratch.mkdir()
+    world = World(scratch, gateways)
+    for part, port in zip(world.gateways, world.ports, strict=True):
+        wait_ready(part.process, f"http://127.0.0.1:{port}/ready", scratch / f"{part.name}.log")
+    time.sleep(2)  # until all engines have joined
+    return world
+
+
+def calm(scratch: Path, gateways: int, seconds: float) -> dict[str, Any]:
+    """Hit rate and limits without any fault."""
+    world = start(scratch, gateways)
+    try:
+        clients = Clients(world, seed=1)
+        begun = time.time()
+        asyncio.run(clients.run(seconds, PLAIN, EXACT, SLOTS))
+        judge.wait_until_idle(world)
+        records = world.records()
+        return {
+            "hit_rate": round(judge.hit_rate(records, clients.outcomes), 4),
+            "exact": judge.exactness(clients.outcomes, begun, time.time()),
+            "slots": judge.most_at_once(records, []),
+            "requests": len(clients.outcomes),
+            "unexplained": len(judge.unexplained(clients.outcomes, world)),
+        }
+    finally:
+        world.stop()
+
+
+def drill(scratch: Path, minutes: float) -> dict[str, Any]:
+    """What became of the mix while things went wrong."""
+    world = start(scratch, 2)
+    try:
+        clients, faults = Clients(world, seed=2), Faults(world, seed=3)
+
+        async def both() -> None:
+            await asyncio.gather(clients.run(60 * minutes + 5, PLAIN, EXACT, SLOTS), faults.run(60 * minutes))
+
+        asyncio.run(both())
+        judge.wait_until_idle(world)
+        time.sleep(ENDING_SECONDS)
+        return judge.report(world, clients.outcomes, faults.done)
+    finally:
+        world.stop()
+
+
+def main() -> None:
+    """Runs the drill and writes the results."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--minutes", type=float, default=10)
+    parser.add_argument("--calm", type=float, default=60)
+    parser.add_argument("--out", type=Path, default=RESULTS)
+    given = parser.parse_args()
+    with tempfile.TemporaryDirectory() as scratch:
+        one = calm(Path(scratch) / "one", 1, given.calm)
+        print("one gateway, calm:", json.dumps(one))
+        two = calm(Path(scratch) / "two", 2, given.calm)
+        print("two gateways, calm:", json.dumps(two))
+        found = drill(Path(scratch) / "drill", given.minutes)
+    result = {
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "machine": machine(),
+        "minutes": given.minutes,
+        "calm_one_gateway": one,
+        "calm_two_gateways": two,
+        "drill": found,
+    }
+    given.out.write_text(json.dumps(result, indent=1) + "\n")
+    print("drill:", json.dumps(found, indent=1))
+
+
+if __name__ == "__main__":
+    main()
