@@ -14,6 +14,7 @@ from benchmarks.drill.world import World
 
 DEADLINE = 60.0  # seconds in which a request is answered or refused; above the gateways' own for a generation
 DOCUMENTS, DOCUMENT_BYTES, SYSTEM_BYTES, QUESTION_BYTES = 40, 16_000, 2_000, 60
+REAL_DOCUMENT_BYTES = 2_000  # of which an engine on a shared core reads some in a second
 LEAVING, INVALID, TOO_LONG, STREAMING = 0.08, 0.04, 0.03, 0.7
 
 
@@ -25,7 +26,8 @@ class Outcome:
         name: its request id; begins with its key's name.
         gateway: number of the gateway that it was sent to.
         status: of the answer; 0 without one.
-        what: answered, refused, failed (an error event ended it), left (the client did), cut, unanswered, late, malformed.
+        what: answered, refused, failed (an error event ended it), left (the client did), cut, unanswered, late or
+            malformed.
         code: of the error.
     """
 
@@ -46,8 +48,9 @@ class Clients:
         self._world = world
         self._draw = random.Random(seed)  # noqa: S311 - a reproducible mix
         self._system = self._draw.randbytes(SYSTEM_BYTES // 2).hex()
+        longest = REAL_DOCUMENT_BYTES if world.real else DOCUMENT_BYTES
         self._documents = [
-            self._draw.randbytes(int(DOCUMENT_BYTES * self._draw.uniform(0.25, 1)) // 2).hex() for _ in range(DOCUMENTS)
+            self._draw.randbytes(int(longest * self._draw.uniform(0.25, 1)) // 2).hex() for _ in range(DOCUMENTS)
         ]
         self._numbers = itertools.count()
         self._seed = seed

@@ -29,8 +29,9 @@ class Faults:
         await asyncio.gather(*self._ending)
 
     async def _series(self, end: float, *faults) -> None:  # noqa: ANN002
+        least, most = (10, 30) if self._world.real else (1, 5)  # seconds; a real engine takes a minute to start
         while time.time() < end:
-            await asyncio.sleep(self._draw.uniform(1, 5))
+            await asyncio.sleep(self._draw.uniform(least, most))
             await self._draw.choice(faults)()
 
     def _note(self, fault: str) -> None:

@@ -1,4 +1,4 @@
-"""What the drill has shown: holds clients' outcomes against the engines' records, and looks for what was left behind."""
+"""What the drill has shown: holds clients' outcomes against the engines' records, and looks for what is left behind."""
 
 import itertools
 import time
@@ -125,14 +125,15 @@ def report(world: World, outcomes: list[Outcome], faults: list[tuple[float, str]
     exact = lives(outcomes, world.redis.away)
     by_key = Counter((one.name.partition("-")[0], one.what) for one in outcomes)
     return {
+        "engines": "vllm" if world.real else "stand-ins",
         "requests": len(outcomes),
         "outcomes": {f"{key} {what}": count for (key, what), count in sorted(by_key.items())},
         "codes": dict(Counter(one.code for one in outcomes if one.code).most_common()),
         "faults": dict(Counter(fault for _, fault in faults)),
-        "begun_and_repeated": again,
+        "begun_and_repeated": None if world.real else again,  # vLLM keeps no such record
         "unexplained": [vars(one) for one in itertools.islice(strange, 20)],
         "slowest_s": round(max(one.ended - one.begun for one in outcomes), 1),
-        "slots": {"allowed": SLOTS, "most_at_once": most},
+        "slots": {"allowed": SLOTS, "most_at_once": None if world.real else most},
         "exact": exact,
         "left_behind": left,
         "passed": not again

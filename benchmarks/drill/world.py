@@ -1,5 +1,6 @@
 """The parts: two gateways, three engines on addresses of their own, and a Redis; all on loopback."""
 
+import contextlib
 import json
 import os
 import shutil
@@ -13,20 +14,29 @@ import yaml
 
 from benchmarks.drill.engine import MODEL
 from benchmarks.servers import free_port
+from wave_serve.engine.checkpoint import bundled_checkpoint
+from wave_serve.engine.command import ONE_PROCESS
 from wave_serve.keys.file import entry_for, new_key
 
 LEASE = 6.0  # seconds
 EXACT_RATE = 60  # requests a minute of the key "exact"
 SLOTS = 4  # requests at the same time of the key "slots"
+REAL = {
+    "VLLM_CPU_KVCACHE_SPACE": "1",
+    "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+    "OMP_NUM_THREADS": "1",
+    "OMP_WAIT_POLICY": "PASSIVE",
+}
 GATEWAY = "from wave_serve.cli.main import main; main()"
 
 
 class Part:
     """One process that can be killed, paused and started again; it notes since when it was last away."""
 
-    def __init__(self, name: str, command: list[str], scratch: Path) -> None:
+    def __init__(self, name: str, command: list[str], scratch: Path, environment: dict[str, str] | None = None) -> None:
         self.name = name
         self.command = command
+        self._environment = os.environ | (environment or {})
         self.away: list[tuple[float, float]] = []
         self._away_since = 0.0
         self._log = scratch / f"{name}.log"
@@ -35,15 +45,15 @@ class Part:
     def start(self) -> None:
         """Begins a life."""
         with self._log.open("ab") as out:
-            self.process = subprocess.Popen(self.command, stdout=out, stderr=out, start_new_session=True)
+            self.process = subprocess.Popen(
+                self.command, stdout=out, stderr=out, env=self._environment, start_new_session=True
+            )
 
     def kill(self) -> None:
         """Ends it at once, with its children."""
         self._away_since = time.time()
-        try:
+        with contextlib.suppress(ProcessLookupError):
             os.killpg(self.process.pid, signal.SIGKILL)
-        except ProcessLookupError:
-            pass
         self.process.wait()
 
     def pause(self) -> None:
@@ -60,10 +70,11 @@ class Part:
 
 
 class World:
-    """All parts and the files between them."""
+    """All parts and the files between them; the engines are stand-ins or, where they are `real`, vLLM's."""
 
-    def __init__(self, scratch: Path, gateways: int, engines: int = 3) -> None:
+    def __init__(self, scratch: Path, gateways: int, engines: int = 3, *, real: bool = False) -> None:
         self.scratch = scratch
+        self.real = real
         self.keys = {name: new_key() for name in ("plain", "exact", "slots")}
         self.list = scratch / "engines.json"
         self._engine_port = free_port()
@@ -109,6 +120,12 @@ class World:
         return [next(self._addresses) for _ in range(count)]
 
     def _engine(self, address: str) -> Part:
+        if self.real:
+            command = [sys.executable, "-m", "vllm.entrypoints.launchers.api_server.entry", *ONE_PROCESS]
+            command += ["--model", str(bundled_checkpoint()), "--served-model-name", MODEL, "--enforce-eager"]
+            command += ["--host", address, "--port", str(self._engine_port), "--disable-uvicorn-access-log"]
+            command += ["--max-model-len", "8192"]
+            return Part(f"engine-{address}", command, self.scratch, REAL)
         record = self.scratch / f"{address}.record"
         command = [sys.executable, "-m", "benchmarks.drill.engine", address, str(self._engine_port), str(record)]
         return Part(f"engine-{address}", command, self.scratch)
@@ -116,12 +133,18 @@ class World:
     def _gateway(self, number: int, port: int, gateways: int) -> Part:
         settings = {
             "port": port,
-            "models": {MODEL: {"max_tokens": 10_000}},
+            "models": {MODEL: {"max_tokens": 8_000 if self.real else 10_000}},
             "upstreams": [{"file": str(self.list), "models": [MODEL]}],
             "discovery": {"every": 0.5},
             "auth": {"keys_file": str(self.scratch / "keys.yaml")},
             "limits": {"store": f"redis://127.0.0.1:{self.redis_port}", "lease": LEASE},
-            "timeouts": {"poll": 0.3, "poll_answer": 1.0, "connect": 2.0, "silence": 15.0, "generation": 45.0},
+            "timeouts": {
+                "poll": 0.3,
+                "poll_answer": 1.0,
+                "connect": 2.0,
+                "silence": 45.0 if self.real else 15.0,
+                "generation": 45.0,
+            },
             "routing": {"new_documents": "hashed" if gateways > 1 else "least_loaded", "eject_first": 1.0},
             "admission": {"queue_deadline": 10.0, "max_requests": 32},
         }

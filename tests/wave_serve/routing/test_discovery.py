@@ -3,7 +3,6 @@
 import asyncio
 import json
 import logging
-import os
 import random
 import re
 import threading
@@ -204,7 +203,7 @@ def test_a_file_and_a_mounted_one_are_watched_and_a_mistake_keeps_the_old_list(
     with caplog.at_level(logging.ERROR, "wave_serve.discovery"), running(found({"file": str(file)}, engines)) as one:
         until(lambda: listed(2, 3))
         (tmp_path / "new").symlink_to("v2")
-        os.replace(tmp_path / "new", tmp_path / "data")
+        (tmp_path / "new").replace(tmp_path / "data")
         until(lambda: listed(3, 4))
         for mistake in ("", "- http://u:canary@h\n", "- 12\n", "urls: []\n", '["http://127.0.0.9'):
             before = len(caplog.records)
