@@ -53,7 +53,7 @@ def calm(scratch: Path, gateways: int, seconds: float) -> dict[str, Any]:
         return {
             "hit_rate": round(judge.hit_rate(records, clients.outcomes), 4),
             "exact": judge.exactness(clients.outcomes, begun, time.time()),
-            "slots": judge.most_at_once(records, []),
+            "slots": judge.most_at_once(clients.outcomes, []),
             "requests": len(clients.outcomes),
             "unexplained": len(judge.unexplained(clients.outcomes, world)),
         }

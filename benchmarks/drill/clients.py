@@ -25,6 +25,7 @@ class Outcome:
     Attributes:
         name: its request id; begins with its key's name.
         gateway: number of the gateway that it was sent to.
+        head: when its answer's head came; 0 without one.
         status: of the answer; 0 without one.
         what: answered, refused, failed (an error event ended it), left (the client did), cut, unanswered, late or
             malformed.
@@ -34,6 +35,7 @@ class Outcome:
     name: str
     gateway: int
     begun: float
+    head: float = 0.0
     ended: float = 0.0
     status: int = 0
     what: str = "unanswered"
@@ -82,6 +84,7 @@ class Clients:
                 asyncio.timeout(leave_after or DEADLINE),
                 session.post(url, json=body, headers=headers) as answer,
             ):
+                outcome.head = time.time()
                 outcome.status = answer.status
                 outcome.what = "cut"
                 self._judge(outcome, await answer.read())

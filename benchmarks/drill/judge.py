@@ -80,15 +80,15 @@ def lives(outcomes: list[Outcome], away: list[tuple[float, float]]) -> list[dict
     return found
 
 
-def most_at_once(records: Iterable[Record], blind: list[tuple[float, float]]) -> int:
-    """Most requests of the key `slots` at the engines at the same time, outside of some times."""
-    running: set[str] = set()
-    most = 0
-    for at, what, name, *_ in records:
-        if name.startswith("slots"):
-            (running.add if what == "asked" else running.discard)(name) if what != "begun" else None
-            if not any(first <= at <= last for first, last in blind):
-                most = max(most, len(running))
+def most_at_once(outcomes: Iterable[Outcome], blind: list[tuple[float, float]]) -> int:
+    """Most requests of the key `slots` that were being answered at the same time, outside of some times."""
+    answers = [one for one in outcomes if one.name.startswith("slots") and one.status == 200]
+    changes = sorted([(one.head, 1) for one in answers] + [(one.ended, -1) for one in answers])
+    most = running = 0
+    for at, change in changes:
+        running += change
+        if not any(first <= at <= last for first, last in blind):
+            most = max(most, running)
     return most
 
 
@@ -120,7 +120,7 @@ def report(world: World, outcomes: list[Outcome], faults: list[tuple[float, str]
     again, strange = repeated(records), unexplained(outcomes, world)
     # What a Redis that is killed forgets: which requests run, until the gateways renew their leases.
     blind = [(gone, back + LEASE) for gone, back in world.redis.away]
-    most = most_at_once(records, blind)
+    most = most_at_once(outcomes, blind)
     left = left_behind(world)
     exact = lives(outcomes, world.redis.away)
     by_key = Counter((one.name.partition("-")[0], one.what) for one in outcomes)
@@ -133,7 +133,7 @@ def report(world: World, outcomes: list[Outcome], faults: list[tuple[float, str]
         "begun_and_repeated": None if world.real else again,  # vLLM keeps no such record
         "unexplained": [vars(one) for one in itertools.islice(strange, 20)],
         "slowest_s": round(max(one.ended - one.begun for one in outcomes), 1),
-        "slots": {"allowed": SLOTS, "most_at_once": None if world.real else most},
+        "slots": {"allowed": SLOTS, "most_at_once": most},
         "exact": exact,
         "left_behind": left,
         "passed": not again

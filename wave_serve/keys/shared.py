@@ -36,6 +36,7 @@ class SharedLimits:
         self._name = uuid.uuid4().hex[:12]
         self._numbers = itertools.count()
         self._running: dict[str, str] = {}
+        self._renewal: asyncio.Task[None] | None = None
         self._tasks: set[asyncio.Task[None]] = set()
 
     def replace(self, keys: Sequence[ApiKey]) -> None:
@@ -46,14 +47,14 @@ class SharedLimits:
         return SharedAccount(key, self, f"{self._name}-{next(self._numbers)}")
 
     def place(self, key: ApiKey, what: str) -> str:
-        """The name of an entry of the store; all those of one key are on one node of a cluster."""
+        """The name of an entry of the store; by the braces a proxy keeps those of one key on one node."""
         return f"{self.settings.prefix}:{{{key.name}}}:{what}"
 
     def runs(self, request: str, place: str) -> None:
         """A running request whose lease is to be renewed, until `runs_no_more`."""
-        if not self._running:
-            self.in_background(self._renew())
         self._running[request] = place
+        if self._renewal is None or self._renewal.done():
+            self._renewal = asyncio.create_task(self._renew())
 
     def runs_no_more(self, request: str) -> None:
         """Its lease is not renewed any more."""
@@ -66,8 +67,10 @@ class SharedLimits:
         task.add_done_callback(self._tasks.discard)
 
     async def close(self) -> None:
-        """Ends all of that; what still runs is told to the store within its deadline."""
-        self._running.clear()
+        """Ends all of that; the store is told of requests that have ended, within its deadline."""
+        if self._renewal is not None:
+            self._renewal.cancel()
+            await asyncio.gather(self._renewal, return_exceptions=True)
         if self._tasks:
             _, late = await asyncio.wait(self._tasks, timeout=self.settings.deadline)
             for task in late:
@@ -76,19 +79,24 @@ class SharedLimits:
 
     async def _renew(self) -> None:
         """Renews all leases again and again, while there are any."""
-        lease = self.settings.lease
-        await asyncio.sleep(lease / RENEWALS)
+        wait = self.settings.lease / RENEWALS
+        await asyncio.sleep(wait)
         while self._running:
-            by_place: defaultdict[str, list[str]] = defaultdict(list)
-            for request, place in self._running.items():
-                by_place[place].append(request)
-            for place, requests in by_place.items():
-                for first in range(0, len(requests), AT_ONCE):
-                    try:
-                        await self.store.run("renew", [place], [lease, *requests[first : first + AT_ONCE]])
-                    except StoreDownError:
-                        break
-            await asyncio.sleep(lease / RENEWALS)
+            try:
+                await self._renew_all()
+            except StoreDownError:
+                await asyncio.sleep(min(wait, self.settings.retry))
+            else:
+                await asyncio.sleep(wait)
+
+    async def _renew_all(self) -> None:
+        by_place: defaultdict[str, list[str]] = defaultdict(list)
+        for request, place in self._running.items():
+            by_place[place].append(request)
+        for place, requests in by_place.items():
+            for first in range(0, len(requests), AT_ONCE):
+                part = [one for one in requests[first : first + AT_ONCE] if one in self._running]
+                await self.store.run("renew", [place], [self.settings.lease, *part])
 
 
 class SharedAccount:

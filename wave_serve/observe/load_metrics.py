@@ -27,8 +27,8 @@ class LoadMetrics(Collector):
         yield from self._discoveries()
 
     def _upstreams(self) -> Iterator[Metric]:
-        """A URL that stands in two entries, or leaves one and is in another, is one upstream here."""
-        by_url = defaultdict(list)
+        """A URL that stands in two entries is one upstream here; of one that leaves only what is under way counts."""
+        by_url, leaving = defaultdict(list), self._pool.leaving
         for upstream in self._pool.all:
             by_url[upstream.base_url].append(upstream)
         labels = ["base_url"]
@@ -46,9 +46,11 @@ class LoadMetrics(Collector):
         for url, same in by_url.items():
             sent.add_metric([url], sum(one.in_flight for one in same))
             outstanding.add_metric([url], sum(one.outstanding_tokens for one in same))
-            ejected.add_metric([url], any(one.ejection.active for one in same))
-            ready.add_metric([url], any(one.ready for one in same))
-            for model, limit in {model: one.limits.get(model, 0) for one in same for model in one.models}.items():
+            used = [one for one in same if one not in leaving]
+            if used:
+                ejected.add_metric([url], any(one.ejection.active for one in used))
+                ready.add_metric([url], any(one.ready for one in used))
+            for model, limit in {model: one.limits.get(model, 0) for one in used for model in one.models}.items():
                 window.add_metric([url, model], limit)
         yield from (sent, outstanding, ejected, ready, window)
 

@@ -1,5 +1,7 @@
 """Prometheus metrics of one gateway, taken from each exchange when it is over."""
 
+import contextlib
+
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
 from wave_serve.exchange import Exchange
@@ -76,7 +78,8 @@ class Metrics:
 
     def forget_upstream(self, base_url: str) -> None:
         """There is no upstream of that URL any more."""
-        self.windows.remove(base_url)
+        with contextlib.suppress(KeyError):  # its window never changed
+            self.windows.remove(base_url)
 
     def exposition(self) -> bytes:
         """All metrics in Prometheus' text format."""

@@ -55,13 +55,17 @@ class Pool:
     @property
     def all(self) -> list[Upstream]:
         """Every upstream that is known: the members, those that were never ready yet, and those that leave."""
-        outside = [one for source in self._sources for one in (*source.joining.values(), *source.leaving.values())]
-        return [*self.members, *outside]
+        return [*self.members, *self.joining, *self.leaving]
 
     @property
     def joining(self) -> list[Upstream]:
         """Those that were looked up and have never been ready."""
         return [one for source in self._sources for one in source.joining.values()]
+
+    @property
+    def leaving(self) -> list[Upstream]:
+        """Those that get nothing new, as long as something is under way there."""
+        return [one for source in self._sources for one in source.leaving.values()]
 
     @property
     def discoveries(self) -> list[Discovery]:
@@ -108,14 +112,14 @@ class Pool:
                 before.remove(same)
             sources.append(same or Source(entry, index, settings))
         self._sources = [*sources, *before]
-        for source in before:
-            source.in_use = False
-            self._stop(source)
-            self._take(source, ())
         for source in sources:
             source.in_use = True
             self._take(source, source.named)
             self._look_up(source)
+        for source in before:
+            source.in_use = False
+            self._stop(source)
+            self._take(source, ())
         if self._listeners is not None:
             self._listeners.on_change()
         for upstream in self.all:
@@ -198,8 +202,8 @@ class Pool:
         await upstream.client.close()
 
     def _forget_sources(self) -> None:
-        """Those that are not in the settings any more are kept only while one of their servers leaves."""
-        self._sources = [source for source in self._sources if source.in_use or source.leaving]
+        """Those that are not in the settings any more are kept as long as they have a server."""
+        self._sources = [source for source in self._sources if source.in_use or source.members or source.leaving]
 
     def _look_up(self, source: Source) -> None:
         if source.discovery is not None and source not in self._tasks:

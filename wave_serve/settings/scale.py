@@ -46,7 +46,7 @@ def _store(url: str) -> str:
     if "@" in url:
         raise unshown("credentials in a URL would be public; give username and password, env:NAME or file:PATH")
     if not STORE.fullmatch(url):
-        raise ValueError("must be redis://HOST:PORT/DB, rediss://HOST:PORT/DB or unix:///PATH?db=DB")
+        raise unshown("must be redis://HOST:PORT/DB, rediss://HOST:PORT/DB or unix:///PATH?db=DB, and nothing else")
     return url
 
 
