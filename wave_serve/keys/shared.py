@@ -95,8 +95,11 @@ class SharedLimits:
             by_place[place].append(request)
         for place, requests in by_place.items():
             for first in range(0, len(requests), AT_ONCE):
-                part = [one for one in requests[first : first + AT_ONCE] if one in self._running]
+                part = requests[first : first + AT_ONCE]
                 await self.store.run("renew", [place], [self.settings.lease, *part])
+                for ended in [one for one in part if one not in self._running]:
+                    # It left while this was under way, and may have been put back.
+                    await self.store.run("leave", [place, place], [0, 0, ended])
 
 
 class SharedAccount:

@@ -47,9 +47,9 @@ class Demand:
 class Router:
     """Least outstanding tokens, with affinity to where a prompt's beginning has been.
 
-    A document that this gateway has not seen may have been sent somewhere by another one. With `NewDocuments.HASHED` all
-    of them send it to the same upstream without asking each other: the one with the highest hash of document and URL
-    together (rendezvous hashing), or the next one where that has more than its share.
+    A document that this gateway has not seen may have been sent somewhere by another one. With `NewDocuments.HASHED`
+    all of them send it to the same upstream without asking each other: the one with the highest hash of document and
+    URL together (rendezvous hashing), or the next one where that has more than its share.
     """
 
     def __init__(self, settings: RoutingSettings, clock: Callable[[], float] = time.monotonic) -> None:
