@@ -170,6 +170,14 @@ def test_upstreams_join_and_leave_by_a_reload_while_a_stream_goes_on(start) -> N
         assert "needs_restart" not in gateway.events("reloaded")[-1]
         for _ in range(4):
             assert gateway.post(stream=True).content == delta("second") + DONE
+        with FakeUpstream() as third:  # which nobody has looked at yet when it takes the second's place
+            third.answers["/v1/completions"] = stream(delta("third"), DONE)
+            use(third)
+            answers = [gateway.post(stream=True).content for _ in range(20)]
+            assert set(answers) <= {delta("second") + DONE, delta("third") + DONE}
+            gateway.until(lambda: gateway.post(stream=True).content == delta("third") + DONE)
+            use(second)
+            gateway.until(lambda: gateway.post(stream=True).content == delta("second") + DONE)
         streamed.go_on()
         assert streamed.end() == delta("first") + delta("last") + DONE
         gateway.until(lambda: gateway.fake.url not in httpx.get(f"{gateway.url}/metrics", headers=BEARER).text)
