@@ -47,6 +47,7 @@ class Code(StrEnum):
     UPSTREAM_MALFORMED = "upstream_malformed", 502
     UPSTREAM_REFUSED = "upstream_refused", 502
     UPSTREAM_UNAVAILABLE = "upstream_unavailable", 503
+    LIMITS_UNAVAILABLE = "limits_unavailable", 503
     GATEWAY_STOPPING = "gateway_stopping", 503
     WORKER_DIED = "worker_died", 503
     UPSTREAM_TIMEOUT = "upstream_timeout", 504

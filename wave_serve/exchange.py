@@ -158,35 +158,37 @@ class Exchange:
         self.key_use = use
         self.headers |= use.headers()
 
-    def count(self) -> None:
-        """Counts the request against its key, if it has one. Raises ApiError 429."""
+    async def count(self) -> None:
+        """Counts the request against its key, if it has one. Raises ApiError 429 or 503."""
         if self.key_use is not None:
-            self.key_use.begin()
-            self.headers |= self.key_use.headers()
+            try:
+                await self.key_use.begin()
+            finally:
+                self.headers |= self.key_use.headers()
 
     def check_model(self, model: str) -> None:
         """Raises ApiError 403 where the request's key may not use the model."""
         if self.key_use is not None:
             self.key_use.check_model(model)
 
-    def spend(self, tokens: int) -> None:
-        """Holds a generation's tokens against its key's rate. Raises ApiError 429."""
+    async def spend(self, tokens: int) -> None:
+        """Holds a generation's tokens against its key's rate. Raises ApiError 429 or 503."""
         if self.key_use is None:
             return
         try:
-            self.key_use.spend(tokens)
+            await self.key_use.spend(tokens)
         finally:
             self.headers |= self.key_use.headers()
 
-    def may_count(self) -> None:
-        """Before prompts are counted without a generation. Raises ApiError 429 where its key has no tokens left."""
+    async def may_count(self) -> None:
+        """Before prompts are counted without a generation. Raises ApiError 429 (no tokens are left) or 503."""
         if self.key_use is not None:
-            self.key_use.check()
+            await self.key_use.check()
 
-    def charge(self, tokens: int) -> None:
+    async def charge(self, tokens: int) -> None:
         """Takes from its key's rate the tokens that were counted without a generation."""
         if self.key_use is not None:
-            self.key_use.charge(tokens)
+            await self.key_use.charge(tokens)
             self.headers |= self.key_use.headers()
 
     def take_id(self, request_id: object) -> None:

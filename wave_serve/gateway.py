@@ -1,6 +1,5 @@
 """One gateway: its settings, upstreams, models and metrics, alive as long as its application."""
 
-import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, TypeVar
@@ -15,7 +14,9 @@ from wave_serve.errors import ApiError
 from wave_serve.exchange import Exchange, exchange_of
 from wave_serve.keys.auth import Auth
 from wave_serve.keys.file import ApiKey, load_keys
-from wave_serve.observe.metrics import Metrics, add_load_metrics
+from wave_serve.keys.shared import SharedLimits
+from wave_serve.observe.load_metrics import LoadMetrics, StoreMetrics
+from wave_serve.observe.metrics import Metrics
 from wave_serve.request.body import read_body
 from wave_serve.request.generation import Generation
 from wave_serve.request.parsing import Bodies
@@ -23,16 +24,17 @@ from wave_serve.request.presence import while_connected
 from wave_serve.routing.admission import Admission
 from wave_serve.routing.dispatch import Dispatch
 from wave_serve.routing.drain import Drain
+from wave_serve.routing.eligible import Eligible
 from wave_serve.routing.kept_responses import KeptResponses
+from wave_serve.routing.pool import Listeners, Pool
 from wave_serve.routing.prefixes import prefixes_of
 from wave_serve.routing.router import Demand, Router
 from wave_serve.settings import Settings
-from wave_serve.upstream.access import access_to
 from wave_serve.upstream.upstream import Upstream
 from wave_serve.worker.process import Worker
 
 T = TypeVar("T")
-RELOADED = ("auth", "admission", "routing", "models", "aliases", "max_body_bytes", "page")
+RELOADED = ("auth", "admission", "routing", "models", "aliases", "upstreams", "max_body_bytes", "page")
 
 
 class Gateway:
@@ -41,37 +43,54 @@ class Gateway:
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self.metrics = Metrics()
-        self.auth = Auth(settings.auth, load_keys(settings.auth.keys_file, settings.models))
-        self.upstreams = [
-            Upstream(
-                one.base_url,
-                one.models,
-                settings.timeouts,
-                settings.routing,
-                access_to(one, f"upstreams.{index}"),
-                keeps_responses=one.keeps_responses,
-            )
-            for index, one in enumerate(settings.upstreams)
-        ]
+        shared = None if settings.limits.store is None else SharedLimits(settings.limits)
+        self.auth = Auth(settings.auth, load_keys(settings.auth.keys_file, settings.models), shared)
+        self.pool = Pool(settings)
         self.router = Router(settings.routing)
         self.admission = Admission(settings.admission, self.router, settings.timeouts.retry_after)
         self.drain = Drain()
         self.responses = KeptResponses()
-        add_load_metrics(self.metrics.registry, self.admission, self.upstreams)
+        self.metrics.registry.register(LoadMetrics(self.admission, self.pool))
+        if shared is not None:
+            self.metrics.registry.register(StoreMetrics(shared.store))
         # Two, so that a long text being tokenised does not hold up the bodies behind it.
         self.workers = [Worker(settings.large_body_bytes) for _ in range(2)]
         self.bodies = Bodies(self.workers[0])
-        self.catalogue = Catalogue(settings, self.upstreams, self.workers[1])
-        for upstream in self.upstreams:
-            upstream.tell(self.catalogue.learn, self.admission.serve_queue, self.metrics.window_changed)
+        self.catalogue = Catalogue(settings, self.workers[1])
+        self.pool.tell(
+            Listeners(
+                before_ready=self.catalogue.learn,
+                on_members=self.catalogue.takes,
+                on_change=self.admission.serve_queue,
+                on_window=self.metrics.window_changed,
+                on_gone=self._forget,
+            )
+        )
+
+    @property
+    def upstreams(self) -> Sequence[Upstream]:
+        """The upstreams in use."""
+        return self.pool.members
 
     def apply(self, settings: Settings, keys: Sequence[ApiKey]) -> list[str]:
-        """Takes over keys, limits and policies; requests that run go on. Returns what only a restart would change."""
+        """Takes over keys, limits, policies and upstreams; requests that run go on.
+
+        Returns:
+            What only a restart would change.
+
+        Raises:
+            SettingsError: what a new upstream needs cannot be read; then nothing has changed.
+        """
         kept = [
             field
             for field in Settings.model_fields
             if field not in RELOADED and getattr(settings, field) != getattr(self.settings, field)
         ]
+        known = self.catalogue.models.keys()
+        upstreams = tuple(one for one in settings.upstreams if known >= set(one.models))
+        if upstreams != settings.upstreams:
+            kept.append("upstreams")
+        self.pool.apply(self.settings.model_copy(update={"upstreams": upstreams, "routing": settings.routing}))
         models = dict(self.settings.models)
         for name, model in self.catalogue.models.items():
             if name in settings.models:
@@ -81,12 +100,10 @@ class Gateway:
                 model.apply(models[name])
         if settings.models.keys() != models.keys():
             kept.append("models")
-        taken = {field: getattr(settings, field) for field in RELOADED} | {"models": models}
+        taken = {field: getattr(settings, field) for field in RELOADED} | {"models": models, "upstreams": upstreams}
         self.settings = self.settings.model_copy(update=taken)
         self.auth.apply(settings.auth, keys)
         self.router.apply(settings.routing)
-        for upstream in self.upstreams:
-            upstream.apply(settings.routing)
         self.admission.apply(settings.admission)
         return kept
 
@@ -186,11 +203,8 @@ class Gateway:
         payload: Mapping[str, Any],
     ) -> Dispatch:
         """The way to an upstream whose window takes an accepted generation; `payload` is what will be sent."""
-        upstreams = model.upstreams_for(outcome.accepted().reach)
-        if generation.kept is not None:
-            upstreams = [one for one in upstreams if one.keeps_responses]
-        if generation.holder is not None:
-            upstreams = [one for one in upstreams if one.base_url == generation.holder]
+        reach = outcome.accepted().reach
+        upstreams = Eligible(self.pool, lambda: _those_for(generation, model.upstreams_for(reach)))
         prefixes = prefixes_of(model.name, payload) if len(upstreams) > 1 else None
         demand = Demand(sum(outcome.tokens), exchange.key_name or "", upstreams, prefixes)
         return Dispatch(exchange, demand, self.admission, self.drain, self.settings)
@@ -198,14 +212,25 @@ class Gateway:
     @asynccontextmanager
     async def lifespan(self, _app: FastAPI) -> AsyncIterator[None]:
         """Watches the upstreams while the application runs."""
-        watches = [asyncio.create_task(upstream.watch()) for upstream in self.upstreams]
+        self.pool.start()
         try:
             yield
         finally:
-            for watch in watches:
-                watch.cancel()
-            await asyncio.gather(*watches, return_exceptions=True)
-            for upstream in self.upstreams:
-                await upstream.client.close()
+            await self.pool.close()
+            await self.auth.close()
             for work in self.workers:
                 await work.close()
+
+    def _forget(self, base_url: str) -> None:
+        """There is no upstream of that URL any more."""
+        self.router.forget(base_url)
+        self.metrics.forget_upstream(base_url)
+
+
+def _those_for(generation: Generation, upstreams: list[Upstream]) -> list[Upstream]:
+    """Those of the upstreams that have what a generation needs of the responses that are kept."""
+    if generation.kept is not None:
+        upstreams = [one for one in upstreams if one.keeps_responses]
+    if generation.holder is not None:
+        upstreams = [one for one in upstreams if one.base_url == generation.holder]
+    return upstreams

@@ -50,6 +50,7 @@ class FakeUpstream:
     open_generations: int = 0
     port: int = 0
     tls: ssl.SSLContext | None = None
+    host: str = "127.0.0.1"
 
     def __enter__(self) -> "FakeUpstream":
         standard = {
@@ -91,7 +92,7 @@ class FakeUpstream:
 
     async def _listen(self) -> None:
         self._tasks: set[asyncio.Task] = set()
-        self._server = await asyncio.start_server(self._serve, "127.0.0.1", self.port, ssl=self.tls)
+        self._server = await asyncio.start_server(self._serve, self.host, self.port, ssl=self.tls)
         self.port = self._server.sockets[0].getsockname()[1]
 
     async def _stop(self) -> None:

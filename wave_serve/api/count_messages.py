@@ -27,13 +27,13 @@ async def count_messages(gateway: Gateway, request: Request) -> InputTokens:
         ApiError: the body is no message.
     """
     exchange = exchange_of(request)
-    exchange.may_count()
+    await exchange.may_count()
     _, payload = await gateway.read(request)
     widest = gateway.find(payload, exchange)[-1]
     check_fields(payload, CountedMessages)
     MESSAGES.check(payload)
     count = widest.model.counter.count_conversation
     tokens = await gateway.ask(request, widest.model, lambda upstream: count(MESSAGES, payload, upstream))
-    exchange.charge(tokens)
+    await exchange.charge(tokens)
     exchange.record(count_record(tokens, widest.cap))
     return {"input_tokens": tokens}

@@ -30,7 +30,7 @@ async def generate(gateway: Gateway, request: Request, dialect: Dialect) -> Resp
     model, outcome = await fit(gateway, request, candidates, generation)
     exchange.record(outcome.record())
     longest = outcome.accepted().completion_tokens * generation.n * len(outcome.tokens)
-    exchange.spend(sum(outcome.tokens) + longest)
+    await exchange.spend(sum(outcome.tokens) + longest)
     usage = _ask_for_usage(generation, outcome)
     body = await gateway.bodies.edit(body, payload, outcome.changes | usage, without=dialect.policy_fields)
     dispatch = gateway.dispatch(exchange, model, generation, outcome, payload | outcome.changes)

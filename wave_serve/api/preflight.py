@@ -77,7 +77,7 @@ async def preflight(gateway: Gateway, request: Request) -> Context:
         ApiError: the body is no request that could be answered at any length.
     """
     exchange = exchange_of(request)
-    exchange.may_count()
+    await exchange.may_count()
     _, payload = await gateway.read(request)
     candidates = gateway.find(payload, exchange)
     generation = resume(gateway, dialect_of(payload, request.headers).read(payload), exchange)
@@ -85,7 +85,7 @@ async def preflight(gateway: Gateway, request: Request) -> Context:
     model, cap = chosen.model, chosen.cap
     fitting = Fitting(model, generation, cap)
     measured, cuts = await gateway.ask(request, model, lambda upstream: _measure(fitting, upstream, cap))
-    exchange.charge(0 if measured.over_by_size else sum(measured.tokens))
+    await exchange.charge(0 if measured.over_by_size else sum(measured.tokens))
     as_it_is = fitting.decide(measured.tokens, measured)
     exchange.record(count_record(max(measured.tokens), cap))
     cut = cuts.get(fitting.overflow)

@@ -22,7 +22,7 @@ class Ready(TypedDict):
 
     status: Literal["ready"]
     upstreams: dict[str, str]
-    """By base_url: ready, or why not."""
+    """By base_url: ready, or why not; by dns, srv or file: why it was not looked up."""
     models: dict[str, str]
     """By name: ready, or that no upstream is."""
 
@@ -36,7 +36,8 @@ def readiness(gateway: Gateway) -> Ready:
     retry_after = gateway.settings.timeouts.retry_after
     if gateway.drain.stopping:
         raise unavailable("Not ready: shutting down", retry_after)
-    states = {upstream.base_url: _state(upstream) for upstream in gateway.upstreams}
+    states = {one.place: one.problem for one in gateway.pool.discoveries if one.problem is not None}
+    states |= {upstream.base_url: _state(upstream) for upstream in (*gateway.pool.joining, *gateway.upstreams)}
     if not any(_answers(upstream) for upstream in gateway.upstreams):
         raise unavailable("Not ready: " + "; ".join(f"{url}: {state}" for url, state in states.items()), retry_after)
     models = {

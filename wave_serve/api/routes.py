@@ -116,7 +116,7 @@ async def detokenize(request: Request) -> Response:
 async def _ask(request: Request, path: str, **kinds: type[Body]) -> Response:
     """The upstream's own answer; `kinds`: what the body must be where it has that field, and it must have one."""
     gateway, exchange = gateway_of(request), exchange_of(request)
-    exchange.may_count()
+    await exchange.may_count()
     body, payload = await gateway.read(request)
     model = gateway.model_of(payload, exchange)
     given = [field for field in kinds if payload.get(field) is not None]
@@ -129,7 +129,7 @@ async def _ask(request: Request, path: str, **kinds: type[Body]) -> Response:
     elif "prompt" in given:
         check_size(payload["prompt"], model, exchange.key_limit)
     answer = await gateway.ask(request, model, lambda upstream: upstream.client.ask_object(path, body))
-    exchange.charge(len(payload["tokens"]) if "tokens" in given else len(UpstreamTokens(answer)))
+    await exchange.charge(len(payload["tokens"]) if "tokens" in given else len(UpstreamTokens(answer)))
     return Response(answer, media_type="application/json")
 
 

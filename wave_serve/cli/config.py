@@ -1,12 +1,16 @@
 """`wave-serve config`: prints an example of the settings file, and says what is wrong with one."""
 
+import asyncio
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from wave_serve.context.catalogue import ServedModel
+from wave_serve.discovery.found import LookUpError
+from wave_serve.discovery.listed import listed
 from wave_serve.keys.file import load_keys
+from wave_serve.keys.store import Store
 from wave_serve.settings import Settings
 from wave_serve.settings.errors import SettingsError
 from wave_serve.settings.example import render_example
@@ -33,6 +37,7 @@ def check(file: Annotated[Path, typer.Argument(help="Settings file (YAML).")]) -
     """Check a settings file and the files that it names; say every mistake with its place, or what the file means."""
     settings = load_settings(file)
     mistakes = [*_wrong_tokenizers(settings, file), *_wrong_keys(settings), *_wrong_access(settings, file)]
+    mistakes += [*_wrong_lists(settings, file), *_wrong_store(settings, file)]
     if mistakes:
         raise SettingsError("\n".join(mistakes))
     typer.echo(f"{file} is valid.")
@@ -69,6 +74,26 @@ def _wrong_access(settings: Settings, file: Path) -> list[str]:
     return wrong
 
 
+def _wrong_lists(settings: Settings, file: Path) -> list[str]:
+    wrong = []
+    for index, upstream in enumerate(settings.upstreams):
+        if upstream.file is not None:
+            try:
+                asyncio.run(listed(upstream.file))
+            except LookUpError as error:
+                wrong.append(f"{file}: upstreams.{index}.file: {error}")
+    return wrong
+
+
+def _wrong_store(settings: Settings, file: Path) -> list[str]:
+    try:
+        if settings.limits.store is not None:
+            Store(settings.limits)
+    except SettingsError as error:
+        return [f"{file}: {error}"]
+    return []
+
+
 def _meaning(settings: Settings) -> list[str]:
     """What the settings come to, model by model."""
     lines = []
@@ -79,5 +104,5 @@ def _meaning(settings: Settings) -> list[str]:
         known = f"at most {served.limit()} tokens ({bounds}) and {engine}" if bounds else engine
         counted = "here" if model.tokenizer is not None else "by its upstream"
         lines.append(f"model {name}: {known}; overflow: {model.overflow}; prompts are counted {counted}")
-    lines += [f"upstream {one.base_url}: {', '.join(one.models)}" for one in settings.upstreams]
+    lines += [f"upstream {one.place}: {', '.join(one.models)}" for one in settings.upstreams]
     return lines

@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from typing import Any, TypeVar, cast
 
 from wave_serve.context.cap import Cap, bounds
@@ -29,7 +29,7 @@ class ServedModel:
         self,
         name: str,
         settings: ModelSettings,
-        upstreams: list[Upstream],
+        upstreams: Sequence[Upstream],
         retry_after: int,
         heavy: Worker | None = None,
     ) -> None:
@@ -40,6 +40,10 @@ class ServedModel:
         self.zones = zones_of(settings.train_length, settings.validated_length, settings.zones)
         self._created = int(time.time())
         self._retry_after = retry_after
+
+    def takes(self, upstreams: Sequence[Upstream]) -> None:
+        """It is served by these upstreams from now on; whoever holds the list from before keeps that."""
+        self.upstreams = upstreams
 
     def apply(self, settings: ModelSettings) -> None:
         """Takes over another policy; the tokenizer stays."""
@@ -112,17 +116,10 @@ class ServedModel:
 class Catalogue:
     """All served models by name."""
 
-    def __init__(self, settings: Settings, upstreams: Iterable[Upstream], heavy: Worker) -> None:
-        upstreams = list(upstreams)
+    def __init__(self, settings: Settings, heavy: Worker) -> None:
+        retry_after = settings.timeouts.retry_after
         self.models = {
-            name: ServedModel(
-                name,
-                model,
-                [upstream for upstream in upstreams if name in upstream.models],
-                settings.timeouts.retry_after,
-                heavy,
-            )
-            for name, model in settings.models.items()
+            name: ServedModel(name, model, [], retry_after, heavy) for name, model in settings.models.items()
         }
 
     @property
@@ -135,6 +132,11 @@ class Catalogue:
         if name not in self.models:
             raise unknown_model(name, self.names)
         return self.models[name]
+
+    def takes(self, upstreams: Iterable[Upstream]) -> None:
+        """These are the upstreams from now on."""
+        for name, model in self.models.items():
+            model.takes([upstream for upstream in upstreams if name in upstream.models])
 
     async def learn(self, upstream: Upstream) -> None:
         """Before an upstream is used: how much its cache holds, and whether it tokenises as we do.

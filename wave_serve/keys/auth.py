@@ -7,6 +7,7 @@ from wave_serve.errors import ApiError, Code
 from wave_serve.headers import Header
 from wave_serve.keys.file import ApiKey, digest
 from wave_serve.keys.limits import Limits
+from wave_serve.keys.shared import SharedLimits
 from wave_serve.keys.use import KeyUse
 from wave_serve.settings import AuthSettings
 
@@ -19,10 +20,11 @@ CHALLENGE = {Header.WWW_AUTHENTICATE: "Bearer"}
 class Auth:
     """The keys in use; without any, whoever comes may pass."""
 
-    def __init__(self, settings: AuthSettings, keys: Sequence[ApiKey]) -> None:
+    def __init__(self, settings: AuthSettings, keys: Sequence[ApiKey], shared: SharedLimits | None = None) -> None:
+        """Counts the use of keys in `shared`, or here."""
         self._settings = settings
         self._keys = tuple(keys)
-        self._limits = Limits(keys)
+        self._limits: Limits | SharedLimits = Limits(keys) if shared is None else shared
 
     @property
     def guarded(self) -> bool:
@@ -42,6 +44,10 @@ class Auth:
         self._settings = settings
         self._keys = tuple(keys)
         self._limits.replace(keys)
+
+    async def close(self) -> None:
+        """Ends the connections to where the use of keys is counted."""
+        await self._limits.close()
 
     def admit(self, path: str, headers: Mapping[str, str]) -> KeyUse | None:
         """The key of a request to `path`, not counted yet; None where none is asked for. Raises ApiError 401."""

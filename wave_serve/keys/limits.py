@@ -1,19 +1,11 @@
-"""Rates and concurrency of each key: token buckets that tell what is left and when there is more."""
+"""Rates and concurrency of each key, counted here: token buckets that tell what is left and when there is more."""
 
-import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from wave_serve.errors import ApiError, Code, too_many
-from wave_serve.headers import Header
 from wave_serve.keys.file import ApiKey
-
-MINUTE = 60.0
-# Units. After the wait that a 429 announced, rounding may leave a bucket this much short of the unit that was promised;
-# the request is let through all the same.
-ROUNDING = 0.01
-CONCURRENCY_RETRY_S = 1.0  # when one of a key's own requests ends is for its owner to know
+from wave_serve.keys.refusals import MINUTE, concurrency_error, rate_error, rate_headers, too_large_error, wait_for
 
 
 class Bucket:
@@ -35,8 +27,7 @@ class Bucket:
 
     def until(self, units: float, now: float) -> float:
         """Seconds until `units` may be taken."""
-        missing = units - self.level(now)
-        return missing * MINUTE / self.limit if missing > ROUNDING else 0.0
+        return wait_for(units, self.limit, self.level(now))
 
     def resized(self, limit: int, now: float) -> "Bucket":
         """A bucket of another limit that is as empty in units as this one."""
@@ -55,7 +46,7 @@ class KeyState:
 
 
 class Limits:
-    """The use of all keys; kept by name, so that it outlives a reload. Per process: see docs/operations.md."""
+    """The use of all keys; kept by name, so that it outlives a reload. Of this process: see docs/scaling.md."""
 
     def __init__(self, keys: Sequence[ApiKey], clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
@@ -76,16 +67,22 @@ class Limits:
         """What a key in use has used."""
         return self._states[key.name]
 
+    def account(self, key: ApiKey) -> "LocalAccount":
+        """One request's use of a key."""
+        return LocalAccount(key, self, self.state_of(key))
+
+    async def close(self) -> None:
+        """Nothing is left to be told to anyone."""
+
     def enter(self, key: ApiKey) -> KeyState:
         """Counts one request, which `leave` ends. Raises ApiError 429."""
         state, now = self._states[key.name], self._clock()
         if key.concurrency is not None and state.running >= key.concurrency:
-            message = f"The key {key.name} may run {key.concurrency} requests at the same time, and does."
-            raise too_many(message, CONCURRENCY_RETRY_S, Code.CONCURRENCY_LIMIT_EXCEEDED)
+            raise concurrency_error(key)
         if state.requests is not None:
             wait = state.requests.until(1, now)
             if wait > 0:
-                raise _rate_error(key, "requests", state.requests.limit, wait)
+                raise rate_error(key, "requests", state.requests.limit, wait)
             state.requests.take(1, now)
         state.running += 1
         return state
@@ -99,20 +96,17 @@ class Limits:
         if state.tokens is None:
             return
         if tokens > state.tokens.limit:
-            message = f"The request asks for {tokens} tokens, more than the key {key.name} may use in a whole minute: "
-            headers = {Header.SHOULD_RETRY: "false"}
-            message += f"{state.tokens.limit}. Shorten the prompt or lower max_tokens."
-            raise ApiError(429, message, code=Code.RATE_LIMIT_EXCEEDED, headers=headers)
+            raise too_large_error(key, state.tokens.limit, tokens)
         now = self._clock()
         wait = state.tokens.until(tokens, now)
         if wait > 0:
-            raise _rate_error(key, "tokens", state.tokens.limit, wait)
+            raise rate_error(key, "tokens", state.tokens.limit, wait)
         state.tokens.take(tokens, now)
 
     def check(self, key: ApiKey, state: KeyState) -> None:
         """Refuses what will be charged for later while the key has no tokens left. Raises ApiError 429."""
         if state.tokens is not None and (wait := state.tokens.until(1, self._clock())) > 0:
-            raise _rate_error(key, "tokens", state.tokens.limit, wait)
+            raise rate_error(key, "tokens", state.tokens.limit, wait)
 
     def charge(self, state: KeyState, tokens: int) -> None:
         """Takes tokens that were used already; what the key does not have is missing for its next requests."""
@@ -130,34 +124,45 @@ class Limits:
         found: dict[str, str] = {}
         for unit, bucket in (("requests", state.requests), ("tokens", state.tokens)):
             if bucket is not None:
-                found |= _bucket_headers(unit, bucket, now)
+                found |= rate_headers(unit, bucket.limit, bucket.level(now))
         return found
 
 
-def duration(seconds: float) -> str:
-    """A span as OpenAI writes it: 120ms, 7.5s, 1m0s, 2h3m0s."""
-    if seconds < 1:
-        return f"{math.ceil(seconds * 1000)}ms"
-    tenths = math.ceil(seconds * 10)
-    minutes, rest = divmod(tenths, 600)
-    hours, minutes = divmod(minutes, 60)
-    shown = f"{rest / 10:g}s"
-    if hours:
-        return f"{hours}h{minutes}m{shown}"
-    return f"{minutes}m{shown}" if minutes else shown
+class LocalAccount:
+    """One request's use of a key.
 
+    It asks only the state that the key had when the request came: a reload may remove the key while it runs.
+    """
 
-def _bucket_headers(unit: str, bucket: Bucket, now: float) -> Mapping[str, str]:
-    return {
-        f"x-ratelimit-limit-{unit}": str(bucket.limit),
-        f"x-ratelimit-remaining-{unit}": str(max(0, math.floor(bucket.level(now) + 1e-9))),
-        f"x-ratelimit-reset-{unit}": duration(bucket.until(bucket.limit, now)),
-    }
+    def __init__(self, key: ApiKey, limits: Limits, state: KeyState) -> None:
+        self._key = key
+        self._limits = limits
+        self._state = state
 
+    async def enter(self) -> None:
+        """Counts the request. Raises ApiError 429."""
+        self._limits.enter(self._key)
 
-def _rate_error(key: ApiKey, unit: str, limit: int, wait: float) -> ApiError:
-    message = f"Rate limit reached for the key {key.name}: {limit} {unit} a minute. Try again in {duration(wait)}."
-    return too_many(message, wait, Code.RATE_LIMIT_EXCEEDED)
+    async def spend(self, tokens: int) -> None:
+        """Takes its tokens. Raises ApiError 429."""
+        self._limits.spend(self._key, self._state, tokens)
+
+    async def check(self) -> None:
+        """Raises ApiError 429 where the key has no tokens left."""
+        self._limits.check(self._key, self._state)
+
+    async def charge(self, tokens: int) -> None:
+        """Takes tokens that were used already."""
+        self._limits.charge(self._state, tokens)
+
+    def headers(self) -> dict[str, str]:
+        """`x-ratelimit-*` of what is limited."""
+        return self._limits.headers(self._state)
+
+    def leave(self, unused: int) -> None:
+        """Ends the request and returns the tokens that no upstream worked on."""
+        self._limits.leave(self._state)
+        self._limits.give_back(self._state, unused)
 
 
 def _resized(bucket: Bucket | None, limit: int | None, now: float) -> Bucket | None:

@@ -1,26 +1,52 @@
 """What one request uses of its API key: the key's rates and concurrency, and the models that it may ask for."""
 
+from typing import Protocol
+
 from wave_serve.errors import ApiError, Code
 from wave_serve.keys.file import ApiKey
-from wave_serve.keys.limits import Limits
+
+
+class Account(Protocol):
+    """One request's use of a key's limits, wherever they are counted."""
+
+    async def enter(self) -> None:
+        """Counts the request, until `leave`. Raises ApiError 429, or 503 where nobody can tell."""
+
+    async def spend(self, tokens: int) -> None:
+        """Takes tokens. Raises ApiError 429, or 503 where nobody can tell."""
+
+    async def check(self) -> None:
+        """Raises ApiError 429 where no tokens are left, or 503 where nobody can tell."""
+
+    async def charge(self, tokens: int) -> None:
+        """Takes tokens that were used already, whatever is left."""
+
+    def headers(self) -> dict[str, str]:
+        """`x-ratelimit-*` of what is limited, as far as it is known."""
+
+    def leave(self, unused: int) -> None:
+        """Ends what `enter` began, and returns tokens that were not used."""
+
+
+class KeyLimits(Protocol):
+    """The limits of all keys."""
+
+    def account(self, key: ApiKey) -> Account:
+        """A new request's use of a key."""
 
 
 class KeyUse:
-    """One request of a key; counted from `begin` until `end`.
+    """One request of a key; counted from `begin` until `end`."""
 
-    It asks only the state that the key had when the request came: a reload may remove the key while it runs.
-    """
-
-    def __init__(self, key: ApiKey, limits: Limits) -> None:
+    def __init__(self, key: ApiKey, limits: KeyLimits) -> None:
         self.key = key
-        self._limits = limits
-        self._state = limits.state_of(key)
+        self._account = limits.account(key)
         self._counted = False
         self._spent = 0
 
-    def begin(self) -> None:
-        """Counts the request. Raises ApiError 429."""
-        self._limits.enter(self.key)
+    async def begin(self) -> None:
+        """Counts the request. Raises ApiError 429 or 503."""
+        await self._account.enter()
         self._counted = True
 
     def allows(self, model: str) -> bool:
@@ -33,29 +59,27 @@ class KeyUse:
             message = f"The key {self.key.name} may not use the model {model}."
             raise ApiError(403, message, param="model", code=Code.MODEL_NOT_ALLOWED)
 
-    def spend(self, tokens: int) -> None:
-        """Takes a counted request's tokens from the key's rate. Raises ApiError 429."""
+    async def spend(self, tokens: int) -> None:
+        """Takes a counted request's tokens from the key's rate. Raises ApiError 429 or 503."""
         if self._counted:
-            self._limits.spend(self.key, self._state, tokens)
+            await self._account.spend(tokens)
             self._spent = tokens
 
-    def check(self) -> None:
-        """Raises ApiError 429 where a counted request's key has no tokens left."""
+    async def check(self) -> None:
+        """Raises ApiError 429 where a counted request's key has no tokens left, or 503."""
         if self._counted:
-            self._limits.check(self.key, self._state)
+            await self._account.check()
 
-    def charge(self, tokens: int) -> None:
+    async def charge(self, tokens: int) -> None:
         """Takes tokens that a counted request has used, whatever the key has left."""
         if self._counted:
-            self._limits.charge(self._state, tokens)
+            await self._account.charge(tokens)
 
     def headers(self) -> dict[str, str]:
         """`x-ratelimit-*` of the key."""
-        return self._limits.headers(self._state)
+        return self._account.headers()
 
     def end(self, *, worked_on: bool) -> None:
         """Ends the request; its tokens are returned where no upstream worked on it."""
         if self._counted:
-            self._limits.leave(self._state)
-            if not worked_on:
-                self._limits.give_back(self._state, self._spent)
+            self._account.leave(0 if worked_on else self._spent)

@@ -1,14 +1,10 @@
 """Prometheus metrics of one gateway, taken from each exchange when it is over."""
 
-from collections.abc import Sequence
-from functools import partial
+import contextlib
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
 from wave_serve.exchange import Exchange
-from wave_serve.routing.admission import Admission
-from wave_serve.upstream.ejection import Ejection
-from wave_serve.upstream.upstream import Upstream
 
 SECONDS = (0.005, 0.02, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600)
 OVERHEAD_SECONDS = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 5)
@@ -80,6 +76,11 @@ class Metrics:
         """An upstream's max_model_len is another than before."""
         self.windows.labels(base_url).inc()
 
+    def forget_upstream(self, base_url: str) -> None:
+        """There is no upstream of that URL any more."""
+        with contextlib.suppress(KeyError):  # its window never changed
+            self.windows.remove(base_url)
+
     def exposition(self) -> bytes:
         """All metrics in Prometheus' text format."""
         return generate_latest(self.registry)
@@ -97,38 +98,3 @@ class Metrics:
 
     def _histogram(self, name: str, help_text: str, label: str, buckets: tuple[float, ...]) -> Histogram:
         return Histogram(name, help_text, [label], buckets=buckets, registry=self.registry)
-
-
-def add_load_metrics(registry: CollectorRegistry, admission: Admission, upstreams: Sequence[Upstream]) -> None:
-    """Adds the gauges to a registry."""
-    queue = Gauge("wave_queue_requests", "Generations that wait for admission.", registry=registry)
-    queue.set_function(lambda: admission.waiting[0])
-    tokens = Gauge("wave_queue_prompt_tokens", "Prompt tokens that wait for admission.", registry=registry)
-    tokens.set_function(lambda: admission.waiting[1])
-    labels = ["base_url"]
-    sent = Gauge("wave_upstream_requests", "Generations under way at an upstream.", labels, registry=registry)
-    outstanding = Gauge(
-        "wave_upstream_prompt_tokens", "Their prompt tokens, as admission counts them.", labels, registry=registry
-    )
-    ejected = Gauge(
-        "wave_upstream_ejected", "1 while an upstream is avoided because its requests fail.", labels, registry=registry
-    )
-    ready = Gauge("wave_upstream_ready", "1 while an upstream is ready.", labels, registry=registry)
-    window = Gauge(
-        "wave_upstream_max_model_len", "Its max_model_len, tokens.", ["base_url", "model"], registry=registry
-    )
-    for upstream in upstreams:
-        for model in upstream.models:
-            window.labels(upstream.base_url, model).set_function(partial(_limit, upstream, model))
-        ready.labels(upstream.base_url).set_function(partial(_read, upstream, "ready"))
-        sent.labels(upstream.base_url).set_function(partial(_read, upstream, "in_flight"))
-        outstanding.labels(upstream.base_url).set_function(partial(_read, upstream, "outstanding_tokens"))
-        ejected.labels(upstream.base_url).set_function(partial(_read, upstream.ejection, "active"))
-
-
-def _limit(upstream: Upstream, model: str) -> float:
-    return float(upstream.limits.get(model, 0))
-
-
-def _read(owner: Upstream | Ejection, attribute: str) -> float:
-    return float(getattr(owner, attribute))

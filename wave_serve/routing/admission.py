@@ -150,7 +150,7 @@ class Admission:
         usable = [one for one in usable if not one.ejection.active] or usable
         if not usable:
             states = "; ".join(f"{one.base_url}: {one.reason or 'failed this request'}" for one in demand.upstreams)
-            raise unavailable(f"No upstream is ready: {states}.", round(self._fallback_retry))
+            raise unavailable(f"No upstream is ready: {states or 'none is left'}.", round(self._fallback_retry))
         free = [one for one in usable if one.base_url not in reserved and self._has_room(one, demand.tokens)]
         if not free:
             return None

@@ -13,6 +13,9 @@ from wave_serve.upstream.upstream import Upstream
 SHALLOWEST = 512  # bytes: a shorter beginning is not worth a detour
 DEEPEST = 2**20  # bytes: about a millisecond of hashing
 GROWTH = 1.25  # so at least 80 % of what two prompts share is recognised
+# Of the depths, each of so many (about a doubling) may stand for a document. Prompts about one document are not equally
+# long; the coarser the steps are, the fewer of them have such a step between their lengths.
+DOCUMENT_STEP = 3
 
 
 @dataclass(frozen=True)
@@ -21,6 +24,15 @@ class Prefixes:
 
     size: int
     digests: tuple[tuple[int, bytes], ...]
+
+    def document(self, fraction: float) -> tuple[int, bytes] | None:
+        """The beginning that stands for the prompt's document: every gateway takes the same one.
+
+        It is within `fraction` of the prompt, so that prompts with other questions at their end have it too. None where
+        the prompt is too short to have one.
+        """
+        longest = fraction * self.size
+        return next((one for one in self.digests[::DOCUMENT_STEP][::-1] if one[0] <= longest), None)
 
 
 def _depths() -> Iterator[int]:

@@ -1,5 +1,6 @@
 """Chooses the upstream of a generation: where its document is cached, as long as that leaves the load even."""
 
+import hashlib
 import time
 from collections import defaultdict
 from collections.abc import Callable, Sequence
@@ -7,7 +8,7 @@ from dataclasses import dataclass
 
 from wave_serve.routing.prefixes import Prefixes, PrefixMemory
 from wave_serve.routing.rates import FadingSum
-from wave_serve.settings import RoutingSettings
+from wave_serve.settings import NewDocuments, RoutingSettings
 from wave_serve.upstream.upstream import Upstream
 
 RECENT_SECONDS = 60.0  # time constant of the tokens counted as an upstream's recent load
@@ -44,7 +45,12 @@ class Demand:
 
 
 class Router:
-    """Least outstanding tokens, with affinity to where a prompt's beginning has been."""
+    """Least outstanding tokens, with affinity to where a prompt's beginning has been.
+
+    A document that this gateway has not seen may have been sent somewhere by another one. With `NewDocuments.HASHED`
+    all of them send it to the same upstream without asking each other: the one with the highest hash of document and
+    URL together (rendezvous hashing), or the next one where that has more than its share.
+    """
 
     def __init__(self, settings: RoutingSettings, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
@@ -56,6 +62,10 @@ class Router:
         """Takes over other settings."""
         self._settings = settings
         self._memory.resize(settings.prefixes)
+
+    def forget(self, base_url: str) -> None:
+        """There is no upstream of that URL any more."""
+        self._recent.pop(base_url, None)
 
     def choose(self, demand: Demand, free: list[Upstream], usable: list[Upstream]) -> Upstream:
         """One of `free`, which are those of `usable` that have room, neither of them empty."""
@@ -73,12 +83,24 @@ class Router:
         if demand.prefixes is None:
             return []
         length, holders = self._memory.longest(demand.prefixes, free)
+        document = demand.prefixes.document(self._settings.long_match)
+        hashed = self._settings.new_documents is NewDocuments.HASHED
+        if hashed and document is not None and document[0] > length:
+            within = self._within_share(demand, usable, now, slack=demand.tokens)
+            fitting = [one for one in free if one in within]
+            if fitting:
+                return [max(fitting, key=lambda one: _rank(document[1], one))]
+        long = length >= self._settings.long_match * demand.prefixes.size
+        within = self._within_share(demand, usable, now, slack=demand.tokens if long else 0)
+        return [one for one in holders if one in within]
+
+    def _within_share(self, demand: Demand, usable: list[Upstream], now: float, slack: int) -> list[Upstream]:
+        """Those whose share of the load the request would not exceed, or by no more than `slack` tokens allow."""
         tokens = demand.tokens
         recent = {one: self._recent[one.base_url].value(now) for one in usable}
         outstanding = {one: float(one.outstanding_tokens) for one in usable}
         share_recent = (sum(recent.values()) + tokens) / len(usable)
         share_outstanding = (sum(outstanding.values()) + tokens) / len(usable)
-        slack = tokens if length >= self._settings.long_match * demand.prefixes.size else 0
         most_share = self._settings.max_share
         if any(outstanding.values()):
             share_recent = min(share_recent, MOST_OF_LEAST * (min(recent.values()) + tokens))
@@ -88,7 +110,7 @@ class Router:
         most_outstanding = most_share * share_outstanding + OUTSTANDING_HEAD_START * slack
         return [
             one
-            for one in holders
+            for one in usable
             if recent[one] + tokens <= most_recent and outstanding[one] + tokens <= most_outstanding
         ]
 
@@ -97,3 +119,8 @@ class Router:
         fewest = min(one.outstanding_tokens for one in among)
         tied = [one for one in among if one.outstanding_tokens - fewest < max(1, demand.tokens)]
         return min(tied, key=lambda one: (self._recent[one.base_url].value(now), one.outstanding_tokens))
+
+
+def _rank(document: bytes, upstream: Upstream) -> bytes:
+    """The upstream's place for a document: the same at every gateway, another for each document."""
+    return hashlib.blake2b(upstream.base_url.encode(), key=document, digest_size=8).digest()

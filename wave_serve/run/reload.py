@@ -64,10 +64,10 @@ class Reload:
     async def _reload(self) -> None:
         try:
             settings, keys = await asyncio.to_thread(self._read)
+            kept = self._gateway.apply(settings, keys)
         except ValueError as error:  # as every mistake in a file is
             event(logger, logging.ERROR, "reload refused; the old settings stay", mistakes=str(error).splitlines())
             return
-        kept = self._gateway.apply(settings, keys)
         event(logger, logging.INFO, "reloaded", keys=len(keys), needs_restart=kept or None)
 
     def _read(self) -> tuple[Settings, tuple[ApiKey, ...]]:

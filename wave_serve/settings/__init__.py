@@ -6,24 +6,29 @@ It imports nothing of the rest of the gateway.
 
 from wave_serve.settings.model import ModelSettings, Overflow, ZoneAction, ZoneSettings
 from wave_serve.settings.root import Settings
+from wave_serve.settings.scale import DiscoverySettings, LimitsSettings, WithoutStore
 from wave_serve.settings.section import Frozen, redacted, root_url
 from wave_serve.settings.service import AuthSettings, CorsSettings, EngineSettings, TracingSettings
-from wave_serve.settings.traffic import AdmissionSettings, RoutingSettings, TimeoutSettings
+from wave_serve.settings.traffic import AdmissionSettings, NewDocuments, RoutingSettings, TimeoutSettings
 from wave_serve.settings.upstream import UpstreamSettings
 
 __all__ = [
     "AdmissionSettings",
     "AuthSettings",
     "CorsSettings",
+    "DiscoverySettings",
     "EngineSettings",
     "Frozen",
+    "LimitsSettings",
     "ModelSettings",
+    "NewDocuments",
     "Overflow",
     "RoutingSettings",
     "Settings",
     "TimeoutSettings",
     "TracingSettings",
     "UpstreamSettings",
+    "WithoutStore",
     "ZoneAction",
     "ZoneSettings",
     "redacted",

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar, get_args
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, RootModel, ValidationError
 
 from wave_serve.settings import Settings
 from wave_serve.settings.errors import SettingsError
@@ -56,7 +56,7 @@ def parse_section(
     values, marks = read_yaml(text, name, show_values=show_values)
     if values is None:
         values = {}
-    elif not isinstance(values, dict):
+    elif not isinstance(values, dict) and not issubclass(section, RootModel):
         raise SettingsError(f"{name}:1:1: expected keys and values, found {type(values).__name__}")
     try:
         return section.model_validate(values, context=context)

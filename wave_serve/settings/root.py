@@ -6,6 +6,7 @@ from pydantic import Field, PositiveInt, model_validator
 
 from wave_serve.settings.address import is_loopback
 from wave_serve.settings.model import ModelSettings
+from wave_serve.settings.scale import DiscoverySettings, LimitsSettings
 from wave_serve.settings.section import Frozen
 from wave_serve.settings.service import AuthSettings, CorsSettings, EngineSettings, TracingSettings
 from wave_serve.settings.traffic import AdmissionSettings, RoutingSettings, TimeoutSettings
@@ -40,7 +41,9 @@ class Settings(Frozen):
     )
     upstreams: tuple[UpstreamSettings, ...] = Field((), description="The vLLM servers of `gateway`.")
     timeouts: TimeoutSettings = TimeoutSettings()
+    discovery: DiscoverySettings = DiscoverySettings()
     auth: AuthSettings = AuthSettings()
+    limits: LimitsSettings = LimitsSettings()
     cors: CorsSettings = CorsSettings()
     admission: AdmissionSettings = AdmissionSettings()
     routing: RoutingSettings = RoutingSettings()

@@ -1,5 +1,7 @@
 """Options of the traffic to the upstreams: how one is chosen, how much it gets, and for how long."""
 
+from enum import StrEnum
+
 from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
 
 from wave_serve.settings.section import Frozen
@@ -26,6 +28,13 @@ class TimeoutSettings(Frozen):
     stop: PositiveFloat = Field(3.0, description="For the engine to end after SIGTERM, before SIGKILL.")
 
 
+class NewDocuments(StrEnum):
+    """Where a long prompt goes whose beginning this gateway has not sent anywhere."""
+
+    LEAST_LOADED = "least_loaded"
+    HASHED = "hashed"
+
+
 class RoutingSettings(Frozen):
     """How a request finds its upstream, and what happens when that fails."""
 
@@ -43,6 +52,11 @@ class RoutingSettings(Frozen):
     )
     long_match: float = Field(
         0.5, gt=0, le=1, description="Fraction of a prompt known to an upstream from which on it may exceed its share."
+    )
+    new_documents: NewDocuments = Field(
+        NewDocuments.LEAST_LOADED,
+        description="Where a long prompt goes that begins as none before: to the least_loaded upstream, or (hashed) to "
+        "the one that every gateway would choose for it; that is for several gateways.",
     )
     prefixes: PositiveInt = Field(2**16, description="Prompt prefixes remembered, over all models and upstreams.")
 

@@ -2,7 +2,7 @@
 
 import ssl
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from wave_serve.settings import UpstreamSettings
@@ -17,10 +17,16 @@ class Access:
     Attributes:
         headers: go onto every request to the server; they may be secret.
         tls: the certificates of an https connection; None for the system's.
+        tls_name: the name that the server's certificate has to be for; None for that of its URL.
     """
 
     headers: Mapping[str, str] = field(default_factory=dict, repr=False)
     tls: ssl.SSLContext | None = None
+    tls_name: str | None = None
+
+    def of(self, tls_name: str | None) -> "Access":
+        """The same, for the server whose certificate is for that name."""
+        return replace(self, tls_name=tls_name)
 
 
 def access_to(settings: UpstreamSettings, place: str) -> Access:

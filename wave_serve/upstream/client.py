@@ -22,7 +22,11 @@ IDLE_SECONDS = 2.0  # vLLM's server closes idle connections after 5
 
 
 class UpstreamClient:
-    """Asks the server at `base_url`; calls `on_unreachable` each time that no connection to it can be made."""
+    """Asks the server at `base_url`; calls `on_unreachable` each time that no connection to it can be made.
+
+    Attributes:
+        under_way: requests that have not been answered to the end.
+    """
 
     def __init__(
         self, base_url: str, access: Access, timeouts: TimeoutSettings, on_unreachable: Callable[[], None]
@@ -32,6 +36,8 @@ class UpstreamClient:
         self._timeouts = timeouts
         self._on_unreachable = on_unreachable
         self._session: aiohttp.ClientSession | None = None
+        self._closed = False
+        self.under_way = 0
 
     async def ask(self, path: str, body: bytes) -> dict[str, Any]:
         """A JSON answer of the server to a small request.
@@ -82,7 +88,14 @@ class UpstreamClient:
         """
         data = body if len(body) <= SENT_AT_ONCE else io.BytesIO(body)
         head = {"content-type": "application/json", **(headers or {})}
-        request = self._open().post(self._base_url + path, data=data, headers=head, allow_redirects=False)
+        request = self._open().post(
+            self._base_url + path,
+            data=data,
+            headers=head,
+            allow_redirects=False,
+            server_hostname=self._access.tls_name,
+        )
+        self.under_way += 1
         try:
             async with asyncio.timeout(self._timeouts.silence):  # a server may also take no bytes
                 response = await request
@@ -90,14 +103,19 @@ class UpstreamClient:
                 yield UpstreamAnswer(response)
         except FAILURES as error:
             raise self._failure(error) from None
+        finally:
+            self.under_way -= 1
 
     async def close(self) -> None:
-        """Closes all connections."""
+        """Closes all connections; nothing can be asked any more."""
+        self._closed = True
         if self._session is not None:
             await self._session.close()
 
     def _open(self) -> aiohttp.ClientSession:
-        """The session, which can only begin in an event loop."""
+        """The session, which can only begin in an event loop. Raises ApiError 503 after `close`."""
+        if self._closed:
+            raise unavailable("The upstream is listed no more.", self._timeouts.retry_after)
         if self._session is None:
             self._session = aiohttp.ClientSession(
                 connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=IDLE_SECONDS, ssl=self._access.tls or True),
@@ -111,9 +129,10 @@ class UpstreamClient:
         return self._session
 
     async def get(self, path: str) -> tuple[int, bytes]:
-        """Status and body of a page that comes at once. Raises one of FAILURES."""
+        """Status and body of a page that comes at once. Raises one of FAILURES, or ApiError 503 after `close`."""
         limit = aiohttp.ClientTimeout(total=self._timeouts.poll_answer)
-        async with self._open().get(self._base_url + path, timeout=limit, allow_redirects=False) as answer:
+        url, name = self._base_url + path, self._access.tls_name
+        async with self._open().get(url, timeout=limit, allow_redirects=False, server_hostname=name) as answer:
             return answer.status, await answer.read()
 
     def _failure(self, error: aiohttp.ClientError | TimeoutError) -> ApiError:

@@ -141,6 +141,13 @@ class Upstream:
                 late = f"no answer within {self._timeouts.poll_answer:g} s"
                 self._set(late if isinstance(error, TimeoutError) else "it closes connections unanswered")
 
+    def retire(self) -> None:
+        """It is listed no more: it gets nothing new, what it works on goes on, what it keeps counts as lost."""
+        event(logger, logging.INFO, "upstream leaves", base_url=self.base_url, requests=self.in_flight)
+        self.reason = "it is listed no more"
+        self.life += 1
+        self._up.clear()
+
     def mark_down(self, reason: str) -> None:
         """Takes the server out of use until it answers again."""
         self._set(reason)

@@ -1,5 +1,6 @@
 """Who may ask for what: keys from file and environment, and what each may do."""
 
+import asyncio
 import hashlib
 import logging
 import re
@@ -243,8 +244,8 @@ def test_a_request_ends_well_though_its_key_was_removed_meanwhile() -> None:
     key = ApiKey(name="alice", sha256=digest(ALICE), tokens_per_minute=100)
     limits = Limits([key])
     use = KeyUse(key, limits)
-    use.begin()
+    asyncio.run(use.begin())
     limits.replace([])
-    use.spend(40)
+    asyncio.run(use.spend(40))
     assert use.headers()["x-ratelimit-remaining-tokens"] == "60"
     use.end(worked_on=True)

@@ -13,7 +13,8 @@ from helpers.running import Running, running, settings_for
 
 from wave_serve.errors import ApiError, retry_headers
 from wave_serve.keys.file import ApiKey, entry_for
-from wave_serve.keys.limits import Bucket, Limits, duration
+from wave_serve.keys.limits import Bucket, Limits
+from wave_serve.keys.refusals import duration
 
 KEY = "sk-wave-limited-0123456789abcdef"
 HEADERS = {"authorization": f"Bearer {KEY}"}

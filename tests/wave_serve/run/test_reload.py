@@ -9,7 +9,7 @@ import signal
 import threading
 
 import httpx
-from helpers.fake_upstream import DONE, Connection, delta, stream
+from helpers.fake_upstream import DONE, Connection, FakeUpstream, delta, stream
 from helpers.gateway_process import ALICE, BOB, BODY, Process, Streamed
 
 from wave_serve.keys.file import digest
@@ -148,3 +148,39 @@ def test_a_closed_terminal_ends_the_gateway_though_a_hangup_means_reload(start) 
     gateway.until(lambda: gateway.events("reloaded"))
     os.close(ours)
     assert gateway.process.wait(20) == 0
+
+
+def test_upstreams_join_and_leave_by_a_reload_while_a_stream_goes_on(start) -> None:
+    def use(*servers: FakeUpstream, **more: object) -> None:
+        before = len(gateway.events("reloaded")) + len(gateway.events(REFUSED))
+        entries = [{"base_url": one.url, "models": ["fake"], **more} for one in servers]
+        gateway.write_config(upstreams=entries)
+        gateway.process.send_signal(signal.SIGHUP)
+        gateway.until(lambda: len(gateway.events("reloaded")) + len(gateway.events(REFUSED)) > before)
+
+    gateway = start()
+    streamed = Streamed(gateway)
+    with FakeUpstream() as second:
+        second.answers["/v1/completions"] = stream(delta("second"), DONE)
+        use(gateway.fake, second)
+        gateway.until(lambda: gateway.post(stream=True).content.startswith(delta("second")))
+        use(second, api_key="env:NOT_SET")
+        assert "NOT_SET is not set" in str(gateway.events(REFUSED)[-1]["mistakes"])
+        use(second)
+        assert "needs_restart" not in gateway.events("reloaded")[-1]
+        for _ in range(4):
+            assert gateway.post(stream=True).content == delta("second") + DONE
+        with FakeUpstream() as third:  # which nobody has looked at yet when it takes the second's place
+            third.answers["/v1/completions"] = stream(delta("third"), DONE)
+            use(third)
+            answers = [gateway.post(stream=True).content for _ in range(20)]
+            assert set(answers) <= {delta("second") + DONE, delta("third") + DONE}
+            gateway.until(lambda: gateway.post(stream=True).content == delta("third") + DONE)
+            use(second)
+            gateway.until(lambda: gateway.post(stream=True).content == delta("second") + DONE)
+        streamed.go_on()
+        assert streamed.end() == delta("first") + delta("last") + DONE
+        gateway.until(lambda: gateway.fake.url not in httpx.get(f"{gateway.url}/metrics", headers=BEARER).text)
+
+
+BEARER = {"authorization": f"Bearer {ALICE}"}

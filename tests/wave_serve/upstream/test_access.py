@@ -8,6 +8,7 @@ from pathlib import Path
 
 import httpx
 import pytest
+from helpers.dns_server import dns_server
 from helpers.fake_upstream import FakeUpstream, Handler, reply_json
 from helpers.running import running, settings_for
 
@@ -161,7 +162,7 @@ def test_a_mistake_is_named_and_no_secret_shown(entry: str, said: str) -> None:
 
 
 def certify(directory: Path) -> None:
-    """An authority `ca`, a server's certificate for 127.0.0.1, and a client's, as PEM files."""
+    """An authority `ca`, a server's certificate for 127.0.0.1 and engines.test, and a client's, as PEM files."""
 
     def openssl(*arguments: str) -> None:
         subprocess.run(["openssl", *arguments], cwd=directory, check=True, capture_output=True)
@@ -169,7 +170,7 @@ def certify(directory: Path) -> None:
     new = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes")
     openssl("req", "-x509", *new, "-keyout", "ca.key", "-out", "ca.pem", "-days", "2", "-subj", "/CN=ca")
     for name in ("server", "client"):
-        (directory / "names").write_text("subjectAltName=IP:127.0.0.1\n")
+        (directory / "names").write_text("subjectAltName=IP:127.0.0.1,DNS:engines.test\n")
         openssl("req", *new, "-keyout", f"{name}.key", "-out", f"{name}.csr", "-subj", f"/CN={name}")
         signed = ("-CA", "ca.pem", "-CAkey", "ca.key", "-CAcreateserial", "-days", "2", "-extfile", "names")
         openssl("x509", "-req", "-in", f"{name}.csr", "-out", f"{name}.pem", *signed)
@@ -211,3 +212,18 @@ def test_an_upstream_that_nobody_vouches_for_is_not_asked(certificates: Path) ->
         while "certificate" not in httpx.get(f"{one.url}/ready").json()["error"]["message"]:
             pass
     assert fake.requests == []
+
+
+@pytest.mark.parametrize(("name", "status"), [("engines.test", 200), ("other.test", 503)])
+def test_a_server_found_by_its_address_has_to_be_certified_for_the_name(
+    certificates: Path, name: str, status: int
+) -> None:
+    records = {(f"{each}.test.", "A"): ["127.0.0.2"] for each in ("engines", "other")}
+    with dns_server(records) as names, FakeUpstream(host="0.0.0.0", tls=tls(certificates, asks=False)) as fake:  # noqa: S104
+        entry = {"dns": f"https://{name}:{fake.port}", "models": ["fake"], "ca_file": str(certificates / "ca.pem")}
+        settings = settings_for(fake, upstreams=[entry], discovery={"every": 0.1, "nameserver": names.address})
+        with running(settings, ready=False) as one:
+            while "not looked at yet" in (said := httpx.get(f"{one.url}/ready").text) or "looked up yet" in said:
+                pass
+            assert httpx.get(f"{one.url}/ready").status_code == status
+            assert ("certificate" in said) == (status == 503)
