@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import mmap
 import os
 import sys
 import time
@@ -121,3 +122,33 @@ def test_an_engine_that_ignores_sigterm_is_killed(tmp_path: Path) -> None:
     pids = asyncio.run(scenario())
     assert len(pids) == 2
     assert not [pid for pid in pids if alive(pid)]
+
+
+SHARING = """
+import sys
+from multiprocessing import shared_memory, resource_tracker
+resource_tracker.register = lambda *_: None  # as of a worker whose tracker is killed with it
+scratch = sys.argv[2]
+segments = [shared_memory.SharedMemory(create=True, size=4096) for _ in range(2)]
+open(scratch + "/segments", "w").write("\\n".join(one._name.strip("/") for one in segments) + "\\n")
+"""
+
+
+def test_memory_that_a_killed_engine_shared_is_freed_unless_another_uses_it(tmp_path: Path) -> None:
+    async def scenario() -> tuple[Path, Path]:
+        supervisor, upstream = make(SHARING + ENGINE, tmp_path)
+        run = asyncio.create_task(supervisor.run(lambda: None))
+        await until((tmp_path / "segments").exists)
+        await until(lambda: (tmp_path / "segments").read_text().endswith("\n"))
+        mine, others = (Path("/dev/shm", name) for name in (tmp_path / "segments").read_text().split())  # noqa: S108
+        with others.open("r+b") as file, mmap.mmap(file.fileno(), 0):
+            run.cancel()
+            await asyncio.gather(run, return_exceptions=True)
+            await supervisor.stop(0.3)
+            await upstream.client.close()
+            return mine, others
+
+    mine, others = asyncio.run(scenario())
+    assert not mine.exists()
+    assert others.exists()
+    others.unlink()
