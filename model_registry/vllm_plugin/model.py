@@ -6,7 +6,7 @@ Only the attention differs from vLLM's Llama: no rotation unless the type is rop
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from vllm.config import get_current_vllm_config
@@ -120,6 +120,15 @@ class WaveletLlamaDecoderLayer(LlamaDecoderLayer):
 
 class WaveletLlamaForCausalLM(LlamaForCausalLM):
     """The architecture ``WaveletLlamaForCausalLM`` of a ``wavelet_llama`` checkpoint."""
+
+    # What LoRA may adapt beside the layers' matrices. On CPU vLLM 0.32 computes an adapted head for the sampled
+    # positions only, and the engine dies of a request for the log-probabilities of its prompt; so there an adapter of
+    # the head is refused by vLLM when it is loaded.
+    embedding_modules: ClassVar[dict[str, str]] = {
+        name: role
+        for name, role in LlamaForCausalLM.embedding_modules.items()
+        if name != "lm_head" or not current_platform.is_cpu()
+    }
 
     def __init__(self, *, vllm_config: Any, prefix: str = "") -> None:
         super().__init__(vllm_config=vllm_config, prefix=prefix, layer_type=WaveletLlamaDecoderLayer)

@@ -29,6 +29,7 @@ class Flag(StrEnum):
     EXECUTOR = "--distributed-executor-backend"
     EAGER = "--enforce-eager"
     COMPILATION = "--compilation-config"
+    SPECULATIVE = "--speculative-config"
     LORA = "--enable-lora"
     LORA_MODULES = "--lora-modules"
     CONFIG = "--config"
@@ -53,6 +54,7 @@ SHORT = {
     "-r": Flag.NODE_RANK,
     "-asc": Flag.API_SERVERS,
     "-cc": Flag.COMPILATION,
+    "-sc": Flag.SPECULATIVE,
 }
 NEGATIVE_NUMBER = re.compile(r"-\d")
 

@@ -99,12 +99,17 @@ def _check_cpu(arguments: EngineArguments) -> None:
     for flag in (Flag.EXECUTOR, Flag.DATA_BACKEND):
         if arguments.word(flag) == RAY:
             raise _refused(arguments, flag, "vLLM's CPU build does not run on Ray; use mp, on one machine")
-    if arguments.count(Flag.PIPELINE) > 1 and Flag.EAGER in arguments:
+    if arguments.count(Flag.PIPELINE) == 1:
+        return
+    if Flag.EAGER in arguments:
         reason = (
             f"without compilation vLLM's CPU build fails at the first request of a pipeline; leave out {Flag.EAGER}, "
             "and `serve` asks for what works"
         )
         raise _refused(arguments, Flag.PIPELINE, reason)
+    if Flag.SPECULATIVE in arguments:
+        reason = "vLLM's CPU build drafts no tokens in a pipeline, whose first stages fail at their start"
+        raise _refused(arguments, Flag.SPECULATIVE, reason)
 
 
 def _refused(arguments: EngineArguments, flag: Flag, reason: str) -> EngineSetupError:

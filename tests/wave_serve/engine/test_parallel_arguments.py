@@ -90,6 +90,7 @@ def test_workers_are_counted_on_this_machine_and_in_all(given: list[str], expect
         (["--distributed-executor-backend", "ray"], "--distributed-executor-backend ray: vLLM's CPU build does not"),
         (["-dp", "2", "-dpb=ray"], "--data-parallel-backend ray: vLLM's CPU build does not run on Ray"),
         (["-pp", "2", "--enforce-eager"], "--pipeline-parallel-size 2: without compilation vLLM's CPU build fails"),
+        (["-pp", "2", "-sc", "{}"], "--speculative-config {}: vLLM's CPU build drafts no tokens in a pipeline"),
         (["--headless"], "--headless: `serve` runs the first node"),
         (["--nnodes", "2", "--node-rank", "1"], "--node-rank 1: `serve` runs the first node"),
         (["-asc", "2"], "--api-server-count 2: `serve` starts one API server"),
@@ -107,9 +108,7 @@ def test_what_cannot_work_is_refused_with_its_name_and_value(directory: Path, ex
 def test_the_inner_width_is_shared_out_too(directory: Path) -> None:
     (directory / "config.json").write_text(json.dumps(CONFIG | {"intermediate_size": 91}))
     weight_files.write(directory / "model.safetensors", weight_files.llama(CONFIG | {"intermediate_size": 91}))
-    with pytest.raises(
-        EngineSetupError, match="--tensor-parallel-size 2: it has to divide intermediate_size"
-    ):
+    with pytest.raises(EngineSetupError, match="--tensor-parallel-size 2: it has to divide intermediate_size"):
         command(directory, "-tp", "2")
 
 
