@@ -43,7 +43,7 @@ def real(
     checkpoint: Path, models: dict[str, torch.nn.Module], tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[served.Served]:
     engine = ["--data-parallel-size", "2", "--dtype", "float32", "--enable-prefix-caching"]
-    engine += ["--speculative-config", NGRAMS, "--max-num-batched-tokens", "128"]
+    engine += ["--speculative-config", NGRAMS, "--max-num-batched-tokens", "128", "--max-num-seqs", "8"]
     engine += ["--enable-lora", "--lora-modules", f"{ADAPTER}={checkpoint.parent / 'adapter'}"]
     with served.serving(checkpoint, tmp_path_factory.mktemp("served"), "--", *engine) as one:
         yield one
