@@ -27,6 +27,28 @@ def adapter_names(arguments: EngineArguments, model: str) -> tuple[str, ...]:
     return tuple(names)
 
 
+def cpu_slots(arguments: EngineArguments) -> tuple[str, ...]:
+    """The arguments that give vLLM's CPU build one slot for adapters more than there are adapters.
+
+    vLLM 0.32 marks a request without an adapter by the slot -1, which its CPU build takes for the last one: beside a
+    request with an adapter, it would be answered by whichever adapter stands there. The last slot has to stay empty.
+
+    Raises:
+        EngineSetupError: the arguments ask for fewer.
+    """
+    adapters = len(arguments.all(Flag.LORA_MODULES))
+    if not adapters:
+        return ()
+    if Flag.LORA_SLOTS not in arguments:
+        return (Flag.LORA_SLOTS, str(adapters + 1))
+    if arguments.count(Flag.LORA_SLOTS) <= adapters:
+        raise EngineSetupError(
+            f"{Flag.LORA_SLOTS} {arguments.word(Flag.LORA_SLOTS)}: with {adapters} adapters vLLM's CPU build needs "
+            f"{adapters + 1}, or it answers requests for the model by an adapter"
+        )
+    return ()
+
+
 def _name(given: str) -> str:
     """The name in `name=path`, or in an object of JSON with a name and a path, which are the two ways to write one."""
     if "=" in given and "," not in given:

@@ -32,6 +32,7 @@ class Flag(StrEnum):
     SPECULATIVE = "--speculative-config"
     LORA = "--enable-lora"
     LORA_MODULES = "--lora-modules"
+    LORA_SLOTS = "--max-loras"
     CONFIG = "--config"
 
 

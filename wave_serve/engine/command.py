@@ -7,6 +7,7 @@ import socket
 import sys
 from collections.abc import Mapping, Sequence
 
+from wave_serve.engine.adapters import cpu_slots
 from wave_serve.engine.arguments import EngineArguments, Flag
 from wave_serve.engine.checkpoint import Checkpoint
 from wave_serve.engine.errors import EngineSetupError
@@ -81,13 +82,13 @@ def engine_command(
 
 
 def _cpu_defaults(arguments: EngineArguments, environment: Mapping[str, str]) -> tuple[str, ...]:
-    """How the CPU build runs best, as far as those arguments leave it open."""
+    """How the CPU build runs best, or right, as far as those arguments leave it open."""
     divided = parallelism(arguments)
     traced = divided.stages > 1
     compilation = (() if Flag.COMPILATION in arguments else TRACED) if traced else (Flag.EAGER,)
     open_to_one = divided.workers == 1 and not any(flag in arguments for flag in ANY_EXECUTOR)
     executor = ONE_PROCESS if open_to_one and environment.get(BINDING) == NO_BINDING else ()
-    return (*compilation, *executor)
+    return (*compilation, *executor, *cpu_slots(arguments))
 
 
 def engine_environment(settings: EngineSettings, environment: Mapping[str, str]) -> dict[str, str]:

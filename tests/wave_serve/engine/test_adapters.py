@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from helpers import weight_files
 
-from wave_serve.engine.adapters import adapter_names
+from wave_serve.engine.adapters import adapter_names, cpu_slots
 from wave_serve.engine.arguments import EngineArguments
 from wave_serve.engine.checkpoint import inspect_checkpoint
 from wave_serve.engine.errors import EngineSetupError
@@ -57,6 +57,15 @@ def test_an_adapter_that_cannot_be_served_is_refused(modules: list[str], said: s
 def test_adapters_need_the_option_that_turns_them_on() -> None:
     with pytest.raises(EngineSetupError, match="--lora-modules a: it needs --enable-lora beside it"):
         names("a=/x", lora=False)
+
+
+def test_on_cpu_a_slot_for_adapters_stays_empty() -> None:
+    two = ["--lora-modules", "a=/x", "b=/y"]
+    assert cpu_slots(EngineArguments(two)) == ("--max-loras", "3")
+    assert cpu_slots(EngineArguments([*two, "--max-loras", "3"])) == ()
+    assert cpu_slots(EngineArguments([])) == ()
+    with pytest.raises(EngineSetupError, match="--max-loras 2: with 2 adapters vLLM's CPU build needs 3"):
+        cpu_slots(EngineArguments([*two, "--max-loras=2"]))
 
 
 def test_an_adapter_has_the_models_policy_but_for_its_own_settings(tmp_path: Path) -> None:
