@@ -103,8 +103,6 @@ def test_a_replica_that_dies_ends_its_streams_and_the_whole_engine_starts_anew(r
     before = real.engine_pids()
     cores = [pid for pid, name in before.items() if "EngineCor" in name]
     assert len(cores) == 2
-    shared = {path for pid in before for path in _shared_memory(pid)}
-    assert shared
     client = OpenAI(base_url=f"{real.url}/v1", api_key="none", max_retries=0)
     body = {"model": real.model, "prompt": [2] * 64, "max_tokens": 1900, "extra_body": {"ignore_eos": True}}
     streams = [client.completions.create(**body, stream=True) for _ in cores]
@@ -121,13 +119,7 @@ def test_a_replica_that_dies_ends_its_streams_and_the_whole_engine_starts_anew(r
         assert time.monotonic() < deadline
         time.sleep(0.05)
     assert httpx.get(f"{real.url}/ready").status_code == 503
-    assert not [path for path in shared if path.exists()]
 
 
 def _alive(pids: Iterable[int]) -> list[int]:
     return [pid for pid in pids if Path(f"/proc/{pid}").exists()]
-
-
-def _shared_memory(pid: int) -> set[Path]:
-    lines = Path(f"/proc/{pid}/maps").read_text().splitlines()
-    return {Path(line[line.index("/dev/shm/") :]) for line in lines if "/dev/shm/" in line and "(deleted" not in line}  # noqa: S108
