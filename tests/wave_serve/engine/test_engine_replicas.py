@@ -113,9 +113,7 @@ def test_a_replica_that_dies_ends_its_streams_and_the_whole_engine_starts_anew(r
         with pytest.raises(openai.APIError):
             list(stream)
     deadline = time.monotonic() + 30
-    while [
-        pid for pid in before if Path(f"/proc/{pid}").exists()
-    ] or "starting it again" not in real.stderr.read_text():
+    while _alive(before) or "starting it again" not in real.stderr.read_text():
         assert time.monotonic() < deadline
         time.sleep(0.05)
     assert httpx.get(f"{real.url}/ready").status_code == 503
