@@ -104,7 +104,7 @@ def test_a_replica_that_dies_ends_its_streams_and_the_whole_engine_starts_anew(r
     cores = [pid for pid, name in before.items() if "EngineCor" in name]
     assert len(cores) == 2
     client = OpenAI(base_url=f"{real.url}/v1", api_key="none", max_retries=0)
-    body = {"model": real.model, "prompt": [2] * 64, "max_tokens": 1900, "extra_body": {"ignore_eos": True}}
+    body = {"model": real.model, "prompt": [2] * 64, "max_tokens": 1900, "n": 32, "extra_body": {"ignore_eos": True}}
     streams = [client.completions.create(**body, stream=True) for _ in cores]
     for stream in streams:
         next(iter(stream))
