@@ -6,11 +6,11 @@ Only the attention differs from vLLM's Llama: no rotation unless the type is rop
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
-from vllm.config import get_current_vllm_config
-from vllm.distributed import get_tensor_model_parallel_rank
+from vllm.config import CompilationMode, get_current_vllm_config
+from vllm.distributed import get_tensor_model_parallel_rank, get_tensor_model_parallel_world_size
 from vllm.model_executor.layers.attention import Attention
 from vllm.model_executor.layers.linear import QKVParallelLinear, RowParallelLinear
 from vllm.model_executor.models.llama import LlamaAttention, LlamaDecoderLayer, LlamaForCausalLM
@@ -21,6 +21,7 @@ from model_registry.positions.alibi import alibi_slopes
 from model_registry.positions.logit_scaling import log_n_factor
 from model_registry.positions.shared_table import shared_position_table
 from model_registry.vllm_plugin.backend import WaveletAttentionBackend
+from model_registry.vllm_plugin.division import check_heads, check_stages
 from model_registry.vllm_plugin.errors import UnsupportedByWaveletAttentionError
 
 
@@ -45,6 +46,7 @@ class WaveletLlamaAttention(LlamaAttention):
         torch.nn.Module.__init__(self)
         if attn_type != AttentionType.DECODER:
             raise UnsupportedByWaveletAttentionError("attn_type", attn_type, "wavelet_llama is a causal decoder")
+        check_heads(num_kv_heads, get_tensor_model_parallel_world_size())
         self.head_dim = config.head_dim
         self.scaling = self.head_dim**-0.5
         self.max_position_embeddings = max_position_embeddings
@@ -121,5 +123,19 @@ class WaveletLlamaDecoderLayer(LlamaDecoderLayer):
 class WaveletLlamaForCausalLM(LlamaForCausalLM):
     """The architecture ``WaveletLlamaForCausalLM`` of a ``wavelet_llama`` checkpoint."""
 
+    # What LoRA may adapt beside the layers' matrices. On CPU vLLM 0.32 computes an adapted head for the sampled
+    # positions only, and the engine dies of a request for the log-probabilities of its prompt; so there an adapter of
+    # the head is refused by vLLM when it is loaded.
+    embedding_modules: ClassVar[dict[str, str]] = {
+        name: role
+        for name, role in LlamaForCausalLM.embedding_modules.items()
+        if name != "lm_head" or not current_platform.is_cpu()
+    }
+
     def __init__(self, *, vllm_config: Any, prefix: str = "") -> None:
+        check_stages(
+            vllm_config.parallel_config.pipeline_parallel_size,
+            on_cpu=current_platform.is_cpu(),
+            compiled=vllm_config.compilation_config.mode != CompilationMode.NONE,
+        )
         super().__init__(vllm_config=vllm_config, prefix=prefix, layer_type=WaveletLlamaDecoderLayer)

@@ -29,7 +29,8 @@ BLOCK = 32
 def checkpoint_config(case: dict) -> dict:
     """Config of the case's checkpoint; `case` has heads, kv_heads, head_dim, position_encoding, logit_scaling.
 
-    Besides, it may have logit_scaling_length, dtype, and engine: further arguments of vLLM's engine.
+    Besides, it may have logit_scaling_length, dtype, engine: further arguments of vLLM's engine, adapter: true for a
+    LoRA adapter on all matrices, and int8: true for quantised weights.
     """
     return {
         "vocab_size": VOCABULARY,
@@ -83,8 +84,11 @@ def dense(rows: list) -> object:
 def worst_error(case: dict, tensor_parallel: int, folder: Path) -> dict:
     """Run one case; returns its worst errors and how much the reference depends on positions."""
     import torch
+    from int8_weights import int8_reference, write_int8
+    from lora_adapter import write_adapter
     from vllm import LLM, SamplingParams
     from vllm.distributed import cleanup_dist_env_and_memory
+    from vllm.lora.request import LoRARequest
 
     from model_registry.configuration_wavelet import WaveletLlamaConfig
     from model_registry.modeling_wavelet import WaveletLlamaForCausalLM
@@ -92,6 +96,13 @@ def worst_error(case: dict, tensor_parallel: int, folder: Path) -> dict:
     torch.manual_seed(11)
     model = WaveletLlamaForCausalLM(WaveletLlamaConfig(**checkpoint_config(case))).float().eval()
     model.save_pretrained(folder)
+    full, lora = model, None
+    if case.get("int8"):
+        write_int8(folder)
+        model = int8_reference(model)
+    if case.get("adapter"):
+        model = write_adapter(model, folder / "adapter")
+        lora = LoRARequest("adapter", 1, str(folder / "adapter"))
 
     engine = LLM(
         model=str(folder),
@@ -106,7 +117,7 @@ def worst_error(case: dict, tensor_parallel: int, folder: Path) -> dict:
         max_logprobs=VOCABULARY,
         tensor_parallel_size=tensor_parallel,
         kv_cache_memory_bytes=256 << 20,
-        disable_log_stats=True,
+        disable_log_stats=False,
         seed=0,
     )
     prompts = random_prompts()
@@ -114,6 +125,7 @@ def worst_error(case: dict, tensor_parallel: int, folder: Path) -> dict:
         [{"prompt_token_ids": p} for p in prompts],
         SamplingParams(temperature=0, max_tokens=1, prompt_logprobs=VOCABULARY, logprobs=VOCABULARY, detokenize=False),
         use_tqdm=False,
+        lora_request=lora,
     )
     rows = [[*result.prompt_logprobs[1:], result.outputs[0].logprobs[0]] for result in scored]
     prefill = torch.cat([dense(r) for r in rows]) - torch.cat([reference_log_probs(model, p) for p in prompts])
@@ -123,24 +135,30 @@ def worst_error(case: dict, tensor_parallel: int, folder: Path) -> dict:
         [{"prompt_token_ids": continued}],
         SamplingParams(temperature=0, max_tokens=DECODED, logprobs=VOCABULARY, detokenize=False, ignore_eos=True),
         use_tqdm=False,
+        lora_request=lora,
     )
     decoded = list(result.outputs[0].token_ids)
     assert len(decoded) == DECODED
     expected = reference_log_probs(model, continued + decoded)[len(continued) - 1 : -1]
     decode = dense(result.outputs[0].logprobs) - expected
+    counters = {metric.name: metric.value for metric in engine.get_metrics() if hasattr(metric, "value")}
 
     del engine
     cleanup_dist_env_and_memory()
     gc.collect()
-    without = reference_log_probs(_without_positions(model), prompts[0])
+    without = reference_log_probs(_without_positions(full), prompts[0])
+    changed = expected - reference_log_probs(full, continued + decoded)[len(continued) - 1 : -1]
     return {
         "case": case,
         "prefill": float(prefill.abs().max()),
         "decode": float(decode.abs().max()),
         "prefill_rms": float(prefill.square().mean().sqrt()),
-        "torch_bf16_rms": _bf16_rms(model, prompts),
+        "torch_bf16_rms": _bf16_rms(full, prompts),
         "cached_tokens": result.num_cached_tokens,
-        "position_effect": float((reference_log_probs(model, prompts[0]) - without).abs().max()),
+        "position_effect": float((reference_log_probs(full, prompts[0]) - without).abs().max()),
+        # How far the model is from the one without its adapter, or before its weights were quantised.
+        "change_rms": float(changed.square().mean().sqrt()),
+        "accepted_drafts": counters.get("vllm:spec_decode_num_accepted_tokens", 0),
     }
 
 

@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ REQUIRED_FIELDS = ("model_type", "hidden_size", "num_hidden_layers", "num_attent
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """What the gateway needs to know of a checkpoint; lengths in tokens."""
+    """What the gateway needs to know of a checkpoint; lengths in tokens, `config` as config.json has it."""
 
     directory: Path
     name: str
@@ -23,6 +24,7 @@ class Checkpoint:
     max_position_embeddings: int
     vocab_size: int
     tokenizer: Path | None
+    config: Mapping[str, Any]
 
 
 def bundled_checkpoint() -> Path:
@@ -75,6 +77,7 @@ def inspect_checkpoint(directory: Path) -> Checkpoint:
         max_position_embeddings=longest,
         vocab_size=config["vocab_size"],
         tokenizer=tokenizer.resolve() if tokenizer.is_file() else None,
+        config=config,
     )
 
 

@@ -2,13 +2,16 @@
 
 import importlib.metadata
 import importlib.util
-import re
+import json
 import socket
 import sys
 from collections.abc import Mapping, Sequence
 
+from wave_serve.engine.adapters import cpu_slots
+from wave_serve.engine.arguments import EngineArguments, Flag
 from wave_serve.engine.checkpoint import Checkpoint
-from wave_serve.errors import ExplainedError
+from wave_serve.engine.errors import EngineSetupError
+from wave_serve.engine.parallel import check_parallel, parallelism
 from wave_serve.settings import EngineSettings
 from wave_serve.worker.cores import cores
 
@@ -29,17 +32,16 @@ OWNED = {
 # for that process in a busy loop (sched_yield), which burns a core that the attention kernel needs; on Linux 6.18 the
 # API server and the gateway then get almost no processor time while a generation lasts. `engine_environment` sets
 # OpenMP's environment before vLLM starts, so the second process is not needed.
-ONE_PROCESS = ("--distributed-executor-backend", "vllm.v1.executor.uniproc_executor.UniProcExecutor")
-# Arguments that may ask for more; `--config` names a file that may.
-SEVERAL_PROCESSES = re.compile(r"--(distributed-executor-backend|config|nnodes|.*-parallel-.*)|-(n|[tpd]p|[pd]cp)")
+ONE_PROCESS = (Flag.EXECUTOR, "vllm.v1.executor.uniproc_executor.UniProcExecutor")
+# With these there may be several workers to a scheduler; `--config` names a file that may ask for them.
+ANY_EXECUTOR = (Flag.EXECUTOR, Flag.CONFIG, Flag.NODES, Flag.DECODE_CONTEXT)
+# On CPU a stage of a pipeline takes room for what the one before it sends while it is compiled, and fails at the first
+# request where it is not. Tracing once for a compiler that does nothing is enough, and needs no C++ compiler.
+TRACED = (Flag.COMPILATION, json.dumps({"mode": "DYNAMO_TRACE_ONCE", "backend": "eager"}))
 
 ENGINE_KEY = "VLLM_API_KEY"
 ENGINE_STORE = "VLLM_ENABLE_RESPONSES_API_STORE"
 BINDING, NO_BINDING = "VLLM_CPU_OMP_THREADS_BIND", "nobind"
-
-
-class EngineSetupError(ExplainedError, ValueError):
-    """The engine cannot be started as asked."""
 
 
 def engine_command(
@@ -53,7 +55,7 @@ def engine_command(
     """Command line of the engine in that environment; `extra` comes last and so overrides the defaults.
 
     Raises:
-        EngineSetupError: vLLM is not installed, or `extra` sets what `serve` sets.
+        EngineSetupError: vLLM is not installed, or `extra` sets what `serve` sets or asks for what cannot work.
     """
     if importlib.util.find_spec("vllm") is None:
         raise EngineSetupError("vLLM is not installed; install wave-serve[cpu] or wave-serve[gpu]")
@@ -61,6 +63,8 @@ def engine_command(
     for flag in flags:
         if flag in OWNED:
             raise EngineSetupError(f"{flag} is set by wave-serve; use {OWNED[flag]} instead")
+    arguments = EngineArguments(extra)
+    check_parallel(arguments, checkpoint.config, on_cpu=on_cpu())
     return (
         sys.executable,
         # Not the `vllm` script: it looks for metadata of a package named vllm, which the CPU build does not have.
@@ -72,19 +76,26 @@ def engine_command(
         *("--max-model-len", str(max_model_len)),
         "--disable-uvicorn-access-log",
         "--enable-scale-out",  # opens the renderer, which counts a chat's tokens exactly
-        *(("--enforce-eager",) if on_cpu() else ()),
-        *(ONE_PROCESS if on_cpu() and environment.get(BINDING) == NO_BINDING and not several_processes(flags) else ()),
+        *(_cpu_defaults(arguments, environment) if on_cpu() else ()),
         *extra,
     )
 
 
-def several_processes(flags: Sequence[str]) -> bool:
-    """Whether some of vLLM's arguments may ask for workers in processes of their own."""
-    return any(SEVERAL_PROCESSES.fullmatch(flag) for flag in flags)
+def _cpu_defaults(arguments: EngineArguments, environment: Mapping[str, str]) -> tuple[str, ...]:
+    """How the CPU build runs best, or right, as far as those arguments leave it open."""
+    divided = parallelism(arguments)
+    traced = divided.stages > 1
+    compilation = (() if Flag.COMPILATION in arguments else TRACED) if traced else (Flag.EAGER,)
+    open_to_one = divided.workers == 1 and not any(flag in arguments for flag in ANY_EXECUTOR)
+    executor = ONE_PROCESS if open_to_one and environment.get(BINDING) == NO_BINDING else ()
+    return (*compilation, *executor, *cpu_slots(arguments))
 
 
 def engine_environment(settings: EngineSettings, environment: Mapping[str, str]) -> dict[str, str]:
-    """The engine's environment: the caller's, with defaults where it says nothing."""
+    """The engine's environment: the caller's, with defaults where it says nothing.
+
+    On CPU each worker gets its share of the cores, or their threads would wait for one another.
+    """
     defaults = {
         "VLLM_NO_USAGE_STATS": "1",
         "PYTHONUNBUFFERED": "1",
@@ -94,7 +105,7 @@ def engine_environment(settings: EngineSettings, environment: Mapping[str, str])
             "VLLM_CPU_KVCACHE_SPACE": str(settings.kv_cache_gib),
             # Threads pinned to the first cores would collide with other engines on the machine.
             BINDING: NO_BINDING,
-            "OMP_NUM_THREADS": str(cores()),
+            "OMP_NUM_THREADS": str(max(1, cores() // parallelism(EngineArguments(settings.args)).workers_here)),
         }
     return defaults | dict(environment)
 

@@ -10,6 +10,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 
 from wave_serve.engine.log import EngineLog
+from wave_serve.engine.shared_memory import SharedMemory
 from wave_serve.errors import ExplainedError
 from wave_serve.logs import event
 from wave_serve.settings import EngineSettings
@@ -38,6 +39,7 @@ class Supervisor:
         self._upstream = upstream
         self._process: asyncio.subprocess.Process | None = None
         self._log = EngineLog()
+        self._memory = SharedMemory()
 
     async def run(self, on_first_ready: Callable[[], None]) -> None:
         """Keeps the engine alive until cancelled. Raises EngineStartError where it ends before it was ever ready."""
@@ -51,6 +53,7 @@ class Supervisor:
             try:
                 await asyncio.wait({ended, ready}, return_when=asyncio.FIRST_COMPLETED)
                 ready_at = loop.time() if ready.done() and not ended.done() else None
+                await asyncio.to_thread(self._memory.note, process.pid)
                 if ready_at is not None and not ever_ready:
                     ever_ready = True
                     on_first_ready()
@@ -58,7 +61,7 @@ class Supervisor:
             finally:
                 ready.cancel()
                 ended.cancel()
-            await _end_group(process.pid)
+            await self._end(process.pid)
             await asyncio.wait({output}, timeout=REAP_SECONDS)
             how = describe_exit(status)
             self._upstream.mark_down(f"the engine {how} and is being restarted")
@@ -82,12 +85,19 @@ class Supervisor:
         """Ends the engine and all its descendants: SIGTERM, and after `patience` seconds SIGKILL."""
         if self._process is None:
             return
+        await asyncio.to_thread(self._memory.note, self._process.pid)
         _signal_group(self._process.pid, signal.SIGTERM)
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self._process.wait(), patience)
         _signal_group(self._process.pid, signal.SIGKILL)
         await self._process.wait()
-        await _end_group(self._process.pid)
+        await self._end(self._process.pid)
+
+    async def _end(self, group: int) -> None:
+        """Ends what is left of the engine, and frees the memory that its processes shared."""
+        await asyncio.to_thread(self._memory.note, group)
+        await _end_group(group)
+        await asyncio.to_thread(self._memory.free)
 
     async def _start(self) -> tuple[asyncio.subprocess.Process, asyncio.Task[None]]:
         self._log.clear()

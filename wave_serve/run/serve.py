@@ -12,17 +12,19 @@ from wave_serve.api.app import build_app
 from wave_serve.api.page.route import is_on
 from wave_serve.context.cap import bounds
 from wave_serve.context.zones import zones_of
+from wave_serve.engine.adapters import adapter_names
+from wave_serve.engine.arguments import EngineArguments
 from wave_serve.engine.checkpoint import bundled_checkpoint, inspect_checkpoint
 from wave_serve.engine.command import (
     ENGINE_KEY,
     ENGINE_STORE,
-    EngineSetupError,
     engine_command,
     engine_environment,
     engine_key,
     free_port,
 )
-from wave_serve.engine.policy import model_settings
+from wave_serve.engine.errors import EngineSetupError
+from wave_serve.engine.policy import served_models
 from wave_serve.engine.supervisor import REAP_SECONDS, Supervisor
 from wave_serve.gateway import Gateway
 from wave_serve.keys.file import ENVIRONMENT
@@ -65,7 +67,8 @@ def run_with_engine(
         raise EngineSetupError("upstreams belong to `wave-serve gateway`; `serve` starts an engine of its own")
     checkpoint = inspect_checkpoint(checkpoint_path or bundled_checkpoint())
     served = name or checkpoint.name
-    model = model_settings(settings, checkpoint, served, max_context)
+    adapters = adapter_names(EngineArguments(settings.engine.args), served)
+    model = served_models(settings, checkpoint, served, adapters, max_context)[served]
     zones = zones_of(model.train_length, model.validated_length, model.zones)
     limit = min(bounds(model, zones, checkpoint.max_position_embeddings, None).values())
     port = free_port()
@@ -74,14 +77,14 @@ def run_with_engine(
     key = engine_key(environment)
     keeps = environment.get(ENGINE_STORE) == "1"
     root = f"http://127.0.0.1:{port}"
-    upstream = UpstreamSettings(base_url=root, models=(served,), api_key=key, keeps_responses=keeps)
+    upstream = UpstreamSettings(base_url=root, models=(served, *adapters), api_key=key, keeps_responses=keeps)
     if key is not None:
         theirs = f"its clients' keys are those of auth.keys_file and {ENVIRONMENT}"
         event(logger, logging.WARNING, f"{ENGINE_KEY} guards the engine, and not the gateway before it; {theirs}")
 
     def complete(given: Settings) -> Settings:
-        model = model_settings(given, checkpoint, served, max_context)
-        return given.model_copy(update={"models": {served: model}, "upstreams": (upstream,)})
+        models = served_models(given, checkpoint, served, adapters, max_context)
+        return given.model_copy(update={"models": models, "upstreams": (upstream,)})
 
     settings = complete(settings)
     gateway = Gateway(settings)

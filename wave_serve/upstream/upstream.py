@@ -204,7 +204,12 @@ class Upstream:
         return True
 
     def _limits_in(self, cards: Cards) -> dict[str, int]:
-        limits = {model: cards.get(model, {}).get("max_model_len") for model in self.models}
+        """The max_model_len of each model; vLLM's card of an adapter has none, and the model's it belongs to holds."""
+        own = {model: cards.get(model, {}) for model in self.models}
+        limits = {
+            model: card.get("max_model_len") or cards.get(card.get("parent") or "", {}).get("max_model_len")
+            for model, card in own.items()
+        }
         return {model: limit for model, limit in limits.items() if isinstance(limit, int)}
 
     def _learn_limits(self, limits: dict[str, int]) -> None:

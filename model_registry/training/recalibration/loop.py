@@ -11,7 +11,8 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import torch
-from accelerate import Accelerator
+from accelerate import Accelerator, DistributedType
+from accelerate.utils import parse_flag_from_env
 from rich import progress as bars
 from torch.nn.functional import cross_entropy
 from transformers import AutoTokenizer
@@ -37,7 +38,7 @@ class Recalibrating:
 
     def __init__(self, source: Path, documents: Documents, recipe: Recalibration, directory: Path) -> None:
         self.source, self.recipe, self.directory = source, recipe, directory
-        self.accelerator = Accelerator()
+        self.accelerator = accelerator()
         self.model = load(source, recipe, cuda=self.accelerator.device.type == "cuda")
         self.tokenizer = AutoTokenizer.from_pretrained(source)
         self.length: int = self.model.config.train_length
@@ -208,6 +209,22 @@ class Recalibrating:
         times = bars.TimeElapsedColumn(), bars.TimeRemainingColumn()
         columns = (bars.TextColumn("{task.description}"), bars.BarColumn(), *times)
         return bars.Progress(*columns, disable=not self.accelerator.is_main_process)
+
+
+def accelerator() -> Accelerator:
+    """What this process trains with, as ``accelerate launch`` set it up.
+
+    Raises:
+        TrainingError: FSDP was asked for where accelerate passes it over: every process would hold the whole model.
+    """
+    found = Accelerator()
+    if parse_flag_from_env("ACCELERATE_USE_FSDP") and found.distributed_type != DistributedType.FSDP:
+        kind = found.device.type
+        raise TrainingError(
+            f"--use_fsdp with {found.num_processes} process(es) on {kind}: accelerate shards over several accelerators "
+            "only; leave it out, and each process holds the whole model"
+        )
+    return found
 
 
 def load(source: Path, recipe: Recalibration, *, cuda: bool) -> Any:

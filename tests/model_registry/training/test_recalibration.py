@@ -187,6 +187,13 @@ def test_what_cannot_be_trained_on_is_refused_in_one_line(checkpoint, text, tmp_
     assert "holds no checkpoint to resume" in refused(capsys, checkpoint, out, text, resume=True)
 
 
+def test_sharding_that_would_be_passed_over_is_refused(checkpoint, text, tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")  # as `accelerate launch --use_fsdp` sets it
+    said = refused(capsys, checkpoint, tmp_path / "run", text)
+    assert said.startswith("train: --use_fsdp with 1 process(es) on cpu: accelerate shards over several accelerators")
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_run_is_not_resumed_under_another_recipe(checkpoint, text, tmp_path, capsys):
     recalibrate(checkpoint, tmp_path / "run", text)
     said = refused(capsys, checkpoint, tmp_path / "run", text, resume=True, learning_rate="1e-3")

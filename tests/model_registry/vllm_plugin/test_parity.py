@@ -40,6 +40,10 @@ def wavelet_case(wavelet: str, heads: str, head_dim: int, scaling: str, dtype: s
     }
 
 
+def variant(case: dict, name: str, **changes: object) -> dict:
+    return {**case, "name": f"{case['name']}-{name}", **changes}
+
+
 def plain_case(position: str, scaling: str) -> dict:
     case = wavelet_case("ricker", "grouped", 32, scaling)
     return {**case, "name": f"{position}-{scaling}", "position_encoding": {"type": position}}
@@ -55,12 +59,27 @@ COVERING = [
 OTHER_POSITIONS = [plain_case("rope", "log_n"), plain_case("alibi", "none"), plain_case("nope", "log_n")]
 BFLOAT16 = [wavelet_case("ricker", "grouped", 64, "log_n", "bfloat16")]
 TENSOR_PARALLEL = [wavelet_case("ricker", "grouped", 32, "log_n")]
+# With one head of keys to two ranks each rank has it whole. The rest with --full-matrix.
+MORE_TENSOR_PARALLEL = [
+    wavelet_case("haar", "multi-query", 32, "none"),
+    wavelet_case("ricker", "grouped", 64, "log_n", "bfloat16"),
+]
+NGRAMS = {"method": "ngram", "num_speculative_tokens": 4, "prompt_lookup_max": 4, "prompt_lookup_min": 1}
+DRAFTED = variant(wavelet_case("ricker", "grouped", 32, "log_n"), "drafted", engine={"speculative_config": NGRAMS})
+ADAPTED = variant(wavelet_case("ricker", "grouped", 32, "log_n"), "adapted", engine={"enable_lora": True}, adapter=True)
+INT8 = variant(wavelet_case("ricker", "grouped", 32, "log_n"), "int8", int8=True)
+# As `wave-serve serve` asks for on CPU; two stages of one and two layers.
+TRACED = {"enforce_eager": False, "compilation_config": {"mode": "DYNAMO_TRACE_ONCE", "backend": "eager"}}
+PIPELINE = [
+    variant(case, "pipeline", engine=TRACED | {"pipeline_parallel_size": 2})
+    for case in (wavelet_case("ricker", "grouped", 32, "log_n"), *BFLOAT16)
+]
 
 
-def run_parity(cases: list[dict], folder: Path, tensor_parallel: int = 1) -> dict[str, dict]:
-    """Results by case name, from an engine process of its own."""
+def run_parity(cases: list[dict], folder: Path, tensor_parallel: int = 1, *, ranks: int = 1) -> dict[str, dict]:
+    """Results by case name, from an engine process of its own; `ranks` are bound to a core each."""
     (folder / "cases.json").write_text(json.dumps(cases))
-    environment = {**os.environ, "VLLM_CPU_OMP_THREADS_BIND": "0|1" if tensor_parallel == 2 else "auto"}
+    environment = {**os.environ, "VLLM_CPU_OMP_THREADS_BIND": "0|1" if ranks == 2 else "auto"}
     command = [sys.executable, SCRIPT, folder / "cases.json", folder / "results.json"]
     finished = subprocess.run(
         [*command, "--tensor-parallel", str(tensor_parallel)],
@@ -80,10 +99,16 @@ def assert_float32_parity(result: dict) -> None:
     assert result["decode"] <= FLOAT32_BOUND
 
 
+def assert_bfloat16_parity(result: dict) -> None:
+    assert math.isfinite(result["prefill"])
+    assert 0 < result["prefill_rms"] <= 2 * result["torch_bf16_rms"]
+
+
 @pytest.fixture(scope="module")
 def single(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> dict[str, dict]:
     wavelets = FULL_MATRIX if request.config.getoption("--full-matrix") else COVERING
-    return run_parity([*wavelets, *OTHER_POSITIONS, *BFLOAT16], tmp_path_factory.mktemp("parity"))
+    cases = [*wavelets, *OTHER_POSITIONS, *BFLOAT16, DRAFTED, ADAPTED, INT8]
+    return run_parity(cases, tmp_path_factory.mktemp("parity"))
 
 
 def test_wavelet_log_probabilities_match_the_dense_reference(single: dict[str, dict]) -> None:
@@ -99,12 +124,53 @@ def test_other_position_types_match_the_dense_reference(single: dict[str, dict],
 
 
 def test_bfloat16_loses_at_most_twice_what_pytorchs_dense_attention_loses(single: dict[str, dict]) -> None:
-    result = single[BFLOAT16[0]["name"]]
-    assert math.isfinite(result["prefill"])
-    assert 0 < result["prefill_rms"] <= 2 * result["torch_bf16_rms"]
+    assert_bfloat16_parity(single[BFLOAT16[0]["name"]])
 
 
-@pytest.mark.skipif((os.cpu_count() or 1) < 2, reason="tensor parallel size 2 binds each rank to a core")
-def test_two_tensor_parallel_ranks_match_the_dense_reference(tmp_path: Path) -> None:
-    [result] = run_parity(TENSOR_PARALLEL, tmp_path, tensor_parallel=2).values()
+def test_drafted_tokens_are_verified_as_the_dense_reference_would(single: dict[str, dict]) -> None:
+    """Verification asks for the last tokens of a sequence at once: several queries at its end."""
+    result = single[DRAFTED["name"]]
     assert_float32_parity(result)
+    assert result["accepted_drafts"] > 0
+
+
+def test_an_adapter_matches_the_dense_model_that_it_is_merged_into(single: dict[str, dict]) -> None:
+    result = single[ADAPTED["name"]]
+    assert_float32_parity(result)
+    assert result["change_rms"] > 0.5, "an adapter that is left out would not show"
+
+
+def test_int8_weights_are_served_as_what_they_stand_for(single: dict[str, dict]) -> None:
+    """Against the same whole numbers in float32.
+
+    An activation that differs in its last digit may be rounded to the next whole number, and so may what follows from
+    it: of the size of quantisation's own error, but smaller.
+    """
+    result = single[INT8["name"]]
+    assert result["position_effect"] > 100 * FLOAT32_BOUND
+    assert 0 < result["prefill_rms"] <= result["change_rms"] / 2
+    assert 0 < result["change_rms"] < 0.1 * result["position_effect"]
+
+
+needs_two_cores = pytest.mark.skipif((os.cpu_count() or 1) < 2, reason="each rank is bound to a core")
+
+
+@needs_two_cores
+def test_two_tensor_parallel_ranks_match_the_dense_reference(tmp_path: Path, request: pytest.FixtureRequest) -> None:
+    full = request.config.getoption("--full-matrix")
+    cases = [*TENSOR_PARALLEL, *(MORE_TENSOR_PARALLEL if full else [])]
+    assert_parity(run_parity(cases, tmp_path, tensor_parallel=2, ranks=2))
+
+
+@needs_two_cores
+def test_two_stages_of_a_pipeline_match_the_dense_reference(tmp_path: Path, request: pytest.FixtureRequest) -> None:
+    cases = PIPELINE if request.config.getoption("--full-matrix") else PIPELINE[:1]
+    assert_parity(run_parity(cases, tmp_path, ranks=2))
+
+
+def assert_parity(results: dict[str, dict]) -> None:
+    for result in results.values():
+        if result["case"]["dtype"] == "float32":
+            assert_float32_parity(result)
+        else:
+            assert_bfloat16_parity(result)

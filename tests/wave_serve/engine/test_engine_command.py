@@ -21,7 +21,7 @@ def executor(arguments: list[str]) -> list[str]:
     return [value for flag, value in itertools.pairwise(arguments) if flag == engine.ONE_PROCESS[0]]
 
 
-@pytest.mark.parametrize("extra", [[], ["--max-num-seqs", "8"], ["--dtype=float32"]])
+@pytest.mark.parametrize("extra", [[], ["--max-num-seqs", "8"], ["--dtype=float32"], ["--data-parallel-size", "2"]])
 def test_on_cpu_the_model_and_its_scheduler_share_a_process(checkpoint: Path, extra: list[str]) -> None:
     assert executor(command(checkpoint, extra, {})) == [engine.ONE_PROCESS[1]]
 
@@ -33,7 +33,8 @@ def test_on_cpu_the_model_and_its_scheduler_share_a_process(checkpoint: Path, ex
         ["--tensor_parallel_size=2"],
         ["-tp", "2"],
         ["-pp=2"],
-        ["--data-parallel-size", "2"],
+        ["--tensor-parallel-size", "2", "--data-parallel-size", "2"],
+        ["--tensor-parallel", "2"],
         ["--decode-context-parallel-size", "2"],
         ["--nnodes", "2"],
         ["--config", "vllm.yaml"],

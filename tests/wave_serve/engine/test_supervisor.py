@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import mmap
 import os
 import sys
 import time
@@ -121,3 +122,34 @@ def test_an_engine_that_ignores_sigterm_is_killed(tmp_path: Path) -> None:
     pids = asyncio.run(scenario())
     assert len(pids) == 2
     assert not [pid for pid in pids if alive(pid)]
+
+
+SHARING = """
+import multiprocessing, sys
+from multiprocessing import resource_tracker, shared_memory
+resource_tracker.register = lambda *_: None  # as of a worker whose tracker is killed with it
+segments = [shared_memory.SharedMemory(create=True, size=4096) for _ in range(2)]
+lock = multiprocessing.get_context("spawn").Lock()
+names = [one._name.strip("/") for one in segments] + ["sem." + lock._semlock.name.strip("/")]
+open(sys.argv[2] + "/shared", "w").write("\\n".join(names) + "\\n")
+"""
+
+
+def test_memory_that_a_killed_engine_shared_is_freed_unless_another_uses_it(tmp_path: Path) -> None:
+    async def scenario() -> list[Path]:
+        supervisor, upstream = make(SHARING + ENGINE, tmp_path)
+        run = asyncio.create_task(supervisor.run(lambda: None))
+        await until((tmp_path / "shared").exists)
+        await until(lambda: (tmp_path / "shared").read_text().endswith("\n"))
+        shared = [Path("/dev/shm", name) for name in (tmp_path / "shared").read_text().split()]  # noqa: S108
+        assert [path for path in shared if not path.exists()] == []
+        with shared[1].open("r+b") as file, mmap.mmap(file.fileno(), 0):
+            run.cancel()
+            await asyncio.gather(run, return_exceptions=True)
+            await supervisor.stop(0.3)
+            await upstream.client.close()
+        return shared
+
+    shared = asyncio.run(scenario())
+    assert [path.exists() for path in shared] == [False, True, False]
+    shared[1].unlink()
