@@ -73,7 +73,7 @@ ENTRYPOINT ["tini", "--", "wave-serve"]
 CMD ["serve", "--host", "0.0.0.0"]
 
 
-# vLLM's image already holds what the gateway needs but splintr; --no-deps leaves its packages as they are.
+# vLLM's image already holds what the gateway needs but these; --no-deps leaves its packages as they are.
 # PyWavelets samples the `pywt:` families.
 FROM ${VLLM_IMAGE} AS gpu
 LABEL org.opencontainers.image.title="wave-serve" \
@@ -84,7 +84,7 @@ RUN apt-get update \
     && apt-get install --yes --no-install-recommends tini \
     && rm -rf /var/lib/apt/lists/* /var/cache/apt /var/log/apt /var/log/dpkg.log
 COPY --from=wheel /dist /dist
-RUN python3 -m pip install --no-cache-dir --no-deps PyWavelets==1.10.0 splintr-rs==0.22.0 /dist/*.whl \
+RUN python3 -m pip install --no-cache-dir --no-deps PyWavelets==1.10.0 splintr-rs==0.22.0 dnspython==2.9.2 redis==8.1.0 /dist/*.whl \
     && rm -r /dist \
     && wave-serve --help > /dev/null
 COPY --chmod=644 deploy/healthcheck.py /opt/healthcheck.py
