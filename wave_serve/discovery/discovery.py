@@ -35,16 +35,24 @@ class Discovery:
         """Looks up for ever; gives what was found, all of it each time, to `take`."""
         while True:
             try:
-                async with asyncio.timeout(self._settings.deadline):
-                    found = await self._look_up()
+                found = await self._found()
             except LookUpError as error:
                 self._failed(str(error))
-            except TimeoutError:
-                self._failed(f"no answer within {self._settings.deadline:g} s")
             else:
                 self._succeeded(len(found))
                 take(found)
             await asyncio.sleep(self._settings.every)
+
+    async def _found(self) -> tuple[Found, ...]:
+        """One look-up, as a task of its own: dnspython's waits (`wait_for`) may take no notice of a cancellation."""
+        looking = asyncio.create_task(self._look_up())
+        try:
+            done, _ = await asyncio.wait({looking}, timeout=self._settings.deadline)
+        finally:
+            looking.cancel()
+        if not done:
+            raise LookUpError(f"no answer within {self._settings.deadline:g} s")
+        return looking.result()
 
     def _failed(self, problem: str) -> None:
         self.failures += 1

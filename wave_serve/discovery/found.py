@@ -1,7 +1,8 @@
 """What a look-up finds."""
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
+from typing import Any
 
 MOST = 1000  # upstreams of one entry of the settings; a longer list is a mistake
 
@@ -19,7 +20,7 @@ class Found:
     tls_name: str | None = None
 
 
-LookUp = Callable[[], Awaitable[tuple[Found, ...]]]
+LookUp = Callable[[], Coroutine[Any, Any, tuple[Found, ...]]]
 """Gives all servers there are, or raises LookUpError."""
 
 

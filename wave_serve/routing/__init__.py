@@ -1,4 +1,5 @@
-"""To which upstream a request goes, and when: admission, choice, retries, and the end of all at SIGTERM.
+"""To which upstream a request goes, and when: which there are (`pool`), admission, choice, retries, the end at SIGTERM.
 
-The gateway builds it; the relay runs generations through `dispatch`. It imports `upstream`, `request` and `exchange`.
+The gateway builds it; the relay runs generations through `dispatch`. It imports `discovery`, `upstream`, `request` and
+`exchange`.
 """

@@ -12,6 +12,7 @@ from wave_serve.routing.source import Source
 from wave_serve.settings import Settings
 from wave_serve.upstream.upstream import BeforeReady, OnWindow, Upstream
 
+CANCEL_SECONDS = 1.0  # for a task to take notice of its cancellation
 QUIET_SECONDS = 0.1  # between two looks whether an upstream that leaves has done its work
 
 
@@ -91,10 +92,11 @@ class Pool:
     async def close(self) -> None:
         """Ends all of that, and every connection."""
         self._running = False
-        tasks = list(self._tasks.values())
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        pending = set(self._tasks.values())
+        while pending:  # again, since a wait of a library may lose a cancellation
+            for task in pending:
+                task.cancel()
+            _, pending = await asyncio.wait(pending, timeout=CANCEL_SECONDS)
         for upstream in self.all:
             await upstream.client.close()
 

@@ -115,10 +115,13 @@ class Upstream:
         while True:
             await self.look()
             try:
-                await asyncio.wait_for(self._down.wait(), self._timeouts.poll)
-                await asyncio.sleep(self._timeouts.poll)
+                # Not wait_for, which in Python 3.11 may take no notice of a cancellation.
+                async with asyncio.timeout(self._timeouts.poll):
+                    await self._down.wait()
             except TimeoutError:
                 pass
+            else:
+                await asyncio.sleep(self._timeouts.poll)
             self._down.clear()
 
     async def look(self) -> None:

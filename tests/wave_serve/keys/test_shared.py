@@ -5,12 +5,15 @@ import logging
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import ExitStack
+from pathlib import Path
 
 import httpx
 import pytest
+from helpers.certificates import certify
 from helpers.fake_upstream import FakeUpstream
 from helpers.redis_server import RedisServer, needs_redis, redis_server
 from helpers.running import Running, running, settings_for
+from helpers.served import free_port
 
 from wave_serve.errors import ApiError
 from wave_serve.keys.file import ApiKey, digest
@@ -212,8 +215,25 @@ def test_a_password_opens_the_store_and_is_never_shown(
     assert "canary" not in str([vars(record) for record in caplog.records])
 
 
+@pytest.mark.parametrize(("known", "refused"), [(True, None), (False, "limits_unavailable")])
+def test_a_store_with_tls_has_to_be_vouched_for(known: bool, refused: str | None, tmp_path: Path) -> None:
+    async def work(limits: SharedLimits) -> None:
+        assert await refusal(limits.account(key(requests_per_minute=1)).enter()) == refused
+
+    certify(tmp_path)
+    port = free_port()
+    files = [f"--tls-{name}-file" for name in ("cert", "key", "ca-cert")]
+    named = zip(files, ("server.pem", "server.key", "ca.pem"), strict=True)
+    options = [part for option, file in named for part in (option, str(tmp_path / file))]
+    settings = {"store": f"rediss://127.0.0.1:{port}/1", "deadline": 5.0}
+    if known:
+        settings["ca_file"] = str(tmp_path / "ca.pem")
+    with redis_server("--tls-port", str(port), "--tls-auth-clients", "no", *options):
+        with_gateways(1, settings, work)
+
+
 @pytest.fixture
-def two(upstream: FakeUpstream, store: dict, tmp_path) -> Iterator[list[Running]]:
+def two(upstream: FakeUpstream, store: dict, tmp_path: Path) -> Iterator[list[Running]]:
     """Two gateways before one upstream, with one key of 3 requests a minute and 2 at the same time."""
     keys = tmp_path / "keys.yaml"
     keys.write_text(f"keys: [{{name: alice, sha256: {digest(ALICE)}, requests_per_minute: 3, concurrency: 2}}]\n")

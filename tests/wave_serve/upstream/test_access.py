@@ -1,13 +1,12 @@
 """Upstreams that ask for a key, headers or a certificate; and that no secret of theirs is shown anywhere."""
 
 import logging
-import shutil
 import ssl
-import subprocess
 from pathlib import Path
 
 import httpx
 import pytest
+from helpers.certificates import certify
 from helpers.dns_server import dns_server
 from helpers.fake_upstream import FakeUpstream, Handler, reply_json
 from helpers.running import running, settings_for
@@ -161,27 +160,9 @@ def test_a_mistake_is_named_and_no_secret_shown(entry: str, said: str) -> None:
     assert "1234567890" not in str(caught.value)
 
 
-def certify(directory: Path) -> None:
-    """An authority `ca`, a server's certificate for 127.0.0.1 and engines.test, and a client's, as PEM files."""
-
-    def openssl(*arguments: str) -> None:
-        subprocess.run(["openssl", *arguments], cwd=directory, check=True, capture_output=True)
-
-    new = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes")
-    openssl("req", "-x509", *new, "-keyout", "ca.key", "-out", "ca.pem", "-days", "2", "-subj", "/CN=ca")
-    for name in ("server", "client"):
-        (directory / "names").write_text("subjectAltName=IP:127.0.0.1,DNS:engines.test\n")
-        openssl("req", *new, "-keyout", f"{name}.key", "-out", f"{name}.csr", "-subj", f"/CN={name}")
-        signed = ("-CA", "ca.pem", "-CAkey", "ca.key", "-CAcreateserial", "-days", "2", "-extfile", "names")
-        openssl("x509", "-req", "-in", f"{name}.csr", "-out", f"{name}.pem", *signed)
-    (directory / "both.pem").write_text((directory / "client.pem").read_text() + (directory / "client.key").read_text())
-
-
 @pytest.fixture(scope="module")
 def certificates(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A directory of them."""
-    if shutil.which("openssl") is None:
-        pytest.skip("no openssl")
     directory = tmp_path_factory.mktemp("certificates")
     certify(directory)
     return directory
