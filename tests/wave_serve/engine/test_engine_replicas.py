@@ -43,7 +43,7 @@ def real(
     checkpoint: Path, models: dict[str, torch.nn.Module], tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[served.Served]:
     engine = ["--data-parallel-size", "2", "--dtype", "float32", "--enable-prefix-caching"]
-    engine += ["--speculative-config", NGRAMS, "--max-num-batched-tokens", "128", "--max-num-seqs", "8"]
+    engine += ["--speculative-config", NGRAMS, "--max-num-batched-tokens", "128", "--max-num-seqs", "16"]
     engine += ["--enable-lora", "--lora-modules", f"{ADAPTER}={checkpoint.parent / 'adapter'}"]
     with served.serving(checkpoint, tmp_path_factory.mktemp("served"), "--", *engine) as one:
         yield one
@@ -104,7 +104,7 @@ def test_a_replica_that_dies_ends_its_streams_and_the_whole_engine_starts_anew(r
     cores = [pid for pid, name in before.items() if "EngineCor" in name]
     assert len(cores) == 2
     client = OpenAI(base_url=f"{real.url}/v1", api_key="none", max_retries=0)
-    body = {"model": real.model, "prompt": [2] * 64, "max_tokens": 1900, "n": 32, "extra_body": {"ignore_eos": True}}
+    body = {"model": real.model, "prompt": [2] * 64, "max_tokens": 1900, "n": 8, "extra_body": {"ignore_eos": True}}
     streams = [client.completions.create(**body, stream=True) for _ in cores]
     for stream in streams:
         next(iter(stream))
@@ -112,7 +112,7 @@ def test_a_replica_that_dies_ends_its_streams_and_the_whole_engine_starts_anew(r
     for stream in streams:
         with pytest.raises(openai.APIError):
             list(stream)
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + served.START_SECONDS
     while _alive(before) or "starting it again" not in real.stderr.read_text():
         assert time.monotonic() < deadline
         time.sleep(0.05)
