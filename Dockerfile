@@ -28,7 +28,7 @@ COPY requirements/cpu.txt /requirements.txt
 # Without a GPU vLLM uses neither Triton nor Intel's OpenMP (it preloads torch's libgomp): 1.1 GB.
 RUN pip install --no-deps --require-hashes -r /requirements.txt \
     && pip uninstall --yes intel-cmplr-lib-ur intel-openmp triton \
-       greenlet grimp import-linter mypy playwright pytest ruff types-PyYAML
+       greenlet grimp helm-python-sdk import-linter kubernetes-validate mypy playwright pytest ruff types-PyYAML
 
 
 # Ours, with the attention kernel built for every instruction set: no compiler is needed where the image runs.
@@ -63,6 +63,8 @@ ENV PATH=/opt/venv/bin:${PATH} \
 # vLLM compiles its embedding for several workers even when eager, and there is no compiler.
 ENV TORCH_COMPILE_DISABLE=1
 WORKDIR /srv
+# The bundled model under a path that is the same in every image, for engines that are started without `wave-serve serve`.
+RUN ln -s "$(python3 -c 'from wave_serve.engine.checkpoint import bundled_checkpoint; print(bundled_checkpoint())')" wave-demo
 USER 2000:2000
 EXPOSE 8000
 STOPSIGNAL SIGTERM
@@ -94,6 +96,7 @@ ENV HOME=/tmp \
     HF_HUB_OFFLINE=1 \
     DO_NOT_TRACK=1
 WORKDIR /srv
+RUN ln -s "$(python3 -c 'from wave_serve.engine.checkpoint import bundled_checkpoint; print(bundled_checkpoint())')" wave-demo
 USER 2000:2000
 EXPOSE 8000
 STOPSIGNAL SIGTERM

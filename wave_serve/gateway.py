@@ -43,6 +43,7 @@ class Gateway:
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self.metrics = Metrics()
+        self.metrics.expect(settings.models)
         shared = None if settings.limits.store is None else SharedLimits(settings.limits)
         self.auth = Auth(settings.auth, load_keys(settings.auth.keys_file, settings.models), shared)
         self.pool = Pool(settings)

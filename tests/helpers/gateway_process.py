@@ -4,6 +4,7 @@ import asyncio
 import fcntl
 import json
 import os
+import shutil
 import subprocess
 import sys
 import termios
@@ -11,6 +12,7 @@ import threading
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import ClassVar
 
 import httpx
 import yaml
@@ -31,9 +33,10 @@ class Process:
     fake: FakeUpstream
     options: dict = field(default_factory=dict)
     stdin: int = subprocess.DEVNULL
+    PLACES: ClassVar = ("gateway.yaml", "keys.yaml")
 
     def __post_init__(self) -> None:
-        self.config, self.keys, self.log = (self.directory / name for name in ("gateway.yaml", "keys.yaml", "log"))
+        self.config, self.keys, self.log = (self.directory / name for name in (*self.PLACES, "log"))
         self.port = served.free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self.write_keys((ALICE, {}))
@@ -54,11 +57,9 @@ class Process:
         self.until(self._is_ready)
 
     def write_keys(self, *keys: tuple[str, dict]) -> None:
-        """Replaces the keys file as a careful writer does."""
+        """Replaces the keys file."""
         lines = [entry_for(key, f"key-{key[8:11]}", limits) for key, limits in keys]
-        part = self.keys.with_suffix(".part")
-        part.write_text("keys:\n" + "\n".join(lines) + "\n")
-        part.rename(self.keys)
+        self.replace(self.keys, "keys:\n" + "\n".join(lines) + "\n")
 
     def write_config(self, **changes: object) -> None:
         """Replaces the settings file."""
@@ -69,7 +70,13 @@ class Process:
             "timeouts": {"poll": 0.1, "drain": 1.0, "keep_alive": 0.2},
             "auth": {"keys_file": str(self.keys)},
         }
-        self.config.write_text(yaml.safe_dump(settings | self.options | changes))
+        self.replace(self.config, yaml.safe_dump(settings | self.options | changes))
+
+    def replace(self, file: Path, text: str) -> None:
+        """Replaces a file as a careful writer does."""
+        part = file.with_suffix(".part")
+        part.write_text(text)
+        part.rename(file)
 
     def post(self, key: str = ALICE, **fields: object) -> httpx.Response:
         """One completion."""
@@ -94,6 +101,32 @@ class Process:
             return httpx.get(f"{self.url}/ready").status_code == 200
         except httpx.ConnectError:
             return False
+
+
+class MountedProcess(Process):
+    """The same with its files in volumes of Kubernetes, a ConfigMap and a Secret."""
+
+    PLACES = ("settings/gateway.yaml", "keys/keys.yaml")
+
+    def replace(self, file: Path, text: str) -> None:
+        """Replaces a volume's file as the kubelet does.
+
+        The file is a link through the link `..data` to a folder with all the volume's files. A new folder is written,
+        `..data` is replaced by a link to it, and the old folder is removed.
+        """
+        volume = file.parent
+        data = volume / "..data"
+        old = data.resolve() if data.is_symlink() else None
+        fresh = volume / f"..{time.time_ns()}"
+        fresh.mkdir(parents=True)
+        (fresh / file.name).write_text(text)
+        link = volume / "..data_tmp"
+        link.symlink_to(fresh.name)
+        link.rename(data)
+        if old is None:
+            file.symlink_to(Path("..data", file.name))
+        else:
+            shutil.rmtree(old)
 
 
 def take_terminal() -> None:

@@ -30,8 +30,8 @@ def start(tmp_path: Path, upstream: FakeUpstream) -> Iterator[Callable[..., Proc
     """Starts `wave-serve gateway` before the fake upstream, with further settings."""
     started: list[Process] = []
 
-    def start(stdin: int = subprocess.DEVNULL, **options: object) -> Process:
-        started.append(Process(tmp_path, upstream, options, stdin))
+    def start(stdin: int = subprocess.DEVNULL, kind: type[Process] = Process, **options: object) -> Process:
+        started.append(kind(tmp_path, upstream, options, stdin))
         started[-1].wait_ready()
         return started[-1]
 

@@ -1,15 +1,19 @@
 """Prometheus metrics of one gateway, taken from each exchange when it is over."""
 
 import contextlib
+from collections.abc import Iterable
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
 from wave_serve.exchange import Exchange
+from wave_serve.headers import Header
+from wave_serve.settings import Overflow
 
 SECONDS = (0.005, 0.02, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600)
 OVERHEAD_SECONDS = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 5)
 TOKENS = tuple(2**power for power in range(4, 21, 2))
 FACTORS = (1, 2, 4, 8, 16, 32, 64)
+TRUNCATIONS = tuple(policy.value for policy in Overflow if policy is not Overflow.REJECT)
 
 
 class Metrics:
@@ -21,7 +25,9 @@ class Metrics:
         self.rejected = self._counter("wave_rejected_total", "Requests answered with an error, by its code.", "code")
         self.aborted = self._counter("wave_aborted_total", "Generations whose client went away.", "model")
         self.retries = self._counter("wave_retries_total", "Times that a generation was sent elsewhere.", "model")
-        self.truncated = self._counter("wave_truncated_total", "Generations whose prompt was shortened.", "model")
+        self.truncated = self._counter(
+            "wave_truncated_total", "Generations whose prompt was shortened, by the policy.", "model", "overflow"
+        )
         self.count_mismatches = self._counter(
             "wave_count_mismatches_total", "Answers whose usage tells another number of prompt tokens.", "model"
         )
@@ -38,6 +44,12 @@ class Metrics:
             "model",
             "factor_up_to",
         )
+        self.prompt_tokens_by_zone = self._counter(
+            "wave_prompt_tokens_by_zone_total",
+            "Tokens of admitted prompts, by the zone of trust that prompt and completion may reach.",
+            "model",
+            "zone",
+        )
         self.seconds = self._histogram("wave_request_seconds", "Time to the answer's end.", "endpoint", SECONDS)
         self.first_token = self._histogram(
             "wave_time_to_first_token_seconds", "Time to a stream's first event from the upstream.", "model", SECONDS
@@ -49,6 +61,14 @@ class Metrics:
             "model",
             OVERHEAD_SECONDS,
         )
+
+    def expect(self, models: Iterable[str]) -> None:
+        """Shows the counters of models from zero on; what Prometheus first sees at 1 is no increase to it."""
+        for model in models:
+            for counter in (self.aborted, self.retries, self.count_mismatches):
+                counter.labels(model)
+            for policy in TRUNCATIONS:
+                self.truncated.labels(model, policy)
 
     def observe(self, exchange: Exchange, endpoint: str, status: int) -> None:
         """Adds a finished exchange."""
@@ -63,7 +83,7 @@ class Metrics:
         if exchange.retries:
             self.retries.labels(exchange.model).inc(exchange.retries)
         if exchange.prompt.truncated_from is not None:
-            self.truncated.labels(exchange.model).inc()
+            self.truncated.labels(exchange.model, exchange.headers[Header.TRUNCATED]).inc()
         if exchange.first_token_s is not None:
             self.first_token.labels(exchange.model).observe(exchange.first_token_s)
         overhead = exchange.overhead()
@@ -92,6 +112,8 @@ class Metrics:
         if exchange.prompt.extrapolation is not None:
             bound = next((str(bound) for bound in FACTORS if exchange.prompt.extrapolation <= bound), "+Inf")
             self.prompt_tokens_by_factor.labels(model, bound).inc(exchange.prompt.tokens)
+        if Header.ZONE in exchange.headers:
+            self.prompt_tokens_by_zone.labels(model, exchange.headers[Header.ZONE]).inc(exchange.prompt.tokens)
 
     def _counter(self, name: str, help_text: str, *labels: str) -> Counter:
         return Counter(name, help_text, labels, registry=self.registry)

@@ -316,4 +316,6 @@ def test_a_truncated_request_is_counted(serve: Serve) -> None:
     one = serve(overflow="truncate_head")
     one.post({"prompt": [7] * 150, "max_tokens": 1})
     one.post({"prompt": [7] * 15, "max_tokens": 1})
-    assert 'wave_truncated_total{model="fake"} 1.0' in httpx.get(f"{one.url}/metrics").text
+    text = httpx.get(f"{one.url}/metrics").text
+    assert 'wave_truncated_total{model="fake",overflow="truncate_head"} 1.0' in text
+    assert 'wave_truncated_total{model="fake",overflow="truncate_tail"} 0.0' in text

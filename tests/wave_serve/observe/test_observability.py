@@ -248,6 +248,8 @@ def test_metrics_of_one_request_of_each_kind(gateway: Running, upstream: FakeUps
     for line in (
         'wave_prompt_tokens_by_factor_total{factor_up_to="1",model="fake"} 12.0',
         'wave_prompt_tokens_by_factor_total{factor_up_to="4",model="fake"} 351.0',
+        'wave_prompt_tokens_by_zone_total{model="fake",zone="trained"} 12.0',
+        'wave_prompt_tokens_by_zone_total{model="fake",zone="hard"} 351.0',
         'wave_time_to_first_token_seconds_count{model="fake"} 1.0',
         'wave_queue_seconds_count{model="fake"} 3.0',
         'wave_overhead_seconds_count{model="fake"} 3.0',
@@ -257,6 +259,12 @@ def test_metrics_of_one_request_of_each_kind(gateway: Running, upstream: FakeUps
         assert line in text
     (first,) = [line for line in text.splitlines() if line.startswith("wave_time_to_first_token_seconds_sum")]
     assert float(first.rsplit(" ", 1)[1]) >= 0.05  # a comment is no token
+
+
+def test_counters_of_a_model_are_there_before_their_first_event(gateway: Running) -> None:
+    text = httpx.get(f"{gateway.url}/metrics").text
+    for name in ("aborted", "retries", "count_mismatches"):
+        assert f'wave_{name}_total{{model="fake"}} 0.0' in text
 
 
 PROMPT, ANSWER = "canaryprompt", "canaryanswer"

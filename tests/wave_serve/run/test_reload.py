@@ -10,7 +10,7 @@ import threading
 
 import httpx
 from helpers.fake_upstream import DONE, Connection, FakeUpstream, delta, stream
-from helpers.gateway_process import ALICE, BOB, BODY, Process, Streamed
+from helpers.gateway_process import ALICE, BOB, BODY, MountedProcess, Process, Streamed
 
 from wave_serve.keys.file import digest
 
@@ -38,6 +38,28 @@ def test_keys_and_limits_change_while_a_stream_goes_on(start) -> None:
     assert gateway.events("reloaded")[-1]["needs_restart"] == ["host"]
     assert gateway.post(BOB, max_tokens=50).json()["error"]["code"] == "context_length_exceeded"
 
+    streamed.go_on()
+    assert streamed.end() == delta("first") + delta("last") + DONE
+
+
+def test_mounted_settings_and_keys_are_read_again_when_the_kubelet_replaces_them(start) -> None:
+    gateway = start(kind=MountedProcess)
+    streamed = Streamed(gateway)
+
+    gateway.write_keys((BOB, {"requests_per_minute": 100}))
+    gateway.until(lambda: gateway.events("reloaded"))
+    gateway.fake.answers["/v1/completions"] = stream(delta("ok"), DONE)
+    assert gateway.post(ALICE).status_code == 401
+    assert gateway.post(BOB, stream=True).headers["x-ratelimit-remaining-requests"] == "99"
+
+    for number, most in enumerate((10, 20, 30), start=2):  # each into a folder of its own
+        gateway.write_config(models={"fake": {"train_length": 100, "max_tokens": most}})
+        gateway.until(lambda number=number: len(gateway.events("reloaded")) == number)
+        assert gateway.post(BOB, max_tokens=50).json()["error"]["n_ctx"] == most
+
+    gateway.replace(gateway.config, "port: none\n")
+    gateway.until(lambda: gateway.events(REFUSED))
+    assert gateway.post(BOB, max_tokens=50).json()["error"]["n_ctx"] == 30
     streamed.go_on()
     assert streamed.end() == delta("first") + delta("last") + DONE
 
@@ -71,10 +93,10 @@ class Load:
         headers = {"authorization": f"Bearer {ALICE}"}
         body = BODY | {"prompt": f"<{name}>", "stream": True}
         answer = httpx.post(f"{self._gateway.url}/v1/completions", json=body, headers=headers, timeout=60)
-        return name, answer.content
+        return name, answer.content.replace(b": keep-alive\n\n", b"")
 
     def end(self) -> dict[str, bytes]:
-        """What the clients got, by stream."""
+        """What the clients got, comments left out, by stream."""
         self._end.set()
         with self._pool:
             return dict(each.result() for each in self._reading)
