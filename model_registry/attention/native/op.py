@@ -38,7 +38,7 @@ def attention(batch: PagedBatch, out: torch.Tensor) -> None:
     """
     q, k_cache, v_cache, block_table, query_start_loc, seq_lens, table, scale = batch
     element_type = _ELEMENT_TYPES[q.dtype]
-    packed = packed_table(table, q.dtype, _pack(element_type))
+    packed = packed_table(table, q.dtype, *_units(element_type))
     starts, lengths, projection = query_start_loc.contiguous(), seq_lens.contiguous(), packed.projection
     num_blocks, block_size, H_kv, d = k_cache.shape
     arguments = KernelArguments()
@@ -91,5 +91,7 @@ def _library() -> ctypes.CDLL:
 
 
 @cache
-def _pack(element_type: int) -> int:
-    return int(_library().wavelet_attention_pack(element_type))
+def _units(element_type: int) -> tuple[int, int]:
+    """Elements in a unit, and how many units the kernel multiplies at once."""
+    library = _library()
+    return library.wavelet_attention_pack(element_type), library.wavelet_attention_depth(element_type)

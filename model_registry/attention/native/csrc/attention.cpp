@@ -14,6 +14,8 @@
 #endif
 
 #include "single_query.h"
+#include "tiled_rows.h"
+#include "tiled_rows.h"
 
 namespace {
 
@@ -134,6 +136,7 @@ public:
         const Table<Products> table{(const Unit*)a.table, a.ranks, a.R, a.table_stride};
         const RowReader<Stored, Products> k_reader{a.d, a.k_strides[3], w.padded},
             v_reader{a.d, a.v_strides[3], w.padded};
+        [[maybe_unused]] const typename Products::Registers registers(count);
         const bool single = task.queries == 1 && G <= kSingleHeads && k_reader.direct() && v_reader.direct();
         const auto keys_from = [&](int64_t n) {
             return int(task.last_key - n < kTileKeys ? task.last_key - n : kTileKeys);
@@ -151,7 +154,7 @@ public:
             } else {
                 pack_keys(k_reader, w.k_rows, here, with_keys, w.keys);
                 pack_values(v_reader, w.v_rows, here, with_values, padded_d, w.values);
-                attend_tile<Products>(rows, task.queries, G, task.position, tile, table);
+                attend_packed(rows, task.queries, task.position, tile, table);
             }
             std::swap(w.k_rows, w.next_k_rows);
         }
@@ -200,7 +203,8 @@ public:
 private:
     const Arguments& a;
     const int64_t G = a.H / a.H_kv, padded_d = up_to_multiple(a.d, kElements), units = padded_d / Products::kPack;
-    const int64_t max_rows = G > kTileRows ? G : kTileRows;
+    // Registers of rows reach past a task's last row; nobody reads what they hold there.
+    const int64_t max_rows = (G > kTileRows ? G : kTileRows) + (Products::kDepth > 1 ? kTileSide - 1 : 0);
     const int64_t projected_units = a.projection ? a.projection_columns / Products::kPack : units;
     // A part's rows, each [padded_d] of output, its sum and its peak.
     const int64_t partial_row = padded_d + 2, partial_size = max_rows * partial_row;
@@ -230,6 +234,14 @@ private:
         w.reals = arena.take<Real>(kProjected * padded_d);
         w.padded = arena.take<Stored>(2 * padded_d);
         return w;
+    }
+
+    void attend_packed(const QueryRows<Products>& rows, int64_t queries, int64_t position, const Tile<Products>& tile,
+                       const Table<Products>& table) const {
+        if constexpr (Products::kDepth > 1)
+            attend_by_sixteen<Products>(rows, queries, G, position, tile, table);
+        else
+            attend_tile<Products>(rows, queries, G, position, tile, table);
     }
 
     void write(const Real* row, Real factor, int64_t query, int64_t h) const {
@@ -308,7 +320,9 @@ void attend(const Arguments& a) {
     kernel.write_zeros();
 }
 
-#if defined(__AVX512BF16__)
+#if defined(WAVE_TILES)
+using Bfloat16Products = Bfloat16TileProducts;
+#elif defined(__AVX512BF16__)
 using Bfloat16Products = Bfloat16PairProducts;
 #else
 using Bfloat16Products = FloatProducts;
@@ -335,6 +349,11 @@ static bool in_bounds(const Arguments& a) {
 // Units that an element type is multiplied in: 2 for pairs of bfloat16, else 1.
 extern "C" __attribute__((visibility("default"))) int wavelet_attention_pack(int32_t element_type) {
     return element_type == k_bfloat16 ? Bfloat16Products::kPack : 1;
+}
+
+// Units of the table and of its projection are padded to a multiple of this.
+extern "C" __attribute__((visibility("default"))) int wavelet_attention_depth(int32_t element_type) {
+    return element_type == k_bfloat16 ? Bfloat16Products::kDepth : 1;
 }
 
 // Compared with the size of the caller's idea of `Arguments`.
