@@ -100,7 +100,7 @@ INLINE Stored stored_from(Real x) {
 
 // What products need that work in vectors alone: nothing that lives as long as a task.
 struct VectorsOnly {
-    explicit VectorsOnly(int64_t) {}
+    VectorsOnly(bool, int64_t) {}
 };
 
 // Products of `Unit`s, summed as `Real`s. A unit holds `kPack` neighbours along the dimension that is summed over, and

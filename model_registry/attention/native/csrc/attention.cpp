@@ -136,8 +136,9 @@ public:
         const Table<Products> table{(const Unit*)a.table, a.ranks, a.R, a.table_stride};
         const RowReader<Stored, Products> k_reader{a.d, a.k_strides[3], w.padded},
             v_reader{a.d, a.v_strides[3], w.padded};
-        [[maybe_unused]] const typename Products::Registers registers(count);
         const bool single = task.queries == 1 && G <= kSingleHeads && k_reader.direct() && v_reader.direct();
+        [[maybe_unused]] const typename Products::Registers registers(single, count);
+        if (single && Products::kDepth > 1) turn_query(rows);
         const auto keys_from = [&](int64_t n) {
             return int(task.last_key - n < kTileKeys ? task.last_key - n : kTileKeys);
         };
@@ -147,7 +148,7 @@ public:
             find_rows(a.v_cache, a.v_strides, task, n, here, w.v_rows);
             if (next) find_rows(a.k_cache, a.k_strides, task, n + kTileKeys, next, w.next_k_rows);
             const Prefetch<Stored> with_keys{w.v_rows, here, a.d}, with_values{w.next_k_rows, next, a.d};
-            const Tile<Products> tile{w.keys, w.values, n, here, units, padded_d, Real(a.scale * kLog2E)};
+            const Tile<Products> tile{w.keys, w.values, n, here, units, padded_d, Real(a.scale * kLog2E), key_stride};
             if (single) {
                 attend_single<Stored, Products>(rows, G, task.position, tile, table, {w.k_rows, with_keys},
                                                 {w.v_rows, with_values});
@@ -206,6 +207,8 @@ private:
     // Registers of rows reach past a task's last row; nobody reads what they hold there.
     const int64_t max_rows = (G > kTileRows ? G : kTileRows) + (Products::kDepth > 1 ? kTileSide - 1 : 0);
     const int64_t projected_units = a.projection ? a.projection_columns / Products::kPack : units;
+    // Blocks that hold whole sixteens of keys: a tile of keys begins at a multiple of its size.
+    const int64_t key_stride = a.block_size % kTileSide ? 0 : a.k_strides[1] * int64_t(sizeof(Stored));
     // A part's rows, each [padded_d] of output, its sum and its peak.
     const int64_t partial_row = padded_d + 2, partial_size = max_rows * partial_row;
 
@@ -224,6 +227,7 @@ private:
         w.values = arena.take<Unit>(kTileKeys * padded_d);
         w.rows.q = arena.take<Unit>(max_rows * units);
         w.rows.projected = a.projection ? arena.take<Unit>(max_rows * projected_units) : w.rows.q;
+        w.rows.q_columns = Products::kDepth > 1 ? arena.take<Unit>(units * single_columns(kSingleHeads)) : nullptr;
         w.rows.projected_units = projected_units;
         w.rows.output = arena.take<Real>(max_rows * padded_d);
         w.rows.sum = arena.take<Real>(max_rows * lanes);
@@ -234,6 +238,13 @@ private:
         w.reals = arena.take<Real>(kProjected * padded_d);
         w.padded = arena.take<Stored>(2 * padded_d);
         return w;
+    }
+
+    // The heads of a single query as columns, with zeros for heads that there are not.
+    void turn_query(const QueryRows<Products>& rows) const {
+        const int columns = single_columns(G);
+        for (int64_t u = 0; u < units; ++u)
+            for (int h = 0; h < columns; ++h) rows.q_columns[u * columns + h] = h < G ? rows.q[h * units + u] : 0;
     }
 
     void attend_packed(const QueryRows<Products>& rows, int64_t queries, int64_t position, const Tile<Products>& tile,

@@ -7,10 +7,6 @@
 #if defined(WAVE_TILES)
 
 template <int... I>
-INLINE void zero_sums(std::integer_sequence<int, I...>) {
-    (Tiles::zero<I>(), ...);
-}
-template <int... I>
 INLINE void load_sums(const float* from, int64_t stride, std::integer_sequence<int, I...>) {
     (Tiles::load<I>(from + I * kTileSide, stride * 4), ...);
 }
@@ -24,9 +20,9 @@ template <int... I>
 INLINE void multiply_tiles(const uint32_t* left, int64_t left_stride, const uint32_t* right, int64_t right_stride,
                            int64_t depth, std::integer_sequence<int, I...>) {
     for (int64_t k = 0; k < depth; k += kTileSide, right += kTileSide * right_stride) {
-        Tiles::load<kLeft>(left + k, left_stride * 4);
-        ((Tiles::load<kRight + I % kRights>(right + I * kTileSide, right_stride * 4),
-          Tiles::multiply_add<I, kLeft, kRight + I % kRights>()),
+        Tiles::load<kStaying>(left + k, left_stride * 4);
+        ((Tiles::load<kTurns + I % kTurning>(right + I * kTileSide, right_stride * 4),
+          Tiles::multiply_add<I, kStaying, kTurns + I % kTurning>()),
          ...);
     }
 }

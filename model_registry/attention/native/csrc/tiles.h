@@ -10,19 +10,32 @@
 #include <cstdlib>
 
 constexpr int kTileSide = 16;  // rows of a register, and 32-bit units in a row
-// The registers: four of sums, one of the left factor, three of right factors that are loaded in turn.
-constexpr int kSums = 4, kLeft = 4, kRight = 5, kRights = 3, kTileRegisters = 8;
+// The registers: four of sums, one of a factor that stays for all four, three of the other factors, loaded in turn.
+constexpr int kSums = 4, kStaying = 4, kTurns = 5, kTurning = 3, kTileRegisters = 8;
+constexpr int kSingleHeads = 6;  // of one query; more heads than this pay for a packed tile
+constexpr int single_columns(int64_t heads) { return heads <= 4 ? 4 : 8; }
 
-// What `ldtilecfg` reads. Registers of sums and the left factor have as many rows as there are rows to multiply.
+// What `ldtilecfg` reads.
 struct alignas(64) TileShapes {
     uint8_t palette = 1, start_row = 0, reserved[14] = {};
     uint16_t row_bytes[16] = {};
     uint8_t rows[16] = {};
 
-    explicit TileShapes(int rows_of_sums) {
+    // Query rows stay as the left factor, keys or values turn as the right one.
+    static TileShapes of_rows(int64_t rows) {
+        const int used = rows < kTileSide ? int(rows) : kTileSide;
+        return TileShapes(used, kTileSide, used, kTileSide);
+    }
+    // Keys turn as the left factor, and the heads of one query stay as the columns of the right one.
+    static TileShapes of_single(int64_t heads) {
+        return TileShapes(kTileSide, single_columns(heads), kTileSide, single_columns(heads));
+    }
+
+private:
+    TileShapes(int sum_rows, int sum_columns, int staying_rows, int staying_columns) {
         for (int i = 0; i < kTileRegisters; ++i) {
-            row_bytes[i] = 64;
-            rows[i] = uint8_t(i < kRight ? rows_of_sums : kTileSide);
+            rows[i] = uint8_t(i < kSums ? sum_rows : i == kStaying ? staying_rows : kTileSide);
+            row_bytes[i] = uint16_t(4 * (i < kSums ? sum_columns : i == kStaying ? staying_columns : kTileSide));
         }
     }
 };
@@ -68,12 +81,12 @@ public:
             float first[kTileSide] = {}, second[kTileSide] = {};
             for (int k = 0; k < r.rows[Right]; ++k) {
                 const float a = low(r.data[Left][m][k]), b = high(r.data[Left][m][k]);
-                for (int n = 0; n < kTileSide; ++n) {
+                for (int n = 0; n < r.row_bytes[Sum] / 4; ++n) {
                     first[n] = normal(first[n] + a * low(r.data[Right][k][n]));
                     second[n] = normal(second[n] + b * high(r.data[Right][k][n]));
                 }
             }
-            for (int n = 0; n < kTileSide; ++n) {
+            for (int n = 0; n < r.row_bytes[Sum] / 4; ++n) {
                 float sum;
                 std::memcpy(&sum, &r.data[Sum][m][n], sizeof sum);
                 sum = normal(normal(sum) + normal(first[n] + second[n]));
@@ -132,17 +145,23 @@ struct Tiles {
 #if defined(WAVE_EMULATED_TILES) || defined(__AMX_BF16__)
 #define WAVE_TILES
 
-// The registers of a task of `rows` rows. They are given back with it: a thread that holds none has less to save when it
-// is switched.
+// The registers of a task. They are given back with it: a thread that holds none has less to save when it is switched.
 class ConfiguredTiles {
 public:
-    explicit ConfiguredTiles(int64_t rows) { Tiles::configure(TileShapes(rows < kTileSide ? int(rows) : kTileSide)); }
+    ConfiguredTiles(bool single, int64_t rows) {
+        Tiles::configure(single ? TileShapes::of_single(rows) : TileShapes::of_rows(rows));
+    }
     ~ConfiguredTiles() { Tiles::release(); }
     ConfiguredTiles(const ConfiguredTiles&) = delete;
     ConfiguredTiles& operator=(const ConfiguredTiles&) = delete;
 };
 
-// Pairs of bfloat16 that are multiplied in vectors for a single query, and in registers of 16 x 16 for more.
+template <int... I>
+INLINE void zero_sums(std::integer_sequence<int, I...>) {
+    (Tiles::zero<I>(), ...);
+}
+
+// Pairs of bfloat16 that are multiplied in registers of 16 x 16, but for what a single query does not pay for.
 struct Bfloat16TileProducts : Bfloat16PairProducts {
     using Registers = ConfiguredTiles;
     static constexpr int kDepth = kTileSide;
