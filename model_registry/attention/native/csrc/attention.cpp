@@ -13,6 +13,7 @@
 #error "compile with the options of ../library.py: ../constants.py defines what Python and this file share"
 #endif
 
+#include "cache_write.h"
 #include "single_query.h"
 #include "tiled_rows.h"
 #include "tiled_rows.h"
@@ -249,10 +250,11 @@ private:
 
     void attend_packed(const QueryRows<Products>& rows, int64_t queries, int64_t position, const Tile<Products>& tile,
                        const Table<Products>& table) const {
+#if defined(WAVE_TILES)
         if constexpr (Products::kDepth > 1)
-            attend_by_sixteen<Products>(rows, queries, G, position, tile, table);
-        else
-            attend_tile<Products>(rows, queries, G, position, tile, table);
+            return attend_by_sixteen<Products>(rows, queries, G, position, tile, table);
+#endif
+        attend_tile<Products>(rows, queries, G, position, tile, table);
     }
 
     void write(const Real* row, Real factor, int64_t query, int64_t h) const {
@@ -382,4 +384,19 @@ extern "C" __attribute__((visibility("default"))) int wavelet_attention(const Ar
         case k_float64: attend<double, DoubleProducts>(*a); break;
     }
     return 0;
+}
+
+// Compared with the size of the caller's idea of `CacheWrite`.
+extern "C" __attribute__((visibility("default"))) int wavelet_write_cache_size() { return int(sizeof(CacheWrite)); }
+
+// Returns -1, or the first token whose slot the cache has not; then nothing is written.
+extern "C" __attribute__((visibility("default"))) int64_t wavelet_write_cache(const CacheWrite* w) {
+    for (int64_t t = 0; t < w->T; ++t)
+        if (w->slots[t] >= w->num_blocks * w->block_size) return t;
+    switch (w->element_bytes) {
+        case 2: write_tokens<uint16_t>(*w); break;
+        case 4: write_tokens<uint32_t>(*w); break;
+        case 8: write_tokens<uint64_t>(*w); break;
+    }
+    return -1;
 }
