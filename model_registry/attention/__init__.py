@@ -1,8 +1,8 @@
 """Paged causal attention with any relative position table: ``wavelet_attention`` and its implementations.
 
 On CPUs ``PreparedAttention`` spares a step's layers the checks that they share, and ``CacheWriter`` writes the cache.
-The vLLM plugin calls them, and so may anyone: this is the package's public door. It may import torch (``triton/`` also Triton) and
-nothing else of this package: it takes a table, and knows no wavelets.
+The vLLM plugin calls them, and so may anyone: this is the package's public door. It may import torch (``triton/`` also
+Triton) and nothing else of this package: it takes a table, and knows no wavelets.
 """
 
 from __future__ import annotations

@@ -66,4 +66,4 @@ class PreparedAttention:
 
 
 def _layout(*tensors: torch.Tensor) -> list[object]:
-    return [(tensor.dtype, tensor.device.type, tensor.shape, tensor.stride()) for tensor in tensors]
+    return [(tensor.dtype, tensor.shape, tensor.stride()) for tensor in tensors]

@@ -97,8 +97,8 @@ def chosen_variant() -> Variant:
 def choose(variants: list[Variant], name: str | None, tile_refusal: Callable[[], str | None]) -> Variant:
     """The variant called ``name``, or else the first of ``variants`` that the process may use.
 
-    ``tile_refusal`` is asked before ``amx`` is taken. Where it gives a reason the next variant is taken, with a warning,
-    unless ``amx`` is what was asked for.
+    ``tile_refusal`` is asked before ``amx`` is taken. Where it gives a reason the next variant is taken, with a
+    warning, unless ``amx`` is what was asked for.
 
     Raises:
         NativeLibraryUnavailableError: ``name`` is not among ``variants``, or it is ``amx`` and refused.
