@@ -13,7 +13,7 @@ those behind it: its arguments were checked by the first, and each call compares
 ``one_key_us`` tells what such a call takes with one key, and what ``wavelet_attention`` takes, which checks all anew.
 ``cache_write`` times the write of new keys and values into the cache, likewise beside vLLM's.
 
-Results are named after the CPU's vendor and our variant. A kernel that fails parity is not timed; the command fails then.
+Results are named after the CPU's vendor and our variant. A kernel without parity is not timed; the command fails then.
 """
 
 from __future__ import annotations

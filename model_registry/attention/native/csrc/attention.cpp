@@ -14,8 +14,8 @@
 #endif
 
 #include "cache_write.h"
-#include "single_query.h"
 #include "tiled_rows.h"
+#include "tiled_single.h"
 #include "tiled_rows.h"
 
 namespace {
@@ -150,12 +150,13 @@ public:
             if (next) find_rows(a.k_cache, a.k_strides, task, n + kTileKeys, next, w.next_k_rows);
             const Prefetch<Stored> with_keys{w.v_rows, here, a.d}, with_values{w.next_k_rows, next, a.d};
             const Tile<Products> tile{w.keys, w.values, n, here, units, padded_d, Real(a.scale * kLog2E), key_stride};
+            const RowSource<Stored, Products> keys{w.k_rows, with_keys}, values{w.v_rows, with_values};
+            const auto pack = [&] { pack_values(v_reader, w.v_rows, here, with_values, padded_d, w.values); };
             if (single) {
-                attend_single<Stored, Products>(rows, G, task.position, tile, table, {w.k_rows, with_keys},
-                                                {w.v_rows, with_values});
+                attend_one(rows, task.position, tile, table, keys, values, pack);
             } else {
                 pack_keys(k_reader, w.k_rows, here, with_keys, w.keys);
-                pack_values(v_reader, w.v_rows, here, with_values, padded_d, w.values);
+                pack();
                 attend_packed(rows, task.queries, task.position, tile, table);
             }
             std::swap(w.k_rows, w.next_k_rows);
@@ -248,13 +249,26 @@ private:
             for (int h = 0; h < columns; ++h) rows.q_columns[u * columns + h] = h < G ? rows.q[h * units + u] : 0;
     }
 
+    template <class Pack>
+    void attend_one(const QueryRows<Products>& rows, int64_t position, const Tile<Products>& tile,
+                    const Table<Products>& table, const RowSource<Stored, Products>& keys,
+                    const RowSource<Stored, Products>& values, [[maybe_unused]] const Pack& pack) const {
+#if defined(WAVE_TILES)
+        if constexpr (Products::kDepth > 1)
+            return attend_single_tiled<Products>(rows, G, position, tile, table, keys, pack);
+        else
+#endif
+            attend_single<Stored, Products>(rows, G, position, tile, table, keys, values);
+    }
+
     void attend_packed(const QueryRows<Products>& rows, int64_t queries, int64_t position, const Tile<Products>& tile,
                        const Table<Products>& table) const {
 #if defined(WAVE_TILES)
         if constexpr (Products::kDepth > 1)
             return attend_by_sixteen<Products>(rows, queries, G, position, tile, table);
+        else
 #endif
-        attend_tile<Products>(rows, queries, G, position, tile, table);
+            attend_tile<Products>(rows, queries, G, position, tile, table);
     }
 
     void write(const Real* row, Real factor, int64_t query, int64_t h) const {

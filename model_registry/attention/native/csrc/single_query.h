@@ -1,7 +1,9 @@
 // One query: too few rows to pay for a packed tile, so keys and values go from their rows to the products in registers.
 #pragma once
 
-#include "tiled_keys.h"
+#include "softmax.h"
+
+constexpr int kSingleHeads = 6;  // of one query; more heads than this pay for a packed tile
 
 template <class Stored, class Products>
 struct RowSource {
@@ -79,30 +81,7 @@ void attend_single(const QueryRows<Products>& rows, int64_t position, const Tile
     alignas(kVectorBytes) typename Products::Unit weights[Heads][kTileKeys / Products::kPack];
     Real factor[Heads];
     const int vectors = (tile.count + lanes - 1) / lanes;
-    int v = 0;
-#if defined(WAVE_TILES)
-    if constexpr (Products::kDepth > 1) {
-        const auto score_some = [&](int n, auto groups) {
-            constexpr int keys_now = int(groups.size()) * kTileSide;
-            Vector<Real> products[Heads][keys_now / lanes];
-            keys.ahead.fetch(n, keys_now);
-            multiply_tiled_keys<Heads>(products, rows.q_columns, tile.units, keys.rows + n, tile.key_stride, groups);
-#pragma GCC unroll 4
-            for (int i = 0; i < keys_now / lanes; ++i) {
-                Vector<Real> sum[Heads][1];
-                for (int h = 0; h < Heads; ++h) sum[h][0] = products[h][i];
-                add_position<Products, Heads, 1>(sum, rows, 0, position - tile.first - n - i * lanes, table);
-                for (int h = 0; h < Heads; ++h) store(&scores[h][n + i * lanes], sum[h][0] * tile.scale);
-            }
-        };
-        int n = 0;
-        const int regular = tile.key_stride ? tile.count : 0;  // keys whose rows lie at equal distances by sixteens
-        for (; n + 4 * kTileSide <= regular; n += 4 * kTileSide) score_some(n, std::make_integer_sequence<int, 4>());
-        for (; n + kTileSide <= regular; n += kTileSide) score_some(n, std::make_integer_sequence<int, 1>());
-        v = n / lanes;
-    }
-#endif
-    for (; v < vectors; ++v) {
+    for (int v = 0; v < vectors; ++v) {
         Vector<Real> sum[Heads][1] = {};
         keys.ahead.fetch(v * lanes, lanes);
         add_position<Products, Heads, 1>(sum, rows, 0, position - tile.first - v * lanes, table);

@@ -6,39 +6,18 @@
 
 #if defined(WAVE_TILES)
 
-template <int... I>
-INLINE void load_sums(const float* from, int64_t stride, std::integer_sequence<int, I...>) {
-    (Tiles::load<I>(from + I * kTileSide, stride * 4), ...);
-}
-template <int... I>
-INLINE void store_sums(float* to, int64_t stride, std::integer_sequence<int, I...>) {
-    (Tiles::store<I>(to + I * kTileSide, stride * 4), ...);
-}
-// Adds to the sums a row of `left` [rows][depth] times N registers' columns of `right` [depth][N * 16]. `depth` and the
-// strides are in units; a depth that is no multiple of 16 is rounded up, and both factors hold zeros or more there.
-template <int... I>
-INLINE void multiply_tiles(const uint32_t* left, int64_t left_stride, const uint32_t* right, int64_t right_stride,
-                           int64_t depth, std::integer_sequence<int, I...>) {
-    for (int64_t k = 0; k < depth; k += kTileSide, right += kTileSide * right_stride) {
-        Tiles::load<kStaying>(left + k, left_stride * 4);
-        ((Tiles::load<kTurns + I % kTurning>(right + I * kTileSide, right_stride * 4),
-          Tiles::multiply_add<I, kStaying, kTurns + I % kTurning>()),
-         ...);
-    }
-}
-
 // q . k of the rows from `q` on, in `scores`; `width` columns, a multiple of 32.
 template <class Products>
 INLINE void score_tiles(const uint32_t* q, const Tile<Products>& tile, int width,
                         float (&scores)[kTileSide][kTileKeys]) {
     const auto columns = [&](int n, auto count) {
-        zero_sums(count);
-        multiply_tiles(q, tile.units, tile.keys + n, kTileKeys, tile.units, count);
-        store_sums(&scores[0][n], kTileKeys, count);
+        zero_sums<RowRegisters>(count);
+        multiply_tiles<RowRegisters>(q, tile.units, tile.keys + n, kTileKeys, tile.units, count);
+        store_sums<RowRegisters>(&scores[0][n], kTileKeys, count);
     };
     int n = 0;
-    for (; n + 64 <= width; n += 64) columns(n, std::make_integer_sequence<int, 4>());
-    if (n < width) columns(n, std::make_integer_sequence<int, 2>());
+    for (; n + 64 <= width; n += 64) columns(n, Together<4>());
+    if (n < width) columns(n, Together<2>());
 }
 
 constexpr int kTermColumns = kTileKeys + kTileSide;
@@ -50,15 +29,16 @@ INLINE void term_tiles(const uint32_t* projected, int64_t projected_units, int64
                        const Table<Products>& table, float (&term)[kTileSide][kTermColumns]) {
     const auto some = [&](int64_t c, auto count) {
         const int64_t nearest = farthest - c - int64_t(count.size()) * kTileSide + 1;
-        zero_sums(count);
+        zero_sums<RowRegisters>(count);
         if (nearest < table.R)
-            multiply_tiles(projected, projected_units, table.columns + kTableMargin + table.R - 1 - farthest + c,
-                           table.stride, table.ranks[(nearest < 0 ? 0 : nearest) / kRankSpan], count);
-        store_sums(&term[0][c], kTermColumns, count);
+            multiply_tiles<RowRegisters>(
+                projected, projected_units, table.columns + kTableMargin + table.R - 1 - farthest + c, table.stride,
+                table.ranks[(nearest < 0 ? 0 : nearest) / kRankSpan], count);
+        store_sums<RowRegisters>(&term[0][c], kTermColumns, count);
     };
     int64_t c = 0;
-    for (; c + 64 <= columns; c += 64) some(c, std::make_integer_sequence<int, 4>());
-    for (; c < columns; c += kTileSide) some(c, std::make_integer_sequence<int, 1>());
+    for (; c + 64 <= columns; c += 64) some(c, Together<4>());
+    for (; c < columns; c += kTileSide) some(c, Together<1>());
 }
 
 // One tile of keys for `count` rows, at most 16, from row `row` on. All see the tile's first key.
@@ -99,14 +79,14 @@ void attend_sixteen(const QueryRows<Products>& rows, int64_t row, int count, int
 
     const auto columns_of_values = [&](int64_t c, auto together) {
         float* output = rows.output + row * tile.padded_d + c;
-        load_sums(output, tile.padded_d, together);
-        multiply_tiles(weights[0], kTileKeys / Products::kPack, tile.values + c, tile.padded_d, width / Products::kPack,
-                       together);
-        store_sums(output, tile.padded_d, together);
+        load_sums<RowRegisters>(output, tile.padded_d, together);
+        multiply_tiles<RowRegisters>(weights[0], kTileKeys / Products::kPack, tile.values + c, tile.padded_d,
+                                     width / Products::kPack, together);
+        store_sums<RowRegisters>(output, tile.padded_d, together);
     };
     int64_t c = 0;
-    for (; c + 64 <= tile.padded_d; c += 64) columns_of_values(c, std::make_integer_sequence<int, 4>());
-    if (c < tile.padded_d) columns_of_values(c, std::make_integer_sequence<int, 2>());
+    for (; c + 64 <= tile.padded_d; c += 64) columns_of_values(c, Together<4>());
+    if (c < tile.padded_d) columns_of_values(c, Together<2>());
 }
 
 // All `queries` x `heads` rows of a query tile, sixteen at a time.

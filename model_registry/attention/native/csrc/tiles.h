@@ -10,9 +10,19 @@
 #include <cstdlib>
 
 constexpr int kTileSide = 16;  // rows of a register, and 32-bit units in a row
-// The registers: four of sums, one of a factor that stays for all four, three of the other factors, loaded in turn.
-constexpr int kSums = 4, kStaying = 4, kTurns = 5, kTurning = 3, kTileRegisters = 8;
-constexpr int kSingleHeads = 6;  // of one query; more heads than this pay for a packed tile
+constexpr int kTileRegisters = 8;
+
+// Which registers hold what. In a product of a row of registers one factor stays, and the others come in turn.
+struct RowRegisters {  // query rows: they stay as the left factor, keys or values come as the right one
+    static constexpr int kSums = 0, kStaying = 4, kTurns = 5, kTurning = 3;
+};
+struct KeyRegisters {  // one query: keys come as the left factor, and its heads stay as columns of the right one
+    static constexpr int kSums = 0, kStaying = 2, kTurns = 6, kTurning = 2;
+};
+struct ValueRegisters {  // one query, beside KeyRegisters: weights stay as the left factor, values come as the right one
+    static constexpr int kSums = 4, kStaying = 3, kTurns = 6, kTurning = 2;
+};
+// Columns that hold the heads of one query.
 constexpr int single_columns(int64_t heads) { return heads <= 4 ? 4 : 8; }
 
 // What `ldtilecfg` reads.
@@ -21,22 +31,27 @@ struct alignas(64) TileShapes {
     uint16_t row_bytes[16] = {};
     uint8_t rows[16] = {};
 
-    // Query rows stay as the left factor, keys or values turn as the right one.
     static TileShapes of_rows(int64_t rows) {
         const int used = rows < kTileSide ? int(rows) : kTileSide;
-        return TileShapes(used, kTileSide, used, kTileSide);
+        TileShapes shapes;
+        for (int i = 0; i < kTileRegisters; ++i) shapes.set(i, i < RowRegisters::kTurns ? used : kTileSide, kTileSide);
+        return shapes;
     }
-    // Keys turn as the left factor, and the heads of one query stay as the columns of the right one.
-    static TileShapes of_single(int64_t heads) {
-        return TileShapes(kTileSide, single_columns(heads), kTileSide, single_columns(heads));
+    static TileShapes of_single(int heads) {
+        TileShapes shapes;
+        for (int i = 0; i < kTileRegisters; ++i) {
+            if (i <= KeyRegisters::kStaying)
+                shapes.set(i, kTileSide, single_columns(heads));
+            else
+                shapes.set(i, i < ValueRegisters::kTurns ? heads : kTileSide, kTileSide);
+        }
+        return shapes;
     }
 
 private:
-    TileShapes(int sum_rows, int sum_columns, int staying_rows, int staying_columns) {
-        for (int i = 0; i < kTileRegisters; ++i) {
-            rows[i] = uint8_t(i < kSums ? sum_rows : i == kStaying ? staying_rows : kTileSide);
-            row_bytes[i] = uint16_t(4 * (i < kSums ? sum_columns : i == kStaying ? staying_columns : kTileSide));
-        }
+    void set(int register_, int row_count, int columns) {
+        rows[register_] = uint8_t(row_count);
+        row_bytes[register_] = uint16_t(columns * 4);
     }
 };
 static_assert(sizeof(TileShapes) == 64, "the size that the instruction reads");
@@ -149,19 +164,43 @@ struct Tiles {
 class ConfiguredTiles {
 public:
     ConfiguredTiles(bool single, int64_t rows) {
-        Tiles::configure(single ? TileShapes::of_single(rows) : TileShapes::of_rows(rows));
+        Tiles::configure(single ? TileShapes::of_single(int(rows)) : TileShapes::of_rows(rows));
     }
     ~ConfiguredTiles() { Tiles::release(); }
     ConfiguredTiles(const ConfiguredTiles&) = delete;
     ConfiguredTiles& operator=(const ConfiguredTiles&) = delete;
 };
 
-template <int... I>
+template <class Registers, int... I>
 INLINE void zero_sums(std::integer_sequence<int, I...>) {
-    (Tiles::zero<I>(), ...);
+    (Tiles::zero<Registers::kSums + I>(), ...);
 }
+template <class Registers, int... I>
+INLINE void load_sums(const float* from, int64_t stride, std::integer_sequence<int, I...>) {
+    (Tiles::load<Registers::kSums + I>(from + I * kTileSide, stride * 4), ...);
+}
+template <class Registers, int... I>
+INLINE void store_sums(float* to, int64_t stride, std::integer_sequence<int, I...>) {
+    (Tiles::store<Registers::kSums + I>(to + I * kTileSide, stride * 4), ...);
+}
+// Adds to the sums the rows of `left` [rows][depth] times as many registers of columns of `right` [depth][..] as there
+// are I. `depth` and the strides are in units; a depth that is no multiple of 16 is rounded up.
+template <class Registers, int... I>
+INLINE void multiply_tiles(const uint32_t* left, int64_t left_stride, const uint32_t* right, int64_t right_stride,
+                           int64_t depth, std::integer_sequence<int, I...>) {
+    constexpr int staying = Registers::kStaying, turns = Registers::kTurns, turning = Registers::kTurning;
+    for (int64_t k = 0; k < depth; k += kTileSide, right += kTileSide * right_stride) {
+        Tiles::load<staying>(left + k, left_stride * 4);
+        ((Tiles::load<turns + I % turning>(right + I * kTileSide, right_stride * 4),
+          Tiles::multiply_add<Registers::kSums + I, staying, turns + I % turning>()),
+         ...);
+    }
+}
+// How many registers are worked on together, as a type.
+template <int Count>
+using Together = std::make_integer_sequence<int, Count>;
 
-// Pairs of bfloat16 that are multiplied in registers of 16 x 16, but for what a single query does not pay for.
+// Pairs of bfloat16 that are multiplied in registers of 16 x 16.
 struct Bfloat16TileProducts : Bfloat16PairProducts {
     using Registers = ConfiguredTiles;
     static constexpr int kDepth = kTileSide;
