@@ -41,6 +41,13 @@ def wait_ready(process: subprocess.Popen[bytes], url: str, log: Path, seconds: f
     raise RuntimeError(f"{url} did not answer:\n{log.read_text()[-4000:]}")
 
 
+def cpu_vendor() -> str:
+    """``amd``, ``intel`` or what else /proc/cpuinfo names: results are kept apart by it."""
+    lines = Path("/proc/cpuinfo").read_text().splitlines()
+    name = next((line.split(":")[1].strip() for line in lines if line.startswith("vendor_id")), platform.machine())
+    return {"AuthenticAMD": "amd", "GenuineIntel": "intel"}.get(name, name)
+
+
 def machine() -> dict[str, Any]:
     """Name of the CPU, cores that this process may use, and Python's version."""
     lines = Path("/proc/cpuinfo").read_text().splitlines()

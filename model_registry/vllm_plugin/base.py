@@ -96,20 +96,22 @@ class WaveletAttentionBase(AttentionImpl[WaveletAttentionMetadata]):
             # there, NaN perhaps, would go through the rest of the model.
             self._profile(query)
             return output.fill_(0)
-        tokens = attn_metadata.num_actual_tokens
+        self._attend(layer, query, kv_cache, attn_metadata, output)
+        return output
+
+    def _batch(self, query: torch.Tensor, kv_cache: torch.Tensor, metadata: WaveletAttentionMetadata) -> PagedBatch:
+        """The batch's own tokens of ``query``, without padding, and what they attend to."""
         k_cache, v_cache = self._caches(kv_cache)
-        batch = PagedBatch(
-            query[:tokens],
+        return PagedBatch(
+            query[: metadata.num_actual_tokens],
             k_cache,
             v_cache,
-            attn_metadata.block_table,
-            attn_metadata.query_start_loc,
-            attn_metadata.seq_lens,
+            metadata.block_table,
+            metadata.query_start_loc,
+            metadata.seq_lens,
             self.table,
             self.scale,
         )
-        self._attend(layer, batch, attn_metadata, output[:tokens])
-        return output
 
     def _profile(self, query: torch.Tensor) -> None:
         """Take the memory that attention of ``query`` ``[T, H, d]`` takes, for vLLM to see how much is left."""
@@ -120,5 +122,12 @@ class WaveletAttentionBase(AttentionImpl[WaveletAttentionMetadata]):
         return token_major[..., : self.head_size], token_major[..., self.head_size :]
 
     @abstractmethod
-    def _attend(self, layer: Any, batch: PagedBatch, metadata: WaveletAttentionMetadata, output: torch.Tensor) -> None:
-        """Attention of the batch, into ``output`` ``[T, H, d]``; ``layer`` has the scales of a float8 cache."""
+    def _attend(
+        self,
+        layer: Any,
+        query: torch.Tensor,
+        kv_cache: torch.Tensor,
+        metadata: WaveletAttentionMetadata,
+        output: torch.Tensor,
+    ) -> None:
+        """Attention of the batch, into the first rows of ``output``; ``layer`` has the scales of a float8 cache."""

@@ -1,21 +1,28 @@
-"""Wavelet attention in vLLM on CPUs: PyTorch writes the paged cache, and ``wavelet_attention`` attends to it."""
+"""Wavelet attention in vLLM on CPUs: writes the paged cache and attends to it, with what a step's layers share once."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-import torch
-
-from model_registry.attention import wavelet_attention
+from model_registry.attention import CacheWriter, PreparedAttention
 from model_registry.vllm_plugin.base import WaveletAttentionBase
 
 if TYPE_CHECKING:
-    from model_registry.attention.batch import PagedBatch
+    import torch
+
     from model_registry.vllm_plugin.metadata import WaveletAttentionMetadata
 
 
 class WaveletCpuAttentionImpl(WaveletAttentionBase):
     """One layer's attention on a CPU."""
+
+    _kv_cache: torch.Tensor | None = None
+    """The cache that ``_views`` and ``_writer`` are of: vLLM hands the same one to every call."""
+
+    _views: tuple[torch.Tensor, torch.Tensor]
+    """Its keys and values, ``[num_blocks, block, H_kv, d]`` each."""
+
+    _writer: CacheWriter
 
     def do_kv_cache_update(
         self,
@@ -27,14 +34,29 @@ class WaveletCpuAttentionImpl(WaveletAttentionBase):
     ) -> None:
         """Write ``key`` and ``value`` ``[T, H_kv, d]`` to the slots ``[T]`` of the cache; slot -1 is padding."""
         del layer
-        tokens = slot_mapping.shape[0]
-        block, offset = slot_mapping.div(kv_cache.shape[2], rounding_mode="floor"), slot_mapping % kv_cache.shape[2]
-        rows = torch.cat((key[:tokens], value[:tokens]), dim=-1)
-        written = block >= 0
-        if not bool(written.all()):
-            block, offset, rows = block[written], offset[written], rows[written]
-        kv_cache[block, :, offset] = rows
+        self._look_at(kv_cache)
+        self._writer.write(key, value, slot_mapping)
 
-    def _attend(self, layer: Any, batch: PagedBatch, metadata: WaveletAttentionMetadata, output: torch.Tensor) -> None:
-        del layer, metadata
-        wavelet_attention(*batch, out=output)
+    def _attend(
+        self,
+        layer: Any,
+        query: torch.Tensor,
+        kv_cache: torch.Tensor,
+        metadata: WaveletAttentionMetadata,
+        output: torch.Tensor,
+    ) -> None:
+        del layer
+        self._look_at(kv_cache)
+        tokens = metadata.num_actual_tokens
+        if tokens != query.shape[0]:
+            query, output = query[:tokens], output[:tokens]
+        tensors = (query, *self._views, self.table, self.scale, output)
+        if metadata.prepared is None or not metadata.prepared.takes(*tensors):
+            metadata.prepared = PreparedAttention(self._batch(query, kv_cache, metadata), output)
+        metadata.prepared.attend(query, *self._views, output)
+
+    def _look_at(self, kv_cache: torch.Tensor) -> None:
+        if kv_cache is not self._kv_cache:
+            self._views = self._caches(kv_cache)
+            self._writer = CacheWriter(*self._views)
+            self._kv_cache = kv_cache

@@ -121,10 +121,18 @@ class WaveletGpuAttentionImpl(WaveletAttentionBase):
             metadata.far_lens[rows] = self.split.far_lengths(batch)
         return replace(self.split, far_lens=metadata.far_lens[rows])
 
-    def _attend(self, layer: Any, batch: PagedBatch, metadata: WaveletAttentionMetadata, output: torch.Tensor) -> None:
+    def _attend(
+        self,
+        layer: Any,
+        query: torch.Tensor,
+        kv_cache: torch.Tensor,
+        metadata: WaveletAttentionMetadata,
+        output: torch.Tensor,
+    ) -> None:
+        batch = self._batch(query, kv_cache, metadata)
         paged_attention(
             batch,
-            output,
+            output[: metadata.num_actual_tokens],
             max_query_len=metadata.max_query_len,
             max_seq_len=metadata.max_seq_len,
             k_scale=layer._k_scale if self.float8 else None,

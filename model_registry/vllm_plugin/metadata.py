@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     import torch
     from vllm.v1.kv_cache_interface import KVCacheSpec
 
+    from model_registry.attention import PreparedAttention
+
 
 @dataclass
 class WaveletAttentionMetadata(AttentionMetadata):
@@ -32,6 +34,7 @@ class WaveletAttentionMetadata(AttentionMetadata):
         max_seq_len: most keys of a request, or a bound on it.
         far_lens: by the keys that are near, ``[S]`` int32: the far keys of each request. Filled by the first layer of a
             step that asks, for the others.
+        prepared: the step's arguments as checked by its first layer, on CPUs.
     """
 
     num_actual_tokens: int
@@ -41,6 +44,7 @@ class WaveletAttentionMetadata(AttentionMetadata):
     max_query_len: int
     max_seq_len: int
     far_lens: dict[int, torch.Tensor] = field(default_factory=dict)
+    prepared: PreparedAttention | None = None
 
 
 class WaveletAttentionMetadataBuilder(AttentionMetadataBuilder[WaveletAttentionMetadata]):

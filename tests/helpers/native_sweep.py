@@ -1,5 +1,5 @@
-"""Compares the native kernel with the reference over ragged shapes, in every element type. A script: the kernel's
-variant is chosen once per process.
+"""Compares the native kernel with the reference over ragged shapes, in every element type, and checks what the library
+writes to a cache of those shapes. A script: the kernel's variant is chosen once per process.
 
 usage: native_sweep.py COUNT
 """
@@ -11,7 +11,7 @@ import sys
 import torch
 
 from helpers.paged_case import paged_case
-from model_registry.attention import wavelet_attention
+from model_registry.attention import CacheWriter, wavelet_attention
 from model_registry.attention.native.library import load_library
 
 # Multiples of a rounding error, for outputs of order 1 over up to a few thousand keys.
@@ -37,4 +37,11 @@ for i, ((H, H_kv), d) in enumerate(pairs):
         if not error <= tolerance:
             sys.exit(f"{dtype} H={H} H_kv={H_kv} d={d} block={block_size} R={R} {lengths} {queries}: error {error}")
         largest = max(largest, error / tolerance)
+        caches = [torch.full_like(cache, 7.0) for cache in (case.k_cache, case.v_cache)]
+        places = caches[0].shape[0] * block_size
+        slots = torch.randperm(places)[: min(places, 200)]
+        rows = torch.randn(slots.shape[0], 2 * H_kv, d).to(dtype)
+        CacheWriter(*caches).write(rows[:, :H_kv], rows[:, H_kv:], slots)
+        if not torch.equal(torch.cat([cache.reshape(-1, H_kv, d)[slots] for cache in caches], dim=1), rows):
+            sys.exit(f"{dtype} H_kv={H_kv} d={d} block={block_size}: rows are not in their slots")
 sys.stdout.write(f"{load_library()[1].name}: {len(pairs)} shapes, largest error {largest:.2f} of the tolerance\n")

@@ -1,6 +1,6 @@
 """Runs the sweep of the native kernel under the address and undefined-behaviour sanitizers. Slow, so not a test.
 
-usage: sanitize_native.py [COUNT]
+usage: sanitize_native.py [COUNT [VARIANT ...]]
 """
 
 import os
@@ -15,13 +15,15 @@ from model_registry.attention.native.library import FLAGS, SOURCES, file_name, f
 SWEEP = Path(__file__).with_name("native_sweep.py")
 SANITIZE = ("-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-fno-omit-frame-pointer", "-g", "-O1")
 
-count = sys.argv[1] if len(sys.argv) > 1 else "81"
+count, variants = sys.argv[1] if len(sys.argv) > 1 else "81", sys.argv[2:]
 compiler = find_compiler()
 runtime = subprocess.run([compiler, "-print-file-name=libasan.so"], capture_output=True, text=True, check=True).stdout
 with tempfile.TemporaryDirectory() as scratch:
     directory = Path(scratch) / "wave-serve"
     directory.mkdir()
     for variant in variants_of_this_cpu():
+        if variants and variant.name not in variants:
+            continue
         # Under the name that the loader looks for in the cache, where it does not build what is there.
         library = directory / file_name(variant)
         source = str(SOURCES / "attention.cpp")

@@ -8,21 +8,29 @@ from __future__ import annotations
 
 import ctypes
 import hashlib
+import logging
 import os
 import shutil
 import subprocess
 import tempfile
 from functools import cache
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from model_registry.attention.native.constants import DEFINITIONS
+from model_registry.attention.native.tile_permission import tile_refusal
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 SOURCES = Path(__file__).with_name("csrc")
 PREBUILT = Path(__file__).with_name("prebuilt")
 """Where libraries built ahead of time are looked for, see ``model_registry.attention.build``."""
 
 FLAGS = ("-std=c++17", "-O3", "-fPIC", "-fopenmp", "-fvisibility=hidden", *DEFINITIONS)
+
+
+_logger = logging.getLogger(__name__)
 
 
 class NativeLibraryUnavailableError(RuntimeError):
@@ -44,7 +52,15 @@ class Variant(NamedTuple):
 _AVX512 = ("-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mfma")
 _AVX512_NEEDS = frozenset({"avx512f", "avx512bw", "avx512dq", "avx512vl", "fma"})
 
+AMX = Variant(
+    "amx",
+    (*_AVX512, "-mavx512bf16", "-mamx-tile", "-mamx-bf16"),
+    _AVX512_NEEDS | {"avx512_bf16", "amx_tile", "amx_bf16"},
+)
+"""The variant that multiplies bfloat16 in tile registers, which a process has to ask for."""
+
 VARIANTS = (
+    AMX,
     Variant("avx512bf16", (*_AVX512, "-mavx512bf16"), _AVX512_NEEDS | {"avx512_bf16"}),
     Variant("avx512", _AVX512, _AVX512_NEEDS),
     Variant("avx2", ("-mavx2", "-mfma"), frozenset({"avx2", "fma"})),
@@ -58,24 +74,47 @@ VARIANT_VARIABLE = "WAVE_ATTENTION_VARIANT"
 
 
 def variants_of_this_cpu() -> list[Variant]:
-    """The variants that this CPU runs, the best first."""
+    """The variants that this CPU runs, the best first; the last one, ``amx-emulated``, is for checks.
+
+    It does what ``amx`` does with the tile registers in plain C++, and with the vectors that this CPU has.
+    """
     features = _cpu_features()
-    return [variant for variant in VARIANTS if variant.needs <= features]
+    variants = [variant for variant in VARIANTS if variant.needs <= features]
+    vectors = next(variant for variant in variants if variant is not AMX)
+    emulated = Variant("amx-emulated", (*vectors.options, "-DWAVE_EMULATED_TILES"), vectors.needs)
+    return [*variants, emulated]
 
 
 def chosen_variant() -> Variant:
     """The variant that is asked for in the environment, or else the best.
 
     Raises:
-        NativeLibraryUnavailableError: this CPU does not run the one that is asked for.
+        NativeLibraryUnavailableError: this CPU does not run the one that is asked for, or Linux refuses what it needs.
     """
-    variants = variants_of_this_cpu()
-    name = os.environ.get(VARIANT_VARIABLE) or variants[0].name
-    for variant in variants:
-        if variant.name == name:
-            return variant
-    names = ", ".join(variant.name for variant in variants)
-    raise NativeLibraryUnavailableError(f"{VARIANT_VARIABLE}={name}, but this CPU runs {names}")
+    return choose(variants_of_this_cpu(), os.environ.get(VARIANT_VARIABLE), tile_refusal)
+
+
+def choose(variants: list[Variant], name: str | None, tile_refusal: Callable[[], str | None]) -> Variant:
+    """The variant called ``name``, or else the first of ``variants`` that the process may use.
+
+    ``tile_refusal`` is asked before ``amx`` is taken. Where it gives a reason the next variant is taken, with a
+    warning, unless ``amx`` is what was asked for.
+
+    Raises:
+        NativeLibraryUnavailableError: ``name`` is not among ``variants``, or it is ``amx`` and refused.
+    """
+    chosen = next((variant for variant in variants if variant.name == (name or variants[0].name)), None)
+    if chosen is None:
+        names = ", ".join(variant.name for variant in variants)
+        raise NativeLibraryUnavailableError(f"{VARIANT_VARIABLE}={name}, but this CPU runs {names}")
+    refusal = tile_refusal() if chosen is AMX else None
+    if refusal is None:
+        return chosen
+    if name:
+        raise NativeLibraryUnavailableError(f"{VARIANT_VARIABLE}={name}, but there is no permission: {refusal}")
+    following = variants[variants.index(AMX) + 1]
+    _logger.warning("Attention runs on variant %r, not on %r: %s", following.name, AMX.name, refusal)
+    return following
 
 
 @cache

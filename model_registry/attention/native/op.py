@@ -36,43 +36,59 @@ def attention(batch: PagedBatch, out: torch.Tensor) -> None:
         AttentionArgumentError: a value of an index tensor is out of bounds.
         NativeLibraryUnavailableError: there is no library and none can be built.
     """
-    q, k_cache, v_cache, block_table, query_start_loc, seq_lens, table, scale = batch
-    element_type = _ELEMENT_TYPES[q.dtype]
-    packed = packed_table(table, q.dtype, _pack(element_type))
-    starts, lengths, projection = query_start_loc.contiguous(), seq_lens.contiguous(), packed.projection
-    num_blocks, block_size, H_kv, d = k_cache.shape
-    arguments = KernelArguments()
-    arguments.q = q.data_ptr()
-    arguments.k_cache = k_cache.data_ptr()
-    arguments.v_cache = v_cache.data_ptr()
-    arguments.out = out.data_ptr()
-    arguments.block_table = block_table.data_ptr()
-    arguments.query_start_loc = starts.data_ptr()
-    arguments.seq_lens = lengths.data_ptr()
-    arguments.table = packed.columns.data_ptr()
-    arguments.projection = None if projection is None else projection.data_ptr()
-    arguments.ranks = packed.ranks.data_ptr()
-    arguments.q_strides = _int64s(q.stride())
-    arguments.k_strides = _int64s(k_cache.stride())
-    arguments.v_strides = _int64s(v_cache.stride())
-    arguments.out_strides = _int64s(out.stride())
-    arguments.block_table_strides = _int64s(block_table.stride())
-    arguments.T = q.shape[0]
-    arguments.S = block_table.shape[0]
-    arguments.H = q.shape[1]
-    arguments.H_kv = H_kv
-    arguments.d = d
-    arguments.num_blocks = num_blocks
-    arguments.block_size = block_size
-    arguments.max_blocks = block_table.shape[1]
-    arguments.R = table.shape[0]
-    arguments.table_stride = packed.columns.shape[1]
-    arguments.projection_columns = 0 if projection is None else projection.shape[1]
-    arguments.element_type = element_type
-    arguments.scale = scale
-    if _library().wavelet_attention(ctypes.byref(arguments)):
-        check_values(batch)
-        raise AssertionError("check_values accepts what the kernel refuses")
+    NativeAttention(batch, out).attend(batch.q, batch.k_cache, batch.v_cache, out)
+
+
+class NativeAttention:
+    """A batch's arguments as the kernel reads them, to attend with several times: as often as a step has layers.
+
+    Raises:
+        NativeLibraryUnavailableError: there is no library and none can be built.
+    """
+
+    def __init__(self, batch: PagedBatch, out: torch.Tensor) -> None:
+        q, k_cache, v_cache, block_table, query_start_loc, seq_lens, table, scale = batch
+        element_type = _ELEMENT_TYPES[q.dtype]
+        packed = packed_table(table, q.dtype, *_units(element_type))
+        starts, lengths, projection = query_start_loc.contiguous(), seq_lens.contiguous(), packed.projection
+        self._batch, self._kept = batch, (packed, starts, lengths)  # the kernel has their addresses
+        self._function = native_library().wavelet_attention
+        arguments = self._arguments = KernelArguments()
+        self._address = ctypes.byref(arguments)
+        arguments.block_table = block_table.data_ptr()
+        arguments.query_start_loc = starts.data_ptr()
+        arguments.seq_lens = lengths.data_ptr()
+        arguments.table = packed.columns.data_ptr()
+        arguments.projection = None if projection is None else projection.data_ptr()
+        arguments.ranks = packed.ranks.data_ptr()
+        arguments.q_strides = _int64s(q.stride())
+        arguments.k_strides = _int64s(k_cache.stride())
+        arguments.v_strides = _int64s(v_cache.stride())
+        arguments.out_strides = _int64s(out.stride())
+        arguments.block_table_strides = _int64s(block_table.stride())
+        arguments.T, arguments.H, arguments.d = q.shape
+        arguments.num_blocks, arguments.block_size, arguments.H_kv, _ = k_cache.shape
+        arguments.S, arguments.max_blocks = block_table.shape
+        arguments.R = table.shape[0]
+        arguments.table_stride = packed.columns.shape[1]
+        arguments.projection_columns = 0 if projection is None else projection.shape[1]
+        arguments.element_type = element_type
+        arguments.scale = scale
+
+    def attend(self, q: torch.Tensor, k_cache: torch.Tensor, v_cache: torch.Tensor, out: torch.Tensor) -> None:
+        """Attend with tensors of the types, shapes and strides of the batch's own, which the caller has checked.
+
+        Raises:
+            AttentionArgumentError: a value of an index tensor is out of bounds.
+        """
+        arguments = self._arguments
+        arguments.q = q.data_ptr()
+        arguments.k_cache = k_cache.data_ptr()
+        arguments.v_cache = v_cache.data_ptr()
+        arguments.out = out.data_ptr()
+        if self._function(self._address):
+            check_values(self._batch)
+            raise AssertionError("check_values accepts what the kernel refuses")
 
 
 @lru_cache(maxsize=256)
@@ -82,7 +98,7 @@ def _int64s(values: tuple[int, ...]) -> ctypes.Array[ctypes.c_int64]:
 
 
 @cache
-def _library() -> ctypes.CDLL:
+def native_library() -> ctypes.CDLL:
     """The library; its idea of the arguments' size is checked, as it would read past them or skip some."""
     library = load_library()[0]
     size = library.wavelet_attention_arguments_size()
@@ -91,5 +107,7 @@ def _library() -> ctypes.CDLL:
 
 
 @cache
-def _pack(element_type: int) -> int:
-    return int(_library().wavelet_attention_pack(element_type))
+def _units(element_type: int) -> tuple[int, int]:
+    """Elements in a unit, and how many units the kernel multiplies at once."""
+    library = native_library()
+    return library.wavelet_attention_pack(element_type), library.wavelet_attention_depth(element_type)

@@ -33,26 +33,28 @@ class PackedTable(NamedTuple):
 _packed: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
 
 
-def packed_table(table: torch.Tensor, dtype: torch.dtype, pack: int) -> PackedTable:
+def packed_table(table: torch.Tensor, dtype: torch.dtype, pack: int, depth: int = 1) -> PackedTable:
     """``table`` ``[R, d]`` for element type ``dtype`` in units of ``pack`` elements, computed at the first call.
+
+    The units are padded with zeros to a multiple of ``depth``, which are multiplied at once.
 
     A change of the table in place is seen unless it is an inference tensor, which does not count its versions.
     """
     version = 0 if table.is_inference() else table._version
-    key = (dtype, pack, version)
+    key = (dtype, pack, depth, version)
     cached: tuple[object, PackedTable] | None = _packed.get(table)  # type: ignore[no-untyped-call]
     if cached is None or cached[0] != key:
-        cached = (key, _pack(table, dtype, pack))
+        cached = (key, _pack(table, dtype, pack, depth))
         _packed[table] = cached
     return cached[1]
 
 
-def _pack(table: torch.Tensor, dtype: torch.dtype, pack: int) -> PackedTable:
+def _pack(table: torch.Tensor, dtype: torch.dtype, pack: int, depth: int) -> PackedTable:
     R, d = table.shape
     real = torch.float64 if dtype is torch.float64 else torch.float32
     factors = factor_table(table, TOLERANCE[dtype])
     rank = max(span[2] for span in factors.spans)
-    units = max(1, -(-rank // pack))
+    units = max(1, -(-rank // (pack * depth))) * depth
     columns = torch.zeros(units, TABLE_MARGIN + R + TABLE_MARGIN, pack, dtype=torch.bfloat16 if pack == 2 else real)
     for first in range(0, R, ROWS_AT_ONCE):
         end = min(first + ROWS_AT_ONCE, R)

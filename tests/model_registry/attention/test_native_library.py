@@ -1,7 +1,10 @@
 """The native kernel's library: every variant is right, any number of threads, and without a compiler it is said."""
 
 import ctypes
+import logging
 import os
+import pathlib
+import platform
 import re
 import shutil
 import subprocess
@@ -16,14 +19,17 @@ from model_registry.attention import wavelet_attention
 from model_registry.attention.native.kernel_arguments import KernelArguments
 from model_registry.attention.native.library import (
     SOURCES,
+    VARIANTS,
     NativeLibraryUnavailableError,
     build,
     cache_directory,
+    choose,
     chosen_variant,
     find_compiler,
     load_library,
     variants_of_this_cpu,
 )
+from model_registry.attention.native.tile_permission import tile_refusal
 
 SWEEP = ROOT / "tests/helpers/native_sweep.py"
 PROGRAM = """
@@ -40,6 +46,21 @@ try:
 except Exception as error:
     print(type(error).__name__, error)
 """
+
+DIGEST = """
+import torch
+from helpers.paged_case import paged_case
+from model_registry.attention import wavelet_attention
+for lengths, queries in (([1777, 63, 5000, 140], [70, 63, 1, 9]), ([900, 33], [1, 1])):
+    for heads, d in ((8, 64), (6, 96), (16, 64)):
+        case = paged_case(lengths, queries, H=heads, H_kv=2, d=d, block_size=128, R=300, dtype=torch.bfloat16)
+        out = wavelet_attention(*case.arguments(), impl="cpu")
+        print(hash(tuple(out.view(torch.int16).flatten().tolist())))
+"""
+
+
+def has_tiles():
+    return " amx_tile" in pathlib.Path("/proc/cpuinfo").read_text()
 
 
 def run(program, **environment):
@@ -106,6 +127,57 @@ def test_each_variant_agrees_with_the_reference_on_ragged_shapes(variant):
     )
     assert finished.returncode == 0, finished.stdout + finished.stderr
     assert f"{variant.name}: " in finished.stdout
+
+
+def test_amx_is_taken_where_the_cpu_has_it_and_linux_grants_its_registers():
+    assert choose(list(VARIANTS), None, lambda: None).name == "amx"
+
+
+def test_without_permission_for_tile_registers_the_next_variant_serves_and_a_line_says_so(caplog):
+    with caplog.at_level(logging.WARNING):
+        assert choose(list(VARIANTS), None, lambda: "Operation not supported").name == "avx512bf16"
+    assert [record.getMessage() for record in caplog.records] == [
+        "Attention runs on variant 'avx512bf16', not on 'amx': Operation not supported"
+    ]
+
+
+def test_amx_that_was_asked_for_and_is_refused_raises():
+    with pytest.raises(
+        NativeLibraryUnavailableError, match="WAVE_ATTENTION_VARIANT=amx, but there is no permission: no"
+    ):
+        choose(list(VARIANTS), "amx", lambda: "no")
+
+
+def test_linux_is_not_asked_for_tile_registers_where_another_variant_is_taken():
+    def asked():
+        raise AssertionError("asked")
+
+    assert choose(list(VARIANTS), "avx2", asked).name == "avx2"
+    assert choose(list(VARIANTS[1:]), None, asked).name == "avx512bf16"
+
+
+@pytest.mark.skipif(has_tiles(), reason="this CPU has AMX, so Linux may grant its registers")
+def test_linux_refuses_tile_registers_that_the_cpu_has_not():
+    assert tile_refusal().startswith("arch_prctl(ARCH_REQ_XCOMP_PERM, XTILEDATA): ")
+
+
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="the compiler makes code for this machine's architecture")
+def test_the_amx_variant_is_built_on_a_machine_without_amx(tmp_path):
+    """As the image's build does it; what it multiplies with is in the library."""
+    library = build(VARIANTS[0], tmp_path, find_compiler())
+    code = subprocess.run(["objdump", "-d", library], capture_output=True, text=True, check=True).stdout
+    assert all(name in code for name in ("ldtilecfg", "tileloadd", "tdpbf16ps", "tilestored", "tilerelease"))
+
+
+@pytest.mark.skipif(not has_tiles(), reason="this CPU has no AMX")
+def test_tile_registers_give_the_bits_of_their_emulation():
+    digests = [run(DIGEST, WAVE_ATTENTION_VARIANT=name).stdout for name in ("amx", "amx-emulated")]
+    assert digests[0] == digests[1]
+
+
+def test_the_bits_of_emulated_tile_registers_do_not_depend_on_the_number_of_threads():
+    digests = [run(DIGEST, WAVE_ATTENTION_VARIANT="amx-emulated", OMP_NUM_THREADS=n).stdout for n in ("1", "3")]
+    assert digests[0] == digests[1] != ""
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

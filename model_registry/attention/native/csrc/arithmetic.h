@@ -98,11 +98,18 @@ INLINE Stored stored_from(Real x) {
         return x;
 }
 
-// Products of `Unit`s, summed as `Real`s. A unit holds `kPack` neighbours along the dimension that is summed over.
+// What products need that work in vectors alone: nothing that lives as long as a task.
+struct VectorsOnly {
+    VectorsOnly(bool, int64_t) {}
+};
+
+// Products of `Unit`s, summed as `Real`s. A unit holds `kPack` neighbours along the dimension that is summed over, and
+// `kDepth` units are summed over at once.
 struct FloatProducts {
     using Real = float;
     using Unit = float;
-    static constexpr int kPack = 1;
+    using Registers = VectorsOnly;
+    static constexpr int kPack = 1, kDepth = 1;
     static constexpr bool kCoarse = false;
     static INLINE Vector<float> multiply_add(Vector<float> sum, Vector<float> a, Vector<float> b) { return sum + a * b; }
     static INLINE void store_units(float* to, Vector<float> v) { store(to, v); }
@@ -110,17 +117,20 @@ struct FloatProducts {
 struct DoubleProducts {
     using Real = double;
     using Unit = double;
-    static constexpr int kPack = 1;
+    using Registers = VectorsOnly;
+    static constexpr int kPack = 1, kDepth = 1;
     static constexpr bool kCoarse = false;
     static INLINE Vector<double> multiply_add(Vector<double> sum, Vector<double> a, Vector<double> b) { return sum + a * b; }
     static INLINE void store_units(double* to, Vector<double> v) { store(to, v); }
 };
-#if defined(__AVX512BF16__)
+#if defined(__AVX512BF16__) || defined(WAVE_EMULATED_TILES)
 struct Bfloat16PairProducts {
     using Real = float;
     using Unit = uint32_t;
-    static constexpr int kPack = 2;
+    using Registers = VectorsOnly;
+    static constexpr int kPack = 2, kDepth = 1;
     static constexpr bool kCoarse = true;
+#if defined(__AVX512BF16__)
     static INLINE Vector<float> multiply_add(Vector<float> sum, Vector<uint32_t> a, Vector<uint32_t> b) {
         return (Vector<float>)_mm512_dpbf16_ps((__m512)sum, (__m512bh)a, (__m512bh)b);
     }
@@ -128,12 +138,27 @@ struct Bfloat16PairProducts {
         const __m256bh rounded = _mm512_cvtneps_pbh((__m512)v);
         std::memcpy(to, &rounded, sizeof rounded);
     }
+#else
+    static INLINE Vector<float> multiply_add(Vector<float> sum, Vector<uint32_t> a, Vector<uint32_t> b) {
+        sum += (Vector<float>)(a << 16) * (Vector<float>)(b << 16);
+        return sum + (Vector<float>)(a & 0xffff0000) * (Vector<float>)(b & 0xffff0000);
+    }
+    static INLINE void store_units(uint32_t* to, Vector<float> v) {
+        Bfloat16 rounded[kVectorBytes / 4];
+        for (int i = 0; i < kVectorBytes / 4; ++i) rounded[i] = Bfloat16::from(v[i]);
+        std::memcpy(to, rounded, sizeof rounded);
+    }
+#endif
 };
 #endif
 
 // Lanes of one arithmetic's vectors.
 template <class Products>
 constexpr int kLanes = kVectorBytes / int(sizeof(typename Products::Real));
+
+// Units that rows are padded to a multiple of: a vector of them, or as many as are summed over at once.
+template <class Products>
+constexpr int kRowUnits = kLanes<Products> > Products::kDepth ? kLanes<Products> : Products::kDepth;
 
 // 2^x for x <= 0, to the precision of a float, or of a bfloat16 with 6 bits to spare if `Coarse`.
 template <bool Coarse>

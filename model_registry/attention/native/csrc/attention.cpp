@@ -13,7 +13,10 @@
 #error "compile with the options of ../library.py: ../constants.py defines what Python and this file share"
 #endif
 
-#include "single_query.h"
+#include "cache_write.h"
+#include "tiled_rows.h"
+#include "tiled_single.h"
+#include "tiled_rows.h"
 
 namespace {
 
@@ -135,6 +138,8 @@ public:
         const RowReader<Stored, Products> k_reader{a.d, a.k_strides[3], w.padded},
             v_reader{a.d, a.v_strides[3], w.padded};
         const bool single = task.queries == 1 && G <= kSingleHeads && k_reader.direct() && v_reader.direct();
+        [[maybe_unused]] const typename Products::Registers registers(single, count);
+        if (single && Products::kDepth > 1) turn_query(rows);
         const auto keys_from = [&](int64_t n) {
             return int(task.last_key - n < kTileKeys ? task.last_key - n : kTileKeys);
         };
@@ -144,14 +149,15 @@ public:
             find_rows(a.v_cache, a.v_strides, task, n, here, w.v_rows);
             if (next) find_rows(a.k_cache, a.k_strides, task, n + kTileKeys, next, w.next_k_rows);
             const Prefetch<Stored> with_keys{w.v_rows, here, a.d}, with_values{w.next_k_rows, next, a.d};
-            const Tile<Products> tile{w.keys, w.values, n, here, units, padded_d, Real(a.scale * kLog2E)};
+            const Tile<Products> tile{w.keys, w.values, n, here, units, padded_d, Real(a.scale * kLog2E), key_stride};
+            const RowSource<Stored, Products> keys{w.k_rows, with_keys}, values{w.v_rows, with_values};
+            const auto pack = [&] { pack_values(v_reader, w.v_rows, here, with_values, padded_d, w.values); };
             if (single) {
-                attend_single<Stored, Products>(rows, G, task.position, tile, table, {w.k_rows, with_keys},
-                                                {w.v_rows, with_values});
+                attend_one(rows, task.position, tile, table, keys, values, pack);
             } else {
                 pack_keys(k_reader, w.k_rows, here, with_keys, w.keys);
-                pack_values(v_reader, w.v_rows, here, with_values, padded_d, w.values);
-                attend_tile<Products>(rows, task.queries, G, task.position, tile, table);
+                pack();
+                attend_packed(rows, task.queries, task.position, tile, table);
             }
             std::swap(w.k_rows, w.next_k_rows);
         }
@@ -200,8 +206,11 @@ public:
 private:
     const Arguments& a;
     const int64_t G = a.H / a.H_kv, padded_d = up_to_multiple(a.d, kElements), units = padded_d / Products::kPack;
-    const int64_t max_rows = G > kTileRows ? G : kTileRows;
+    // Registers of rows reach past a task's last row; nobody reads what they hold there.
+    const int64_t max_rows = (G > kTileRows ? G : kTileRows) + (Products::kDepth > 1 ? kTileSide - 1 : 0);
     const int64_t projected_units = a.projection ? a.projection_columns / Products::kPack : units;
+    // Blocks that hold whole sixteens of keys: a tile of keys begins at a multiple of its size.
+    const int64_t key_stride = a.block_size % kTileSide ? 0 : a.k_strides[1] * int64_t(sizeof(Stored));
     // A part's rows, each [padded_d] of output, its sum and its peak.
     const int64_t partial_row = padded_d + 2, partial_size = max_rows * partial_row;
 
@@ -220,6 +229,7 @@ private:
         w.values = arena.take<Unit>(kTileKeys * padded_d);
         w.rows.q = arena.take<Unit>(max_rows * units);
         w.rows.projected = a.projection ? arena.take<Unit>(max_rows * projected_units) : w.rows.q;
+        w.rows.q_columns = Products::kDepth > 1 ? arena.take<Unit>(units * single_columns(kSingleHeads)) : nullptr;
         w.rows.projected_units = projected_units;
         w.rows.output = arena.take<Real>(max_rows * padded_d);
         w.rows.sum = arena.take<Real>(max_rows * lanes);
@@ -230,6 +240,35 @@ private:
         w.reals = arena.take<Real>(kProjected * padded_d);
         w.padded = arena.take<Stored>(2 * padded_d);
         return w;
+    }
+
+    // The heads of a single query as columns, with zeros for heads that there are not.
+    void turn_query(const QueryRows<Products>& rows) const {
+        const int columns = single_columns(G);
+        for (int64_t u = 0; u < units; ++u)
+            for (int h = 0; h < columns; ++h) rows.q_columns[u * columns + h] = h < G ? rows.q[h * units + u] : 0;
+    }
+
+    template <class Pack>
+    void attend_one(const QueryRows<Products>& rows, int64_t position, const Tile<Products>& tile,
+                    const Table<Products>& table, const RowSource<Stored, Products>& keys,
+                    const RowSource<Stored, Products>& values, [[maybe_unused]] const Pack& pack) const {
+#if defined(WAVE_TILES)
+        if constexpr (Products::kDepth > 1)
+            return attend_single_tiled<Products>(rows, G, position, tile, table, keys, pack);
+        else
+#endif
+            attend_single<Stored, Products>(rows, G, position, tile, table, keys, values);
+    }
+
+    void attend_packed(const QueryRows<Products>& rows, int64_t queries, int64_t position, const Tile<Products>& tile,
+                       const Table<Products>& table) const {
+#if defined(WAVE_TILES)
+        if constexpr (Products::kDepth > 1)
+            return attend_by_sixteen<Products>(rows, queries, G, position, tile, table);
+        else
+#endif
+            attend_tile<Products>(rows, queries, G, position, tile, table);
     }
 
     void write(const Real* row, Real factor, int64_t query, int64_t h) const {
@@ -308,7 +347,9 @@ void attend(const Arguments& a) {
     kernel.write_zeros();
 }
 
-#if defined(__AVX512BF16__)
+#if defined(WAVE_TILES)
+using Bfloat16Products = Bfloat16TileProducts;
+#elif defined(__AVX512BF16__)
 using Bfloat16Products = Bfloat16PairProducts;
 #else
 using Bfloat16Products = FloatProducts;
@@ -337,6 +378,11 @@ extern "C" __attribute__((visibility("default"))) int wavelet_attention_pack(int
     return element_type == k_bfloat16 ? Bfloat16Products::kPack : 1;
 }
 
+// Units of the table and of its projection are padded to a multiple of this.
+extern "C" __attribute__((visibility("default"))) int wavelet_attention_depth(int32_t element_type) {
+    return element_type == k_bfloat16 ? Bfloat16Products::kDepth : 1;
+}
+
 // Compared with the size of the caller's idea of `Arguments`.
 extern "C" __attribute__((visibility("default"))) int wavelet_attention_arguments_size() {
     return int(sizeof(Arguments));
@@ -352,4 +398,19 @@ extern "C" __attribute__((visibility("default"))) int wavelet_attention(const Ar
         case k_float64: attend<double, DoubleProducts>(*a); break;
     }
     return 0;
+}
+
+// Compared with the size of the caller's idea of `CacheWrite`.
+extern "C" __attribute__((visibility("default"))) int wavelet_write_cache_size() { return int(sizeof(CacheWrite)); }
+
+// Returns -1, or the first token whose slot the cache has not; then nothing is written.
+extern "C" __attribute__((visibility("default"))) int64_t wavelet_write_cache(const CacheWrite* w) {
+    for (int64_t t = 0; t < w->T; ++t)
+        if (w->slots[t] >= w->num_blocks * w->block_size) return t;
+    switch (w->element_bytes) {
+        case 2: write_tokens<uint16_t>(*w); break;
+        case 4: write_tokens<uint32_t>(*w); break;
+        case 8: write_tokens<uint64_t>(*w); break;
+    }
+    return -1;
 }

@@ -3,6 +3,8 @@
 
 #include "softmax.h"
 
+constexpr int kSingleHeads = 6;  // of one query; more heads than this pay for a packed tile
+
 template <class Stored, class Products>
 struct RowSource {
     const Stored* const* rows;  // of the tile's keys, repeating the last up to a whole vector
@@ -98,8 +100,6 @@ void attend_single(const QueryRows<Products>& rows, int64_t position, const Tile
     for (; column < tile.padded_d; column += step)
         multiply_values<Stored, Products, Heads, 1>(rows.output, tile.padded_d, factor, weights, depth, values, column);
 }
-
-constexpr int64_t kSingleHeads = 6;  // more heads than this pay for a packed tile
 
 template <class Stored, class Products>
 void attend_single(const QueryRows<Products>& rows, int64_t heads, int64_t position, const Tile<Products>& tile,

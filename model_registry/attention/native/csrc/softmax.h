@@ -27,6 +27,7 @@ struct Tile {
     int64_t units;     // of a key
     int64_t padded_d;  // of a value
     typename Products::Real scale;
+    int64_t key_stride;  // bytes from a key's row in the cache to the next one's in its sixteen, 0 where that varies
 };
 
 // Rows of one query tile; row r is head r % G of query r / G.
@@ -34,6 +35,7 @@ template <class Products>
 struct QueryRows {
     typename Products::Unit *q, *projected;  // [rows][units], [rows][projected_units]
     int64_t projected_units;
+    typename Products::Unit* q_columns;  // of a single query: [units][single_columns(heads)]
     typename Products::Real *output, *peak, *sum;  // [rows][padded_d], [rows], [rows][lanes]
 };
 

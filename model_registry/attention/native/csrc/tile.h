@@ -6,15 +6,16 @@
 constexpr int kTileKeys = 128;
 constexpr int kPrefetchLocality = 2;  // to the L2 cache: rows of two tiles are more than the L1 cache holds
 
-// Reads rows of `d` elements as units of `Products`, padded with zeros to whole vectors.
+// Reads rows of `d` elements as units of `Products`, padded with zeros to a multiple of `kElements`.
 template <class Stored, class Products>
 struct RowReader {
     using Unit = typename Products::Unit;
-    static constexpr int kElements = kLanes<Products> * Products::kPack;  // elements in a vector of units
+    static constexpr int kElements = kRowUnits<Products> * Products::kPack;
     int64_t d, stride;
     Stored* padded;  // room for a padded row
 
     bool direct() const { return stride == 1 && d % kElements == 0; }
+    int64_t row_units() const { return (d + kElements - 1) / kElements * kRowUnits<Products>; }
 
     const Stored* row(const Stored* from) const {
         if (direct()) return from;
@@ -56,10 +57,11 @@ void pack_keys(const RowReader<Stored, Products>& reader, const Stored* const* r
                const Prefetch<Stored>& ahead, typename Products::Unit* keys) {
     using Unit = typename Products::Unit;
     constexpr int lanes = kLanes<Products>;
+    const int64_t units = reader.row_units();
     for (int n = 0; n < count; n += lanes) {
         ahead.fetch(n, lanes);
         if (reader.direct() && n + lanes <= count) {
-            for (int64_t u = 0; u * Products::kPack < reader.d; u += lanes) {
+            for (int64_t u = 0; u < units; u += lanes) {
                 Vector<Unit> square[lanes];
 #pragma GCC unroll 16
                 for (int i = 0; i < lanes; ++i) square[i] = reader.units(rows[n + i] + u * Products::kPack);
@@ -70,7 +72,7 @@ void pack_keys(const RowReader<Stored, Products>& reader, const Stored* const* r
         } else {
             for (int i = 0; i < lanes; ++i) {
                 const Stored* row = n + i < count ? reader.row(rows[n + i]) : nullptr;
-                for (int64_t u = 0; u * Products::kPack < reader.d; u += lanes) {
+                for (int64_t u = 0; u < units; u += lanes) {
                     Vector<Unit> part = row ? reader.units(row + u * Products::kPack) : Vector<Unit>{};
                     for (int j = 0; j < lanes; ++j) keys[(u + j) * kTileKeys + n + i] = part[j];
                 }
@@ -90,7 +92,8 @@ INLINE void interleave(Vector<uint16_t> a, Vector<uint16_t> b, Vector<uint32_t>*
     interleave(a, b, to, std::make_index_sequence<kVectorBytes / 2>());
 }
 
-// `values[n / kPack][i]`: element i of `kPack` keys from n on. `count` keys, then zeros to a whole unit.
+// `values[n / kPack][i]`: element i of `kPack` keys from n on. `count` keys, then zeros to as many units as are summed
+// over at once: a weight of zero times what an earlier tile left there could be NaN.
 template <class Stored, class Products>
 void pack_values(const RowReader<Stored, Products>& reader, const Stored* const* rows, int count,
                  const Prefetch<Stored>& ahead, int64_t padded_d, typename Products::Unit* values) {
@@ -118,4 +121,8 @@ void pack_values(const RowReader<Stored, Products>& reader, const Stored* const*
             for (int64_t i = 0; i < padded_d; i += kLanes<Products>) store(values + i, reader.units(row + i));
         }
     }
+    constexpr int at_once = Products::kPack * Products::kDepth;
+    const int written = (count + Products::kPack - 1) / Products::kPack * Products::kPack;
+    for (int n = written; n % at_once; n += Products::kPack, values += padded_d)
+        std::memset(values, 0, padded_d * sizeof *values);
 }
