@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     import torch
 
 
-class _CacheWrite(ctypes.Structure):
+class CacheWriteArguments(ctypes.Structure):
     """``struct CacheWrite`` of ``csrc/cache_write.h``, field by field."""
 
     __slots__ = ()  # so that a misspelt field raises
@@ -39,8 +39,8 @@ class NativeCacheWriter:
         self._function = native_library().wavelet_write_cache
         self._function.restype = ctypes.c_int64
         size = native_library().wavelet_write_cache_size()
-        assert size == ctypes.sizeof(_CacheWrite), f"struct CacheWrite has {size} bytes in csrc/cache_write.h"
-        w = self._arguments = _CacheWrite()
+        assert size == ctypes.sizeof(CacheWriteArguments), f"struct CacheWrite has {size} bytes in csrc/cache_write.h"
+        w = self._arguments = CacheWriteArguments()
         self._address = ctypes.byref(w)
         w.num_blocks, w.block_size, w.H_kv, w.d = k_cache.shape
         w.k_cache, w.v_cache = k_cache.data_ptr(), v_cache.data_ptr()

@@ -16,6 +16,7 @@ from helpers.paged_case import paged_case
 from helpers.python import IMPORTABLE, ROOT
 
 from model_registry.attention import wavelet_attention
+from model_registry.attention.native.cache_writer import CacheWriteArguments
 from model_registry.attention.native.kernel_arguments import KernelArguments
 from model_registry.attention.native.library import (
     SOURCES,
@@ -209,9 +210,16 @@ print(len(before), runtimes() == before)
     assert finished.stdout.split() == ["1", "True"]
 
 
-def test_the_kernels_arguments_have_the_same_fields_in_python_and_in_c():
+@pytest.mark.parametrize(
+    ("file", "struct", "in_python", "size"),
+    [
+        ("attention.cpp", "Arguments", KernelArguments, "wavelet_attention_arguments_size"),
+        ("cache_write.h", "CacheWrite", CacheWriteArguments, "wavelet_write_cache_size"),
+    ],
+)
+def test_the_kernels_arguments_have_the_same_fields_in_python_and_in_c(file, struct, in_python, size):
     """Python fills the structure that C++ reads: fields of one size could change places without a sound."""
-    struct = re.search(r"struct Arguments \{(.*?)\};", (SOURCES / "attention.cpp").read_text(), re.DOTALL)[1]
-    declared = [(name, int(length or 1)) for name, length in re.findall(r"\**(\w+)(?:\[(\d)\])?[,;]", struct)]
-    assert declared == [(name, getattr(kind, "_length_", 1)) for name, kind in KernelArguments._fields_]
-    assert load_library()[0].wavelet_attention_arguments_size() == ctypes.sizeof(KernelArguments)
+    body = re.search(rf"struct {struct} \{{(.*?)\}};", (SOURCES / file).read_text(), re.DOTALL)[1]
+    declared = [(name, int(length or 1)) for name, length in re.findall(r"\**(\w+)(?:\[(\d)\])?[,;]", body)]
+    assert declared == [(name, getattr(kind, "_length_", 1)) for name, kind in in_python._fields_]
+    assert getattr(load_library()[0], size)() == ctypes.sizeof(in_python)
