@@ -3,8 +3,8 @@
     OMP_NUM_THREADS=1 python -m benchmarks.quality.bundled.sharpen --start wave-demo --work runs/text --out runs/sharp \
       --steps 130
 
-``--start`` is a checkpoint directory (``export.py``), ``--work`` a folder of ``supply.py``'s texts, which is filled where
-it is empty. Writes the averaged checkpoint; its config and tokenizer are the start's.
+``--start`` is a checkpoint directory (``export.py``), ``--work`` a folder of token streams, which is filled where it is
+empty. Writes the averaged checkpoint; its config and tokenizer are the start's.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import json
 import random
 import shutil
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy
 import torch
@@ -26,7 +27,9 @@ from benchmarks.quality.bundled.model import Model, geometry, position_tables, w
 from benchmarks.quality.bundled.optimizer import Optimizer
 from benchmarks.quality.bundled.supply import task_rows
 from model_registry.positions.wavelet import position_table
-from model_registry.training.tasks.rows import TaskRows
+
+if TYPE_CHECKING:
+    from model_registry.training.tasks.rows import TaskRows
 
 WARMUP = 30
 TOKENS = 513
