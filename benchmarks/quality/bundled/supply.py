@@ -29,13 +29,13 @@ HELD_OUT_TOKENS = 4 * 64 * 512 + 1
 STATE: dict = {}
 
 
-def task_rows(tokenizer: str, folder: Path) -> TaskRows:
-    """The maker of rows, from the streams in the folder."""
+def task_rows(tokenizer: str, folder: Path, *, sharp: bool = False) -> TaskRows:
+    """The maker of rows, from the streams in the folder; ``sharp`` as in ``TaskRows``."""
     code, prose = numpy.load(folder / "code.npy"), numpy.load(folder / "prose.npy")
     encoder = Tokenizer.from_file(tokenizer)
     plain = "".join(kinds.sentences(random.Random(seed), 400) for seed in range(10))  # noqa: S311
     sentences = numpy.array(encoder.encode(plain, add_special_tokens=False).ids, dtype=numpy.uint16)
-    return TaskRows(encoder, [code, code, code, code, prose, sentences], 0)
+    return TaskRows(encoder, [code, code, code, code, prose, sentences], 0, sharp=sharp)
 
 
 def write_chunk(number: int) -> None:

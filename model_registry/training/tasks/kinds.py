@@ -12,35 +12,19 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from model_registry.training.tasks.pools import FIRST, PLAIN, words_of
+
 if TYPE_CHECKING:
     import random
+
+    from model_registry.training.tasks.pools import Pool
 
 OPENING = "Document:\n"
 """Begins most task documents, so that a document to be asked about is told from a file of code."""
 
 
-def _split(text: str) -> tuple[str, ...]:
-    return tuple(text.split())
-
-
 THINGS = ("code", "number", "key", "port", "price", "password", "badge", "room", "size", "limit", "offset", "count")
-FIRST = _split(
-    """
-    amber azure brave brisk calm cedar clear coral crisp dusty early fancy faint frosty gentle giant golden grand
-    happy hidden hollow humble icy ivory jolly keen lively lone lucky mellow misty modern noble pale plain proud
-    quick quiet rapid rare royal rusty shiny silent silver simple slow solid spare steady stone sunny swift tall
-    tiny vivid warm
-    """
-)
-SECOND = _split(
-    """
-    anchor arrow badger beacon birch bridge canyon castle cloud comet copper crane delta eagle ember falcon fern
-    field fjord forest garden glacier grove harbor hawk heron island jade kite lake lantern lotus maple marsh meadow
-    mill moon orchid otter pebble pine planet prairie quartz raven reef ridge river robin sparrow spruce summit
-    temple thistle tiger tower valley violet walnut willow wolf
-    """
-)
-COMMON = _split(
+COMMON = words_of(
     """
     apple bread chair cloud door engine flower glass hammer island jacket kettle ladder market needle office paper
     quilt river school table umbrella village window yard bottle candle desk fence garden house iron judge knife
@@ -86,15 +70,6 @@ def pass_key(draw: random.Random) -> Task:
     )
 
 
-def name(draw: random.Random) -> str:
-    """A name such as ``amber-falcon``; some have one word or three."""
-    found = draw.choice(SECOND)
-    for share in (0.8, 0.1):
-        if draw.random() < share:
-            found = f"{draw.choice(FIRST)}-{found}"
-    return found
-
-
 def hexadecimal(draw: random.Random) -> str:
     """An identifier: 8 hexadecimal digits, or a whole UUID's 32."""
     digits = "".join(draw.choice("0123456789abcdef") for _ in range(32))
@@ -103,17 +78,12 @@ def hexadecimal(draw: random.Random) -> str:
     return "-".join((digits[:8], digits[8:12], digits[12:16], digits[16:20], digits[20:]))
 
 
-def value(draw: random.Random) -> str:
-    """A number of 3 to 7 digits."""
-    return str(draw.randrange(10 ** (digits := draw.randint(3, 7)) // 10, 10**digits))
-
-
-def look_up(draw: random.Random) -> Task:
+def look_up(draw: random.Random, pool: Pool = PLAIN) -> Task:
     """Values by name: some lines tell one, a few of them are asked for."""
     thing = draw.choice(THINGS)
     identifiers = draw.random() < 0.2
     count = draw.choice((1, 1, 2, 3, 4, 6, 8)) if not identifiers else draw.choice((1, 2, 3, 4))
-    make_name, make_value = (hexadecimal, hexadecimal) if identifiers else (name, value)
+    make_name, make_value = (hexadecimal, hexadecimal) if identifiers else (pool.name, pool.value)
     names = list(dict.fromkeys(make_name(draw) for _ in range(count)))
     values = {each: make_value(draw) for each in names}
     lines = [told(thing, each, values[each]) for each in names]
@@ -121,11 +91,11 @@ def look_up(draw: random.Random) -> Task:
     return Task(lines, [one(thing, each, values[each]) for each in asked])
 
 
-def needles(draw: random.Random, size: int) -> Task:
+def needles(draw: random.Random, size: int, pool: Pool = PLAIN) -> Task:
     """Nothing but lines that tell values by name, ``size`` tokens of them or fewer, and a few questions."""
     thing = draw.choice(THINGS)
     identifiers = draw.random() < 0.3
-    make_name, make_value = (hexadecimal, hexadecimal) if identifiers else (name, value)
+    make_name, make_value = (hexadecimal, hexadecimal) if identifiers else (pool.name, pool.value)
     count = max(2, size // (70 if identifiers else 19))
     names = list(dict.fromkeys(make_name(draw) for _ in range(count)))
     values = {each: make_value(draw) for each in names}
@@ -137,14 +107,14 @@ def needles(draw: random.Random, size: int) -> Task:
     )
 
 
-def several_values(draw: random.Random) -> Task:
+def several_values(draw: random.Random, pool: Pool = PLAIN) -> Task:
     """Several values under one name, among lines with other names; all are asked for, in their order."""
     thing = draw.choice(THINGS)
-    asked, *others = dict.fromkeys(name(draw) for _ in range(draw.randint(2, 4)))
-    values = [value(draw) for _ in range(draw.randint(2, 4))]
+    asked, *others = dict.fromkeys(pool.name(draw) for _ in range(draw.randint(2, 4)))
+    values = [pool.value(draw) for _ in range(draw.randint(2, 4))]
     lines = [told(thing, asked, each) for each in values]
     for each in others:
-        lines.insert(draw.randint(0, len(lines)), told(thing, each, value(draw)))
+        lines.insert(draw.randint(0, len(lines)), told(thing, each, pool.value(draw)))
     return Task(lines, [every(thing, asked, values)])
 
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import numpy
 
 from model_registry.training.tasks import kinds
+from model_registry.training.tasks.pools import PLAIN, near_misses
 
 if TYPE_CHECKING:
     import random
@@ -25,6 +26,10 @@ SHORTEST = 64
 
 KINDS = ("pass_key", "look_up", "needles", "several_values", "chain", "frequent", "common", "definitions")
 SHARES = (0.07, 0.15, 0.11, 0.17, 0.19, 0.11, 0.08, 0.12)
+SHARP_SHARES = (0.08, 0.2, 0.3, 0.1, 0.1, 0.02, 0.02, 0.18)
+"""Of each kind, in a mixture that teaches to tell near misses apart."""
+NAMED = ("look_up", "needles", "several_values")
+"""Kinds whose lines tell values by name."""
 
 
 @dataclass
@@ -43,9 +48,14 @@ class TaskRows:
         tokenizer: of the stream.
         streams: token ids of text to hide things in; the first is code, which definitions are asked of.
         end: id of the end-of-text token.
+        sharp: whether names and values of a document nearly match one another (``pools.near_misses``), and the kinds
+            that need this are more frequent.
     """
 
-    def __init__(self, tokenizer: Tokenizer, streams: Sequence[numpy.ndarray], end: int) -> None:
+    def __init__(
+        self, tokenizer: Tokenizer, streams: Sequence[numpy.ndarray], end: int, *, sharp: bool = False
+    ) -> None:
+        self._sharp = sharp
         self._tokenizer = tokenizer
         self._streams = streams
         self._end = end
@@ -72,15 +82,16 @@ class TaskRows:
 
     def document(self, size: int, draw: random.Random, kind: str | None = None) -> tuple[list[int], list[int]]:
         """Ids and weights of one task of about ``size`` tokens, of any kind or of the given one."""
-        kind = kind or draw.choices(KINDS, SHARES)[0]
+        kind = kind or draw.choices(KINDS, SHARP_SHARES if self._sharp else SHARES)[0]
+        pool = {"pool": near_misses(draw) if self._sharp else PLAIN} if kind in NAMED else {}
         opening = self._encode(kinds.OPENING) if draw.random() < 0.8 else []
         if kind in ("needles", "frequent", "common"):
             # A part of the room is the questions'.
-            task = getattr(kinds, kind)(draw, max(24, int(size * 0.75) - 24))
+            task = getattr(kinds, kind)(draw, max(24, int(size * 0.75) - 24), **pool)
         elif kind == "definitions":
             filler, task = self._definitions(max(40, size - 80), draw)
         else:
-            task = getattr(kinds, kind)(draw)
+            task = getattr(kinds, kind)(draw, **pool)
         hidden = [self._encode(line) for line in task.lines]
         tail, weights = self._asked(task.questions)
         if kind != "definitions":

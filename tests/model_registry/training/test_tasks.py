@@ -11,7 +11,7 @@ import pytest
 from helpers.tiny_run import write_corpus
 
 from model_registry.training.corpus import read_corpus
-from model_registry.training.tasks import kinds
+from model_registry.training.tasks import kinds, pools
 from model_registry.training.tasks.rows import KINDS, SHORTEST, TaskRows
 from model_registry.training.tokenizer import train_tokenizer
 
@@ -34,6 +34,12 @@ def rows(texts, tokenizer):
     return TaskRows(tokenizer, [stream], 0)
 
 
+@pytest.fixture(scope="module")
+def sharp(texts, tokenizer):
+    stream = numpy.array([i for text in texts for i in (*tokenizer.encode(text).ids, 0)], dtype=numpy.uint16)
+    return TaskRows(tokenizer, [stream], 0, sharp=True)
+
+
 def asked(document: str):
     """Question and answer of each part after the document's own text."""
     return re.findall(r"\nQuestion: (.*)\nAnswer: (.*)\n<\|endoftext\|>", document)
@@ -48,13 +54,36 @@ def parts(rows, tokenizer, kind, count=30, size=400):
         yield text, text.split("\nQuestion: ")[0], tokenizer.decode(counted, skip_special_tokens=False)
 
 
+@pytest.mark.parametrize("maker", ["rows", "sharp"])
 @pytest.mark.parametrize("kind", ["look_up", "needles"])
-def test_a_value_is_asked_for_that_one_line_tells(rows, tokenizer, kind):
-    for text, body, _ in parts(rows, tokenizer, kind):
+def test_a_value_is_asked_for_that_one_line_tells(request, maker, tokenizer, kind):
+    for text, body, _ in parts(request.getfixturevalue(maker), tokenizer, kind):
         for question, answer in asked(text):
             assert answer.removesuffix(".") in body
             thing, of = re.fullmatch(r"What is the (\w+) of (\S+)\?", question).groups()
             assert len(re.findall(rf"The {thing} of {of} is ", body)) == 1
+
+
+def test_names_of_a_sharp_document_share_their_words(rows, sharp, tokenizer):
+    def share_of_alike(maker) -> float:
+        """Of documents with 6 names of two words or more: those whose names use few words."""
+        bodies = [body for _, body, _ in parts(maker, tokenizer, "needles")]
+        documents = [re.findall(r" of ([a-z]+)-([a-z]+) is ", body) for body in bodies]
+        documents = [names for names in documents if len(names) >= 6]
+        alike = [names for names in documents if len({word for name in names for word in name}) < 1.4 * len(names)]
+        return len(alike) / len(documents)
+
+    assert share_of_alike(sharp) > 0.25
+    assert share_of_alike(rows) == 0
+
+
+def test_values_of_a_pool_have_its_digits_and_half_of_them_its_beginning():
+    draw = random.Random(1)
+    pool = pools.Pool(digits="37", beginning="93", lengths=(4, 7))
+    values = [pool.value(draw) for _ in range(200)]
+    assert {len(value) for value in values} == {4, 5, 6, 7}
+    assert 60 < sum(value.startswith("93") for value in values) < 140
+    assert all(set(value[2:]) <= set("37") and value[0] != "0" for value in values)
 
 
 def test_all_values_of_a_name_are_listed_in_their_order(rows, tokenizer):

@@ -130,10 +130,11 @@ def test_drawn_depths_differ_and_are_told_by_tenths(endpoint: FakeEndpoint, wave
 
 def test_training_and_evaluation_tell_and_ask_in_the_same_words() -> None:
     kinds = pytest.importorskip("model_registry.training.tasks.kinds")
+    pools = pytest.importorskip("model_registry.training.tasks.pools")
     from wave_serve.eval.ruler import words
 
     assert kinds.OPENING == words.OPENING
-    assert (kinds.FIRST, kinds.SECOND, kinds.COMMON) == (words.FIRST, words.SECOND, words.COMMON)
+    assert (pools.FIRST, pools.SECOND, kinds.COMMON) == (words.FIRST, words.SECOND, words.COMMON)
     assert kinds.told("code", "a-b", "123") == words.told("a-b", "123")
     for (question, answer), prompt in (
         (kinds.one("code", "a-b", "123"), words.asked("a-b") + " 123.\n"),
