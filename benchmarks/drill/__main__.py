@@ -24,7 +24,7 @@ from benchmarks.drill.faults import Faults
 from benchmarks.drill.world import World
 from benchmarks.servers import machine, wait_ready
 
-RESULTS = Path(__file__).parents[1] / "results/drill.json"
+RESULTS = Path(__file__).parents[1] / "results"
 PLAIN, EXACT, SLOTS = 12, 2, 4  # clients of each key
 REAL_PLAIN = 3
 ENDING_SECONDS = 3.0  # for idle connections to close
@@ -85,7 +85,7 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=10)
     parser.add_argument("--calm", type=float, default=60)
     parser.add_argument("--real", action="store_true", help="vLLM engines with the bundled model")
-    parser.add_argument("--out", type=Path, default=RESULTS)
+    parser.add_argument("--out", type=Path, help="results/drill.json, with --real drill_real.json")
     given = parser.parse_args()
     result = {"date": datetime.now(UTC).isoformat(timespec="seconds"), "machine": machine(), "minutes": given.minutes}
     with tempfile.TemporaryDirectory() as scratch:
@@ -93,7 +93,8 @@ def main() -> None:
             result[f"calm_{name}"] = calm(Path(scratch) / name, number, given.calm)
             print(f"calm, {name}:", json.dumps(result[f"calm_{name}"]), flush=True)
         result["drill"] = drill(Path(scratch) / "drill", given.minutes, real=given.real)
-    given.out.write_text(json.dumps(result, indent=1) + "\n")
+    out = given.out or RESULTS / ("drill_real.json" if given.real else "drill.json")
+    out.write_text(json.dumps(result, indent=1) + "\n")
     print("drill:", json.dumps(result["drill"], indent=1))
 
 
