@@ -29,7 +29,7 @@ REASONS = {
     r"top_logprobs.*logprobs|`logprobs` must be set": "top_logprobs needs logprobs",
     r"greedy sampling": "several samples at temperature 0",
     r"beam": "beam search takes few other fields, and bounds others",
-    r"echo": "echo and log-probabilities with beams, or of nothing",
+    r"[Ee]cho": "echo and log-probabilities with beams, or of nothing",
     r"continue_final_message|add_generation_prompt|final message": "both, or another message last",
     r"tool_choice": "a choice that names none of the tools, or has none",
     r"structured outputs|structured_outputs": "several kinds at once, or tools besides",
