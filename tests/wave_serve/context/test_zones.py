@@ -10,7 +10,7 @@ from helpers.running import running, settings_for
 from wave_serve.context.zones import zones_of
 from wave_serve.engine.checkpoint import Checkpoint, CheckpointError
 from wave_serve.engine.evaluation import validated_length
-from wave_serve.engine.policy import model_settings
+from wave_serve.engine.policy import served_models
 from wave_serve.settings import Settings, ZoneSettings
 
 # Nats per token by length: better up to 2,048, within 2 % at 4,096, not at 8,192.
@@ -116,7 +116,8 @@ def test_of_several_models_the_checkpoints_own_counts(tmp_path: Path) -> None:
 )
 def test_serve_takes_it_from_the_checkpoint_unless_told(tmp_path: Path, given: dict, expected: int | None) -> None:
     settings = Settings.model_validate({"models": {"mine": given}})
-    assert model_settings(settings, checkpoint_with(tmp_path, LOSSES), "mine", None).validated_length == expected
+    models = served_models(settings, checkpoint_with(tmp_path, LOSSES), "mine", (), None)
+    assert models["mine"].validated_length == expected
 
 
 def test_without_an_evaluation_nothing_is_validated(tmp_path: Path) -> None:
