@@ -43,6 +43,7 @@ TALK = {"model": "fake", "messages": [*TURNS, {"role": "user", "content": "?"}],
 ITEMS = {"model": "fake", "input": TALK["messages"], "max_output_tokens": 5}
 GENERATIONS = {COMPLETIONS: BODY, CHAT: TALK, RESPONSES: ITEMS, MESSAGES: TALK}
 COUNTED = (COMPLETIONS, CHAT, RESPONSES, MESSAGES, COUNT, CONTEXT, "/tokenize", "/detokenize")
+NOBODY = "redis://127.0.0.1:1/0"  # nothing listens there
 KEYS = {
     "all": {"requests_per_minute": 10_000, "tokens_per_minute": 60_000, "max_context": 800},
     "plain-only": {"models": ("plain",)},
@@ -348,6 +349,11 @@ def ask_when_nothing_comes(ask: Asking, upstream: FakeUpstream, one: Running) ->
     ask.get("/ready")
 
 
+def ask_when_limits_are_unknown(ask: Asking) -> None:
+    for path in COUNTED:
+        ask.post(path, BODY | {"messages": TURNS, "tokens": [1]} if path != CONTEXT else BODY, key="one-a-minute")
+
+
 @pytest.fixture(scope="module")
 def described(tmp_path_factory: pytest.TempPathFactory) -> Described:
     """The document of a gateway with keys, and all that its answers show."""
@@ -371,6 +377,8 @@ def described(tmp_path_factory: pytest.TempPathFactory) -> Described:
         ask_when_others_are_served(Asking(client, found), upstream, one)
     with before(keys, **hasty) as (upstream, one, client):
         ask_when_nothing_comes(Asking(client, found), upstream, one)
+    with before(keys, limits={"store": NOBODY}) as (_, _, client):
+        ask_when_limits_are_unknown(Asking(client, found))
     return found
 
 

@@ -71,7 +71,7 @@ def checkpoint_with(directory: Path, losses: dict[int, float], **changed: object
     ]
     document = {"kind": "perplexity", "protocol": "whole", "rows": rows} | changed
     (directory / "eval.json").write_text(json.dumps(document))
-    return Checkpoint(directory, "mine", 512, 65536, 100, None)
+    return Checkpoint(directory, "mine", 512, 65536, 100, None, {})
 
 
 @pytest.mark.parametrize(
@@ -107,7 +107,7 @@ def test_of_several_models_the_checkpoints_own_counts(tmp_path: Path) -> None:
     ]
     assert validated_length(checkpoint_with(tmp_path, {}, rows=rows), 512, 0.02) == 2048
     with pytest.raises(CheckpointError, match="compares mine, other, none of which is named another"):
-        validated_length(Checkpoint(tmp_path, "another", 512, 65536, 100, None), 512, 0.02)
+        validated_length(Checkpoint(tmp_path, "another", 512, 65536, 100, None, {}), 512, 0.02)
 
 
 @pytest.mark.parametrize(
@@ -121,7 +121,7 @@ def test_serve_takes_it_from_the_checkpoint_unless_told(tmp_path: Path, given: d
 
 
 def test_without_an_evaluation_nothing_is_validated(tmp_path: Path) -> None:
-    assert validated_length(Checkpoint(tmp_path, "mine", 512, 65536, 100, None), 512, 0.02) is None
+    assert validated_length(Checkpoint(tmp_path, "mine", 512, 65536, 100, None, {}), 512, 0.02) is None
 
 
 @pytest.mark.parametrize(
