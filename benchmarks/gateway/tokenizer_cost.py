@@ -1,6 +1,6 @@
 """What counts for given tokenizers, how often it differs from `tokenizers`, and what it costs.
 
-    python -m benchmarks.gateway.tokenizers MODEL/tokenizer.json ...
+    python -m benchmarks.gateway.tokenizer_cost MODEL/tokenizer.json ...
 
 Each file is loaded as a gateway would. Differences are counts of hostile texts (scripts, marks, white space, control
 characters, special tokens), with and without special tokens, that are other than those of the `tokenizers` library. The
