@@ -57,5 +57,7 @@ def valid_data_is_refused_for_a_known_reason(
     if case.meta is None or not case.meta.generation.mode.is_positive or response.status_code != 400:
         return
     message = response.json()["error"]["message"]
+    if case.path == "/v1/context" and " must " in message:
+        return  # a field of one API, wrong there; to the others, whose body this may be, it says nothing
     if not any(re.search(reason, message) for reason in REASONS):
         raise AssertionError(f"valid data was refused, and no reason is known: {message}")

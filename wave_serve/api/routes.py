@@ -2,6 +2,7 @@
 
 from fastapi import APIRouter, Depends, Request
 from prometheus_client import CONTENT_TYPE_LATEST
+from starlette.convertors import PathConvertor, register_url_convertor
 from starlette.responses import JSONResponse, Response
 
 from wave_serve.api.count_messages import count_messages
@@ -21,6 +22,14 @@ from wave_serve.request.fields import Body, DetokenizeRequest, TokenizeChat, Tok
 from wave_serve.request.generation import check_messages
 from wave_serve.tokens.upstream_tokens import UpstreamTokens
 
+
+class TextConvertor(PathConvertor):
+    """What is left of a path, line breaks too, at which Starlette's `path` ends: that would make another answer."""
+
+    regex = "(?s:.*)"
+
+
+register_url_convertor("text", TextConvertor())
 router = APIRouter(dependencies=[Depends(enter)], route_class=ReadableRoute)
 
 
@@ -80,7 +89,7 @@ async def models(request: Request) -> Response:
     return JSONResponse(Models(object="list", data=cards))
 
 
-@router.get("/v1/models/{model:path}")
+@router.get("/v1/models/{model:text}")
 async def one_model(request: Request, model: str) -> Response:
     """One served model, or an alias of some, with its limits."""
     gateway, exchange = gateway_of(request), exchange_of(request)

@@ -20,7 +20,7 @@ from wave_serve.upstream.errors import PASSED_ON
 
 
 def test_every_endpoint_is_described_with_its_method() -> None:
-    served = {(route.path.replace(":path", ""), *sorted(map(str.lower, route.methods))) for route in router.routes}
+    served = {(route.path.replace(":text", ""), *sorted(map(str.lower, route.methods))) for route in router.routes}
     paths = document(lambda _path: False)["paths"].items()
     described = {(path, *sorted({*methods, *(["head"] if "get" in methods else [])})) for path, methods in paths}
     assert described == served
@@ -47,6 +47,12 @@ def test_every_header_of_an_answer_is_described(gateway: Running, path: str) -> 
     answer = gateway.post({"prompt": "x" * 200, "overflow": "truncate_head", "max_tokens": 950}, path)
     plain = {"content-type", "content-length", "date", "connection"}
     assert set(answer.headers) - plain <= {header.value for header in Header}
+
+
+@pytest.mark.parametrize("name", ["other", "a/b", "a%0D%0Ab", "a%0A", "%00"])
+def test_a_model_of_any_name_that_is_not_there_is_not_found_as_a_model(gateway: Running, name: str) -> None:
+    answer = httpx.get(f"{gateway.url}/v1/models/{name}")
+    assert (answer.status_code, answer.json()["error"]["code"]) == (404, "model_not_found")
 
 
 WRONG = {
