@@ -32,6 +32,7 @@ import torch
 from vllm import _custom_ops as ops
 from vllm.v1.attention.backends.cpu_attn import _get_attn_isa
 
+from benchmarks.attention.by_turns import interleaved
 from benchmarks.servers import cpu_vendor, machine
 from model_registry.attention import CacheWriter, PreparedAttention, wavelet_attention
 from model_registry.attention.batch import PagedBatch
@@ -44,7 +45,6 @@ if TYPE_CHECKING:
 
 H, H_KV, D, BLOCK = 8, 2, 64, 128
 RESULTS = Path(__file__).parents[1] / "results" / "cpu_attention"
-LEAST_ROUNDS = 5
 PARITY = 2.0**-6
 """Most that an output may differ from float64, as a share of the largest output: 8 roundings to bfloat16."""
 
@@ -210,45 +210,11 @@ def cache_write(tokens: int, seconds: float, isa: str) -> dict[str, object]:
     }
 
 
-class Rounds(NamedTuple):
-    """Seconds that two calls took, round by round."""
-
-    times: list[tuple[float, float]]
-
-    @property
-    def ratios(self) -> tuple[float, float, float]:
-        """Quartiles of the first call's time as a multiple of the second's."""
-        ratios = sorted(a / b for a, b in self.times)
-        return tuple(ratios[len(ratios) * i // 4] for i in (1, 2, 3))
-
-
 def position_share(with_table: Callable[[], object], without: Callable[[], object], seconds: float) -> float | None:
     if torch.get_num_threads() > 1:
         return None
     rounds = interleaved(with_table, without, seconds, time.thread_time)
     return 1 - min(b for _, b in rounds.times) / min(a for a, _ in rounds.times)
-
-
-def interleaved(
-    first: Callable[[], object],
-    second: Callable[[], object],
-    seconds: float,
-    clock: Callable[[], float] = time.perf_counter,
-) -> Rounds:
-    def took(call: Callable[[], object]) -> float:
-        start = clock()
-        call()
-        return clock() - start
-
-    times: list[tuple[float, float]] = []
-    started = time.perf_counter()
-    while len(times) < LEAST_ROUNDS or time.perf_counter() - started < seconds:
-        if len(times) % 2:  # by turns, as whichever comes second may find memory of the first in the cache
-            b = took(second)
-            times.append((took(first), b))
-        else:
-            times.append((took(first), took(second)))
-    return Rounds(times)
 
 
 def main() -> None:
