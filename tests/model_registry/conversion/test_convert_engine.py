@@ -34,6 +34,8 @@ model = WaveletLlamaForCausalLM.from_pretrained(folder, dtype=torch.float32).eva
 with torch.inference_mode():
     expected = model(torch.tensor([ids])).logits[0, :-1].log_softmax(-1)
 print("worst", (served - expected).abs().max().item(), "spread", expected.std().item())
+# Left to the interpreter's end, one of vLLM's threads may still run then, which aborts the process.
+engine.llm_engine.engine_core.shutdown()
 """
 
 
