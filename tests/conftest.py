@@ -1,11 +1,15 @@
 """Options of the whole suite; one tiny checkpoint behind one real engine, and a fake upstream."""
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from helpers import served, tiny_checkpoint
 from helpers.fake_upstream import FakeUpstream
+
+# httpx reads all authorities of the web for each of its clients: some ten milliseconds, thousands of times.
+os.environ["SSL_CERT_DIR"] = str(Path(__file__).parent / "data")  # which holds none
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -128,8 +128,6 @@ def worst_error(case: dict, tensor_parallel: int, folder: Path) -> dict:
         lora_request=lora,
     )
     rows = [[*result.prompt_logprobs[1:], result.outputs[0].logprobs[0]] for result in scored]
-    prefill = torch.cat([dense(r) for r in rows]) - torch.cat([reference_log_probs(model, p) for p in prompts])
-
     continued = prompts[0] + prompts[1][:17]
     [result] = engine.generate(
         [{"prompt_token_ids": continued}],
@@ -139,25 +137,30 @@ def worst_error(case: dict, tensor_parallel: int, folder: Path) -> dict:
     )
     decoded = list(result.outputs[0].token_ids)
     assert len(decoded) == DECODED
-    expected = reference_log_probs(model, continued + decoded)[len(continued) - 1 : -1]
+    whole = reference_log_probs(model, continued + decoded)  # begins with the first prompt
+    expected = whole[len(continued) - 1 : -1]
     decode = dense(result.outputs[0].logprobs) - expected
+    first, *others = prompts
+    references = [whole[: len(first)], *(reference_log_probs(model, prompt) for prompt in others)]
+    prefill = torch.cat([dense(r) for r in rows]) - torch.cat(references)
     counters = {metric.name: metric.value for metric in engine.get_metrics() if hasattr(metric, "value")}
 
     del engine
     cleanup_dist_env_and_memory()
     gc.collect()
-    without = reference_log_probs(_without_positions(full), prompts[0])
-    changed = expected - reference_log_probs(full, continued + decoded)[len(continued) - 1 : -1]
+    full_whole = whole if model is full else reference_log_probs(full, continued + decoded)
+    changed = whole - full_whole
+    without = reference_log_probs(_without_positions(full), first)
     return {
         "case": case,
         "prefill": float(prefill.abs().max()),
         "decode": float(decode.abs().max()),
         "prefill_rms": float(prefill.square().mean().sqrt()),
-        "torch_bf16_rms": _bf16_rms(full, prompts),
+        "torch_bf16_rms": _bf16_rms(full, prompts) if case.get("dtype") == "bfloat16" else None,
         "cached_tokens": result.num_cached_tokens,
-        "position_effect": float((reference_log_probs(full, prompts[0]) - without).abs().max()),
+        "position_effect": float((full_whole[: len(first)] - without).abs().max()),
         # How far the model is from the one without its adapter, or before its weights were quantised.
-        "change_rms": float(changed.square().mean().sqrt()),
+        "change_rms": float(changed[len(continued) - 1 : -1].square().mean().sqrt()),
         "accepted_drafts": counters.get("vllm:spec_decode_num_accepted_tokens", 0),
     }
 

@@ -1,6 +1,5 @@
 """Runs a gateway on a real socket in a thread of the test's process."""
 
-import asyncio
 import contextlib
 import threading
 import time
@@ -13,7 +12,7 @@ from openai import OpenAI
 from helpers.fake_upstream import FakeUpstream
 from wave_serve.api.app import build_app
 from wave_serve.gateway import Gateway
-from wave_serve.run.server import listen, make_server
+from wave_serve.run.server import listen, make_server, run_loop
 from wave_serve.settings import Settings
 
 
@@ -42,7 +41,7 @@ def running(settings: Settings, *, ready: bool = True) -> Iterator[Running]:
     gateway = Gateway(settings)
     server = make_server(build_app(gateway), settings, grace=1)
     sock = listen("127.0.0.1", 0)
-    thread = threading.Thread(target=lambda: asyncio.run(server.serve(sockets=[sock])))
+    thread = threading.Thread(target=lambda: run_loop(server.serve(sockets=[sock])))
     thread.start()
     one = Running(f"http://127.0.0.1:{sock.getsockname()[1]}", gateway)
     try:

@@ -31,7 +31,7 @@ from wave_serve.keys.file import ENVIRONMENT
 from wave_serve.logs import event
 from wave_serve.relay.relay import FAREWELL_SECONDS
 from wave_serve.run.reload import Reload, SettingsSource
-from wave_serve.run.server import Server, listen, make_server
+from wave_serve.run.server import Server, listen, make_server, run_loop
 from wave_serve.settings import Settings, UpstreamSettings
 from wave_serve.settings.address import local_url
 
@@ -46,7 +46,7 @@ def run_gateway(source: SettingsSource, on_ready: Callable[[str], None]) -> None
     gateway = Gateway(settings)
     sock = listen(settings.host, settings.port)
     on_ready(f"listening on {local_url(settings.host, settings.port)}")
-    asyncio.run(_run(gateway, source, sock, None, lambda: None))
+    run_loop(_run(gateway, source, sock, None, lambda: None))
 
 
 def run_with_engine(
@@ -91,7 +91,7 @@ def run_with_engine(
     sock = listen(settings.host, settings.port)
     supervisor = Supervisor(command, environment, settings.engine, gateway.upstreams[0])
     url = local_url(settings.host, settings.port)
-    asyncio.run(_run(gateway, source.then(complete), sock, supervisor, lambda: on_ready(url, served, is_on(gateway))))
+    run_loop(_run(gateway, source.then(complete), sock, supervisor, lambda: on_ready(url, served, is_on(gateway))))
 
 
 async def _run(

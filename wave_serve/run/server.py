@@ -1,12 +1,15 @@
 """Listens on a socket and runs an ASGI application until it is told to stop."""
 
+import asyncio
 import contextlib
 import math
 import socket
-from collections.abc import Iterator
+from collections.abc import Coroutine, Iterator
+from typing import Any
 
 import uvicorn
 from starlette.types import ASGIApp
+from uvicorn.loops.auto import auto_loop_factory
 
 from wave_serve.errors import ExplainedError
 from wave_serve.run.connection import connection_class
@@ -59,3 +62,9 @@ def make_server(app: ASGIApp, settings: Settings, grace: float) -> Server:
         ws="none",
     )
     return Server(config)
+
+
+def run_loop(work: Coroutine[Any, Any, None]) -> None:
+    """Runs `work` in an event loop of uvloop, which takes less CPU time than asyncio's own, where that is installed."""
+    with asyncio.Runner(loop_factory=auto_loop_factory()) as runner:
+        runner.run(work)
