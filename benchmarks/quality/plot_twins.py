@@ -1,4 +1,4 @@
-"""Draws the bundled model's loss and pass keys beside those of its rope and ALiBi twins, as they were recorded.
+"""Draws loss and pass keys of the 2.2 M model that was bundled first, beside its rope and ALiBi twins, as recorded.
 
 python -m benchmarks.quality.plot_twins      # after the evaluations that docs/results.md lists
 """
@@ -9,13 +9,13 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from wave_serve.engine.checkpoint import bundled_checkpoint
 from wave_serve.eval.plot import draw
 
-RESULTS = Path(__file__).parents[1] / "results/demo"
+RESULTS = Path(__file__).parents[1] / "results/twins"
+TRAIN_LENGTH = 512
 RECORDED = {
-    "perplexity": (bundled_checkpoint() / "eval.json", RESULTS / "rope-loss.json", RESULTS / "alibi-loss.json"),
-    "passkey": (RESULTS / "passkey.json", RESULTS / "rope-passkey.json", RESULTS / "alibi-passkey.json"),
+    "perplexity": (RESULTS / "wavelet-loss.json", RESULTS / "rope-loss.json", RESULTS / "alibi-loss.json"),
+    "passkey": (RESULTS / "wavelet-passkey.json", RESULTS / "rope-passkey.json", RESULTS / "alibi-passkey.json"),
 }
 PLOTS = {"perplexity": "loss.svg", "passkey": "passkey.svg"}
 
@@ -28,11 +28,10 @@ def rows_of(path: Path) -> list[dict[str, Any]]:
 
 def main() -> None:
     """Writes both plots."""
-    train_length = json.loads((bundled_checkpoint() / "config.json").read_text())["train_length"]
     with tempfile.TemporaryDirectory() as directory:
         for kind, paths in RECORDED.items():
             rows = [row for path in paths for row in rows_of(path)]
-            draw(Path(directory), kind, rows, [train_length])
+            draw(Path(directory), kind, rows, [TRAIN_LENGTH])
             shutil.copy(Path(directory) / f"{kind}.svg", RESULTS / PLOTS[kind])
 
 

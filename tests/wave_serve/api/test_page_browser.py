@@ -328,7 +328,9 @@ def test_files_are_taken_and_what_is_no_text_is_refused(open_page: Open) -> None
     expect(headline(page)).to_have_text("70,001 tokens")
 
 
-def test_the_example_hides_a_pass_key_far_past_the_training_length(open_page: Open, upstream: FakeUpstream) -> None:
+def test_the_example_asks_for_a_line_of_a_long_text_far_past_the_training_length(
+    open_page: Open, upstream: FakeUpstream
+) -> None:
     page = open_page()
     expect(page.locator("#legend li")).to_have_count(4)
     page.get_by_role("button", name="Try an example").click()
@@ -337,7 +339,8 @@ def test_the_example_hides_a_pass_key_far_past_the_training_length(open_page: Op
     page.get_by_role("radio", name="Cut its beginning").check()
     page.get_by_role("button", name="Ask").click()
     expect(page.locator("#text")).to_have_text("one two")
-    assert "".join(map(chr, sent(upstream)[0]["prompt"][1:])).endswith("# What is the pass key? The pass key is")
+    prompt = "".join(map(chr, sent(upstream)[0]["prompt"][1:]))
+    assert re.search(r"\n\nQuestion: What is the code of [a-z]+-[a-z]+\?\nAnswer:$", prompt)
 
 
 def test_a_model_with_a_chat_template_is_asked_in_a_chat(open_page: Open, upstream: FakeUpstream) -> None:

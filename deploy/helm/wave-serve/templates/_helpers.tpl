@@ -79,7 +79,7 @@ capabilities: {drop: [ALL]}
 train_length: 512
 validated_length: 16384
 tokenizer: /srv/wave-demo/tokenizer.json
-vocab_size: 2048
+vocab_size: 4096
 {{- else if include "wave-serve.gateway.mounts-model" . -}}
 tokenizer: {{ include "wave-serve.model.path" . }}/tokenizer.json
 {{- else -}}
