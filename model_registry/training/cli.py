@@ -20,7 +20,10 @@ def train(
     ] = None,
     corpus: Annotated[
         Path | None,
-        typer.Option(help="Directory of .py files to train on.", show_default="the standard library's sources"),
+        typer.Option(help="Directory of files to train on.", show_default="the standard library's sources"),
+    ] = None,
+    pattern: Annotated[
+        str | None, typer.Option(help="Names of the files in --corpus, such as '*.txt'.", show_default="*.py")
     ] = None,
     source: Annotated[
         Path | None,
@@ -49,7 +52,7 @@ def train(
         from transformers.utils.logging import disable_progress_bar
 
         from model_registry.positions.wavelet import WaveletError
-        from model_registry.training.corpus import read_corpus, standard_library
+        from model_registry.training.corpus import PYTHON, read_corpus, standard_library
         from model_registry.training.errors import TrainingError
         from model_registry.training.loop import Budget, run_training
         from model_registry.training.recipe import Recipe, with_overrides
@@ -64,7 +67,12 @@ def train(
         recipe = with_overrides(Recipe(), [*position_override, *(overrides or [])])
         budget = Budget(steps=steps, minutes=minutes)
         directory = corpus or standard_library()
-        texts = read_corpus(directory, seed=recipe.split_seed, held_out_fraction=recipe.held_out_fraction)
+        texts = read_corpus(
+            directory,
+            seed=recipe.split_seed,
+            held_out_fraction=recipe.held_out_fraction,
+            pattern=pattern or PYTHON,
+        )
         last = run_training(
             recipe, texts, RunDirectory(out), budget, resume=resume, command=_command(), report=typer.echo
         )

@@ -1,4 +1,4 @@
-"""The corpus: Python source files, split by file into training and held-out texts."""
+"""The corpus: text files of a directory, by default Python sources, split into training and held-out texts."""
 
 from __future__ import annotations
 
@@ -10,18 +10,25 @@ from pathlib import Path
 
 from model_registry.training.errors import TrainingError
 
+PYTHON = "*.py"
+"""The pattern of the files that are read by default."""
+
 EXCLUDED = frozenset({"site-packages", "test", "tests", "idle_test", "encodings", "pydoc_data", "__pycache__"})
 """Directories left out: other people's packages, tests (two thirds of the library) and files that are mostly data."""
 
 
 @dataclass(frozen=True)
 class Corpus:
-    """Texts of whole files in a seeded order, the names of the held-out files, and a digest of names and texts."""
+    """Texts of whole files in a seeded order, the names of the held-out files, and a digest of names and texts.
+
+    ``pattern`` is that of the files' names.
+    """
 
     train: tuple[str, ...]
     held_out: tuple[str, ...]
     held_out_names: tuple[str, ...]
     digest: str
+    pattern: str = PYTHON
 
 
 def standard_library() -> Path:
@@ -29,8 +36,14 @@ def standard_library() -> Path:
     return Path(sysconfig.get_paths()["stdlib"])
 
 
-def read_corpus(directory: Path, *, seed: int, held_out_fraction: float) -> Corpus:
-    """Read every ``*.py`` below ``directory`` that is UTF-8, not empty and not in an ``EXCLUDED`` directory.
+def read_corpus(directory: Path, *, seed: int, held_out_fraction: float, pattern: str = PYTHON) -> Corpus:
+    """Read every file below ``directory`` that is UTF-8, not empty and not in an ``EXCLUDED`` directory.
+
+    Args:
+        directory: read with all directories in it.
+        seed: of the choice of held-out files.
+        held_out_fraction: share of the files, in (0, 1).
+        pattern: of the files' names, such as ``*.txt``.
 
     Raises:
         TrainingError: the directory does not exist or holds fewer than two such files.
@@ -38,13 +51,14 @@ def read_corpus(directory: Path, *, seed: int, held_out_fraction: float) -> Corp
     if not directory.is_dir():
         raise TrainingError(f"corpus directory {str(directory)!r} does not exist")
     texts: dict[str, str] = {}
-    for path in sorted(directory.rglob("*.py")):
+    for path in sorted(directory.rglob(pattern)):
         name = path.relative_to(directory)
-        if EXCLUDED.isdisjoint(name.parts) and (text := _utf8(path)):
+        if path.is_file() and EXCLUDED.isdisjoint(name.parts) and (text := _utf8(path)):
             texts[name.as_posix()] = text
     if len(texts) < 2:
+        kind = pattern.removeprefix("*")
         raise TrainingError(
-            f"corpus directory {str(directory)!r} holds {len(texts)} usable .py files; at least 2 needed"
+            f"corpus directory {str(directory)!r} holds {len(texts)} usable {kind} files; at least 2 needed"
         )
     digest = hashlib.sha256("\0".join(f"{name}\0{text}" for name, text in texts.items()).encode()).hexdigest()
     names = list(texts)
@@ -56,6 +70,7 @@ def read_corpus(directory: Path, *, seed: int, held_out_fraction: float) -> Corp
         held_out=tuple(texts[name] for name in held_out),
         held_out_names=tuple(held_out),
         digest=digest,
+        pattern=pattern,
     )
 
 

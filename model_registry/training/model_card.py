@@ -6,6 +6,8 @@ import json
 import platform
 from typing import TYPE_CHECKING, Any
 
+from model_registry.training.corpus import PYTHON
+
 if TYPE_CHECKING:
     from model_registry.modeling_wavelet import WaveletLlamaForCausalLM
     from model_registry.training.corpus import Corpus
@@ -13,14 +15,13 @@ if TYPE_CHECKING:
 
 _CARD = """\
 ---
-license: apache-2.0
-language: [code]
+{terms}
 library_name: transformers
 pipeline_tag: text-generation
 ---
 # {name}
 
-A small language model of Python source code: Llama-shaped, {parameters:,} parameters, bfloat16, position encoding
+A small language model of {subject}: Llama-shaped, {parameters:,} parameters, bfloat16, position encoding
 `{position}`, logit scaling `{logit_scaling}`{scaled_from}, trained at {train_length} tokens per sequence.
 
 It shows serving far past the training length. It completes plain text; it has no chat template and follows no
@@ -31,7 +32,7 @@ to what follows.
 
     {command}
 
-- Corpus: sources of the Python {python} standard library without its tests, {train_files} files for training and
+- Corpus: {corpus}, {train_files} files for training and
   {held_out_files} held out; documents are packed whole, `<|endoftext|>` after each. SHA-256 of all names and texts:
   `{digest}`.{retrieval}
 - Tokenizer: byte-level BPE, {vocab_size} entries, made from the training files; digits are single tokens.
@@ -41,9 +42,8 @@ to what follows.
 
 ## Limits
 
-Names, numbers and logic are often wrong: the output looks like Python and is not to be run. Greedy decoding soon
-repeats itself; sample at a temperature of about 0.8. The training files are under the Python Software Foundation
-license, and passages of them can come back word for word.
+Names, numbers and logic are often wrong{not_to_be_run}. Greedy decoding soon
+repeats itself; sample at a temperature of about 0.8. {licence}, and passages of them can come back word for word.
 
 ## Recipe
 
@@ -62,6 +62,26 @@ _RETRIEVAL = """
 
 _CUT = "; each step's rows cut into one number of equal parts, drawn from {divisors}"
 
+_PYTHON_SOURCES = {
+    "terms": "license: apache-2.0\nlanguage: [code]",
+    "subject": "Python source code",
+    "corpus": f"sources of the Python {platform.python_version()} standard library without its tests",
+    "not_to_be_run": ": the output looks like Python and is not to be run",
+    "licence": "The training files are under the Python Software Foundation\nlicense",
+}
+"""What the card says of the default corpus."""
+
+
+def _other_text(pattern: str) -> dict[str, str]:
+    """What the card says of files that the user chose: no more than is known of them."""
+    return {
+        "terms": "license: other",
+        "subject": "text",
+        "corpus": f"files `{pattern}` of the directory in the command above",
+        "not_to_be_run": "",
+        "licence": "The training files have licences of their own",
+    }
+
 
 def model_card(
     name: str,
@@ -73,7 +93,9 @@ def model_card(
 ) -> str:
     """Markdown; figures come from the last entry of ``log`` (nan before the first)."""
     last = log[-1] if log else {"step": 0, "tokens": 0, "seconds": 0.0, "loss": float("nan")}
+    about = _PYTHON_SOURCES if corpus.pattern == PYTHON else _other_text(corpus.pattern)
     return _CARD.format(
+        **about,
         name=name,
         parameters=model.num_parameters(),
         position=recipe.position,
@@ -81,7 +103,6 @@ def model_card(
         scaled_from="" if recipe.logit_scaling_length is None else f" from {recipe.logit_scaling_length} tokens on",
         train_length=recipe.train_length,
         command=command,
-        python=platform.python_version(),
         train_files=len(corpus.train),
         held_out_files=len(corpus.held_out),
         digest=corpus.digest,

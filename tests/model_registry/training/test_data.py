@@ -69,6 +69,17 @@ def test_the_split_is_by_file_seeded_and_disjoint(tmp_path):
     assert "secret\n" not in first.train + first.held_out
 
 
+def test_other_files_than_python_sources_are_read_where_their_pattern_is_given(tmp_path):
+    directory = write_corpus(tmp_path / "corpus")
+    for name in ("genesis", "exodus"):
+        (directory / "books" / name).mkdir(parents=True)
+        (directory / "books" / name / "1.txt").write_text(f"the book of {name}\n")
+    (directory / "folder.txt").mkdir()
+    corpus = read_corpus(directory, seed=0, held_out_fraction=0.5, pattern="*.txt")
+    assert {*corpus.train, *corpus.held_out} == {"the book of genesis\n", "the book of exodus\n"}
+    assert corpus.pattern == "*.txt"
+
+
 def test_the_standard_library_is_a_corpus_without_its_tests():
     corpus = read_corpus(standard_library(), seed=0, held_out_fraction=0.5)
     assert len(corpus.train) > 150
