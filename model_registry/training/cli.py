@@ -45,6 +45,7 @@ def train(
     ] = None,
 ) -> None:
     """Train a small model on Python sources, or a checkpoint on any text, and export it as a Hugging Face directory."""
+    _refuse_what_is_not_used(source, position=position, corpus=corpus, pattern=pattern, text=text)
     if source is not None:
         _train_on(source, out, text or [], steps, minutes, overrides or [], resume=resume, measured=measure)
         return
@@ -80,6 +81,17 @@ def train(
         typer.echo(f"train: {error}", err=True)
         raise typer.Exit(2) from error
     typer.echo(f"held-out loss {last['held_out_loss']:.4f} after {last['step']} steps; model in {out / 'model'}")
+
+
+def _refuse_what_is_not_used(source: Path | None, **given: object) -> None:
+    """Ends the command where an option was given that it would not look at."""
+    for option in ("text",) if source is None else ("position", "corpus", "pattern"):
+        if given[option]:
+            typer.echo(f"train: --{option} {'needs' if source is None else 'does not go with'} --from", err=True)
+            raise typer.Exit(2)
+    if given["pattern"] and not given["corpus"]:
+        typer.echo("train: --pattern needs --corpus", err=True)
+        raise typer.Exit(2)
 
 
 def _train_on(

@@ -21,14 +21,15 @@ EXCLUDED = frozenset({"site-packages", "test", "tests", "idle_test", "encodings"
 class Corpus:
     """Texts of whole files in a seeded order, the names of the held-out files, and a digest of names and texts.
 
-    ``pattern`` is that of the files' names.
+    ``pattern`` is that of the files' names; ``is_standard_library`` tells whose sources they are.
     """
 
     train: tuple[str, ...]
     held_out: tuple[str, ...]
     held_out_names: tuple[str, ...]
     digest: str
-    pattern: str = PYTHON
+    pattern: str
+    is_standard_library: bool
 
 
 def standard_library() -> Path:
@@ -71,6 +72,7 @@ def read_corpus(directory: Path, *, seed: int, held_out_fraction: float, pattern
         held_out_names=tuple(held_out),
         digest=digest,
         pattern=pattern,
+        is_standard_library=pattern == PYTHON and directory == standard_library(),
     )
 
 

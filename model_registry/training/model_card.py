@@ -6,8 +6,6 @@ import json
 import platform
 from typing import TYPE_CHECKING, Any
 
-from model_registry.training.corpus import PYTHON
-
 if TYPE_CHECKING:
     from model_registry.modeling_wavelet import WaveletLlamaForCausalLM
     from model_registry.training.corpus import Corpus
@@ -62,7 +60,7 @@ _RETRIEVAL = """
 
 _CUT = "; each step's rows cut into one number of equal parts, drawn from {divisors}"
 
-_PYTHON_SOURCES = {
+_STANDARD_LIBRARY = {
     "terms": "license: apache-2.0\nlanguage: [code]",
     "subject": "Python source code",
     "corpus": f"sources of the Python {platform.python_version()} standard library without its tests",
@@ -93,7 +91,7 @@ def model_card(
 ) -> str:
     """Markdown; figures come from the last entry of ``log`` (nan before the first)."""
     last = log[-1] if log else {"step": 0, "tokens": 0, "seconds": 0.0, "loss": float("nan")}
-    about = _PYTHON_SOURCES if corpus.pattern == PYTHON else _other_text(corpus.pattern)
+    about = _STANDARD_LIBRARY if corpus.is_standard_library else _other_text(corpus.pattern)
     return _CARD.format(
         **about,
         name=name,

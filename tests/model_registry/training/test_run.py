@@ -6,12 +6,15 @@ import json
 import math
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
+import typer
 from helpers.tiny_run import losses, tiny_train, write_corpus
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from model_registry.training.cli import train
 from model_registry.training.run_directory import RunDirectory
 
 
@@ -115,6 +118,14 @@ def test_the_export_is_complete_and_readable_by_other_users(finished):
     assert "8 files for training and\n  2 held out" in card
 
 
+def test_the_card_says_no_more_of_texts_that_the_user_chose_than_is_known(finished):
+    card = (finished / "model" / "README.md").read_text()
+    assert "license: other\n" in card
+    assert "files `*.py` of the directory in the command above" in card
+    assert "standard library" not in card
+    assert "Python Software Foundation" not in card
+
+
 def test_every_position_encoding_trains(corpus, tmp_path):
     for position in ("rope", "alibi", "nope"):
         tiny_train(tmp_path / position, corpus, steps=12, position=position)
@@ -182,3 +193,21 @@ def test_the_module_runs_as_a_command_and_refuses_in_one_line(tmp_path):
     assert done.returncode == 2
     assert done.stdout == ""
     assert done.stderr == f"train: corpus directory '{tmp_path / 'absent'}' does not exist\n"
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"text": [Path("a.txt")]}, "--text needs --from"),
+        ({"pattern": "*.txt"}, "--pattern needs --corpus"),
+        ({"source": Path("a"), "corpus": Path("b")}, "--corpus does not go with --from"),
+        ({"source": Path("a"), "pattern": "*.txt"}, "--pattern does not go with --from"),
+        ({"source": Path("a"), "position": "rope"}, "--position does not go with --from"),
+    ],
+)
+def test_an_option_that_would_not_be_looked_at_is_refused(tmp_path, capsys, given, said):
+    with pytest.raises(typer.Exit) as refused:
+        train(out=tmp_path / "run", steps=1, **given)
+    assert refused.value.exit_code == 2
+    assert capsys.readouterr().err == f"train: {said}\n"
+    assert not (tmp_path / "run").exists()
