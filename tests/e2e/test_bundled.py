@@ -1,6 +1,7 @@
 """The main job: a long document in through OpenAI's SDK, past the training length, and a completion out."""
 
 import concurrent.futures
+from collections.abc import Callable
 
 import openai
 import pytest
@@ -12,9 +13,6 @@ import model_registry.modeling_wavelet  # noqa: F401 - registers the classes wit
 
 pytestmark = pytest.mark.engine
 
-TIE_NATS = 0.1
-"""Two tokens whose float32 log-probabilities differ by less may change places in bfloat16."""
-
 
 @pytest.fixture(scope="module")
 def tokenizer(bundled: Served):
@@ -24,11 +22,20 @@ def tokenizer(bundled: Served):
 
 
 @pytest.fixture(scope="module")
-def reference(bundled: Served):
-    """The dense model of Transformers, in float32."""
+def dense(bundled: Served) -> Callable[[list[int], torch.dtype], torch.Tensor]:
+    """Log-probabilities that Transformers' dense model gives after each of a prompt's tokens, [tokens, vocabulary]."""
     from transformers import AutoModelForCausalLM
 
-    return AutoModelForCausalLM.from_pretrained(bundled.checkpoint, dtype=torch.float32).eval()
+    models = {
+        dtype: AutoModelForCausalLM.from_pretrained(bundled.checkpoint, dtype=dtype).eval()
+        for dtype in (torch.float32, torch.bfloat16)
+    }
+
+    def log_probs(ids: list[int], dtype: torch.dtype) -> torch.Tensor:
+        with torch.inference_mode():
+            return models[dtype](torch.tensor([ids])).logits[0].float().log_softmax(-1)
+
+    return log_probs
 
 
 def document(tokenizer, sources: list[str], tokens: int, first: int = 0) -> list[int]:
@@ -95,11 +102,14 @@ def test_twenty_documents_at_once_all_finish(
     assert [answer.usage.completion_tokens for answer in answers] == [12] * 20
 
 
-def test_greedy_continuations_agree_with_transformers_but_for_ties(
-    client: OpenAI, bundled: Served, reference, tokenizer, sources: list[str]
+def test_greedy_continuations_agree_with_transformers_as_far_as_bfloat16_does(
+    client: OpenAI, bundled: Served, dense, tokenizer, sources: list[str]
 ) -> None:
-    """Teacher-forced: each of the engine's 64 tokens is the dense model's best, or within a tie of it."""
-    ties = 0
+    """Teacher-forced: each token is the float32 model's best, or bfloat16's rounding alone can have changed it.
+
+    What rounding does is measured: the same dense model in bfloat16, at the same tokens.
+    """
+    changed = {"engine": 0, "dense": 0}
     for index, text in enumerate(sources):
         prompt = tokenizer(text[:30_000]).input_ids[500 * (index % 3) :][: 40 + 61 * index]
         answer = client.completions.create(
@@ -111,10 +121,16 @@ def test_greedy_continuations_agree_with_transformers_but_for_ties(
         )
         generated = answer.choices[0].token_ids
         assert len(generated) == 64
-        with torch.inference_mode():
-            logits = reference(torch.tensor([prompt + generated])).logits[0, len(prompt) - 1 : -1]
-        log_probs = logits.log_softmax(-1)
-        gap = log_probs.max(-1).values - log_probs.gather(1, torch.tensor(generated)[:, None])[:, 0]
-        assert gap.max() < TIE_NATS, f"document {index}: token {int(gap.argmax())} is {gap.max():.3f} nats off"
-        ties += int((gap > 0).sum())
-    assert ties <= 0.02 * 64 * len(sources)
+        exact, rounded = (
+            dense(prompt + generated, dtype)[len(prompt) - 1 : -1] for dtype in (torch.float32, torch.bfloat16)
+        )
+        picks = {"engine": torch.tensor(generated), "dense": rounded.argmax(-1)}
+        best = exact.max(-1)
+        for name, pick in picks.items():
+            changed[name] += int((pick != best.indices).sum())
+        # Likely tokens only: an unlikely one's log-probability is rounded more, and nobody picks it.
+        likely = exact.exp() > 0.01
+        rounding = (exact - rounded).abs()[likely].max()
+        gap = (best.values - exact.gather(1, picks["engine"][:, None])[:, 0]).max()
+        assert gap <= 2 * rounding, f"document {index}: {gap:.3f} nats below the best, rounding {rounding:.3f}"
+    assert changed["engine"] <= 2 * changed["dense"], changed
