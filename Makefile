@@ -22,8 +22,9 @@ $(STAMP): requirements/cpu.txt pyproject.toml
 serve: install
 	$(BIN)/wave-serve serve
 
+# A file's tests stay together: they share an engine or a gateway.
 test: install
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 lint: install
 	$(BIN)/ruff check .
