@@ -7,6 +7,8 @@ import time
 import traceback
 from typing import Any
 
+ENCODER = json.JSONEncoder(ensure_ascii=False, default=str)
+
 
 class JsonLines(logging.Formatter):
     """One JSON object a line: time, level, logger, event and its fields."""
@@ -23,7 +25,7 @@ class JsonLines(logging.Formatter):
         }
         if record.exc_info and record.exc_info[1] is not None:
             line["exception"] = _without_values(record.exc_info[1])
-        return json.dumps(line, ensure_ascii=False, default=str)
+        return ENCODER.encode(line)
 
 
 def _without_values(error: BaseException) -> list[str]:

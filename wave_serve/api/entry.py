@@ -16,7 +16,7 @@ def gateway_of(request: Request) -> Gateway:
 async def enter(request: Request) -> None:
     """A dependency of all routers. Raises ApiError 401, 429 or 503."""
     exchange = exchange_of(request)
-    use = gateway_of(request).auth.admit(request.url.path, request.headers)
+    use = gateway_of(request).auth.admit(request.scope["path"], request.headers)
     if use is not None:
         exchange.take_key(use)
         if request.method == "POST":  # what is only read costs a key nothing

@@ -76,9 +76,8 @@ class Relay(Response):
                 error.headers[Header.SHOULD_RETRY] = "false"
             raise
         finally:
-            for task in (work, gone):
-                task.cancel()
-            await asyncio.gather(work, gone, return_exceptions=True)
+            unfinished = [task for task in (work, gone) if task.cancel()]
+            await asyncio.gather(*unfinished, return_exceptions=True)
             in_flight.dec()
 
     async def _whole(self, scope: Scope, receive: Receive, send: Send) -> None:

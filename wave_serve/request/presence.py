@@ -35,6 +35,5 @@ async def while_connected(receive: Receive, work: Coroutine[Any, Any, T]) -> T:
                 raise ClientGoneError
         return task.result()
     finally:
-        for each in tasks:
-            each.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        unfinished = [each for each in tasks if each.cancel()]
+        await asyncio.gather(*unfinished, return_exceptions=True)

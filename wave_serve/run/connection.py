@@ -51,8 +51,10 @@ class Connection(HttpToolsProtocol):
             return
         self._unset_keepalive_if_required()
         try:
-            for start in range(0, len(data), self._step):
-                part = memoryview(data)[start : start + self._step]
+            # A body is joined from its parts, each time all of it, so that it is parsed in parts as large as they come.
+            step = len(data) if self._in_body else self._step
+            for start in range(0, len(data), step):
+                part = memoryview(data)[start : start + step]
                 self._parse(part)
                 if self._partial:
                     self._bounds.read(len(part))

@@ -69,7 +69,8 @@ class LocalTokenizer:
         """A lower bound on the tokens of `text` that costs no tokenising; 0 where none is known."""
         if self.longest_token is None:
             return 0
-        return -(-len(text.encode("utf-8", "surrogatepass")) // self.longest_token)
+        size = len(text) if text.isascii() else len(text.encode("utf-8", "surrogatepass"))
+        return -(-size // self.longest_token)
 
     async def count(self, texts: Sequence[str], *, add_special_tokens: bool) -> list[int]:
         """Number of tokens of each text. Raises ApiError 503 where the process for large texts ended."""

@@ -74,6 +74,7 @@ def test_another_encoding_is_a_415_that_names_it(gateway: Running, encoding: str
         (gzip.compress(b"") * 2000, "The body has more than 1000 members of gzip."),
         (gzip.compress(gzip.compress(PLAIN)), "The body is not valid JSON"),
     ],
+    ids=["plain", "zlib", "cut", "cut early", "more", "empty", "gzip of no JSON", "many members", "gzip of gzip"],
 )
 def test_what_is_not_gzip_is_a_400(gateway: Running, content: bytes, said: str) -> None:
     answer = post(gateway, content, "gzip")
