@@ -4,10 +4,12 @@ docs/counting.md says why this library, and what each family of tokenizers costs
 here relies on its word: a file is only taken if both libraries give the same token ids for the whole battery.
 """
 
+import contextlib
 import itertools
+import os
 import unicodedata
 from array import array
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import splintr
@@ -16,11 +18,14 @@ from tokenizers import Tokenizer
 
 from wave_serve.tokens.pieces import PATTERNS
 from wave_serve.tokens.special_tokens import PROBE, Affixes, affixes_of
+from wave_serve.worker.cores import cores
 
 NFC = {"type": "NFC"}
 # Steps that do not depend on a library's version of Unicode, or of which `takes` knows where they do. With another one,
 # such as BERT's normalizer or Falcon's split at punctuation, the libraries differ on dozens to hundreds of characters.
 NORMALIZERS = ("Precompiled", "Prepend", "Replace", "Sequence")
+MOST_THREADS = 4
+LONG = (" a" * 2**15,) * 4  # texts for which splintr begins its threads, some milliseconds to count
 GLUED = 50  # entries of a vocabulary in one text
 PRE_TOKENIZERS = ("ByteLevel", "Digits", "Metaspace", "Sequence", "Split", "WhitespaceSplit")
 
@@ -45,7 +50,9 @@ class FastTokenizer:
             raise UnsupportedTokenizerError(f"its {min(unknown)} follows a version of Unicode")
         described = {**description, "normalizer": normalizer, "truncation": None, "padding": None}
         try:
-            self._tokenizer = splintr.from_json_bytes(to_json(described))
+            with _few_threads():
+                self._tokenizer = splintr.from_json_bytes(to_json(described))
+                self._tokenizer.encode_batch_flat(list(LONG))
         except ValueError as error:
             raise UnsupportedTokenizerError(f"splintr does not read it: {error}") from None
         self._around: Affixes = affixes_of(self._tokenizer.encode(PROBE), self._tokenizer.encode_raw(PROBE))
@@ -92,6 +99,22 @@ def fast_tokenizer(description: Mapping[str, Any], tokenizer: Tokenizer, battery
             if one.ids != list(ids):
                 raise UnsupportedTokenizerError(f"splintr gives other tokens than tokenizers for {text[:200]!r}")
     return fast
+
+
+@contextlib.contextmanager
+def _few_threads() -> Iterator[None]:
+    """Threads that splintr begins within are half as many as cores, or as the environment says.
+
+    It would begin one for each core. Those that find no work look for it for a while: on two cores a tenth of what a
+    long prompt costs.
+    """
+    given = os.environ.get("RAYON_NUM_THREADS")
+    os.environ["RAYON_NUM_THREADS"] = given or str(max(1, min(cores() // 2, MOST_THREADS)))
+    try:
+        yield
+    finally:  # an engine that is begun later takes its own
+        if given is None:
+            del os.environ["RAYON_NUM_THREADS"]
 
 
 def _glued(tokenizer: Tokenizer) -> list[str]:
