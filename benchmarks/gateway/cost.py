@@ -54,14 +54,14 @@ MIXES: dict[str, dict[str, Any]] = {
         "path": "/v1/responses",
     },
     # Documents that were asked about before, each request with a first line of its own.
-    "long": {"lengths": LONG_TOKENS, "concurrency": 4, "upstream_s": 0.5, "requests": 120, "busy": 300},
+    "long": {"lengths": LONG_TOKENS, "concurrency": 4, "upstream_s": 0.5, "requests": 120, "busy": 3000},
     # Documents that differ all the way, so that nothing is known of any.
     "unseen": {
         "lengths": LONG_TOKENS,
         "concurrency": 4,
         "upstream_s": 0.5,
         "requests": 120,
-        "busy": 300,
+        "busy": 3000,
         "every": 2000,
     },
 }

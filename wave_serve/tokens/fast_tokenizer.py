@@ -105,8 +105,8 @@ def fast_tokenizer(description: Mapping[str, Any], tokenizer: Tokenizer, battery
 def _few_threads() -> Iterator[None]:
     """Threads that splintr begins within are half as many as cores, or as the environment says.
 
-    It would begin one for each core. Those that find no work look for it for a while: on two cores a tenth of what a
-    long prompt costs.
+    It would begin one for each core. Those that find no work look for it for a while, which costs several percent of a
+    long prompt's time on two cores.
     """
     given = os.environ.get("RAYON_NUM_THREADS")
     os.environ["RAYON_NUM_THREADS"] = given or str(max(1, min(cores() // 2, MOST_THREADS)))
