@@ -32,6 +32,7 @@ class Connection(HttpToolsProtocol):
         self._step = self.settings.max_head_bytes // 4  # bytes parsed before the bounds are looked at
         self._partial = False  # whether a request has arrived in part
         self._in_body = False  # whether its head was complete
+        self._body_left = 0  # bytes of its body that are yet to come, where its head says how many
         self._refusal: ApiError | None = None
         self._patience: asyncio.TimerHandle | None = None
 
@@ -51,10 +52,12 @@ class Connection(HttpToolsProtocol):
             return
         self._unset_keepalive_if_required()
         try:
-            # A body is joined from its parts, each time all of it, so that it is parsed in parts as large as they come.
-            step = len(data) if self._in_body else self._step
-            for start in range(0, len(data), step):
-                part = memoryview(data)[start : start + step]
+            left = memoryview(data)
+            while left:
+                # A body is joined from its parts, each time all of it, so that it is parsed in parts as large as they
+                # come; what is behind it may be the next head.
+                step = max(self._step, self._body_left)
+                part, left = left[:step], left[step:]
                 self._parse(part)
                 if self._partial:
                     self._bounds.read(len(part))
@@ -92,11 +95,13 @@ class Connection(HttpToolsProtocol):
         if len(self.pipeline) >= MOST_WAITING:
             raise invalid(f"More than {MOST_WAITING} requests were sent without waiting for an answer.")
         self._in_body = True
+        self._body_left = int(dict(self.headers).get(b"content-length", 0))
         super().on_headers_complete()
 
     def on_body(self, body: bytes) -> None:
         """A part of a request's body."""
         self._bounds.body()
+        self._body_left -= len(body)
         super().on_body(body)
 
     def on_message_complete(self) -> None:

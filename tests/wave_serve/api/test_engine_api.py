@@ -8,6 +8,7 @@ import time
 import httpx
 import openai
 import pytest
+from helpers.cancelling import until
 from helpers.served import Served
 from openai import OpenAI
 
@@ -25,8 +26,8 @@ def prompt_of(client: OpenAI, real: Served, tokens: int) -> list[int]:
 
 
 def test_readiness_prints_a_curl_that_works(real: Served) -> None:
+    until(lambda: f"curl {real.url}/v1/completions" in real.stdout.read_text())  # it says so after it is ready
     printed = real.stdout.read_text()
-    assert f"curl {real.url}/v1/completions" in printed
     body = printed[printed.index("-d '") + 4 : printed.rindex("'")]
     answer = httpx.post(f"{real.url}/v1/completions", json=json.loads(body), timeout=60)
     assert answer.status_code == 200

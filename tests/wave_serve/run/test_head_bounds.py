@@ -6,6 +6,7 @@ import json
 import re
 import socket
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -140,20 +141,22 @@ def test_trailers_within_the_bound_are_no_headers_of_the_request(narrow: Running
     assert b"trailing" not in got
 
 
-def test_an_answer_under_way_is_not_broken_by_a_refusal_behind_it(upstream: FakeUpstream) -> None:
+@pytest.mark.parametrize("size", [len(BODY), 10 * MOST], ids=["small", "large"])
+def test_an_answer_under_way_is_not_broken_by_a_refusal_behind_it(upstream: FakeUpstream, size: int) -> None:
     go = threading.Event()
 
     async def wait(_: object) -> None:
         await asyncio.to_thread(go.wait, 10)
 
     upstream.answers["/v1/completions"] = stream(b'data: {"choices": []}\n\n', wait, b"data: [DONE]\n\n")
-    body = BODY[:-1] + b', "stream": true}'
+    body = BODY[:-1] + b" " * (size - len(BODY)) + b', "stream": true}'
     patient = {"silence": 60.0, "keep_alive": 60.0}
     with running(settings_for(upstream, max_head_bytes=MOST, timeouts=patient)) as one:
 
         def parts() -> Iterator[bytes]:
-            yield POST + b"content-length: %d\r\n\r\n%s" % (len(body), body)
-            yield START + FILL * 20
+            yield POST + b"content-length: %d\r\n\r\n%s" % (len(body), body[:-9])
+            time.sleep(0.2)  # so that the rest and the next head come together, in the middle of the body
+            yield body[-9:] + START + FILL * 20
             go.set()
 
         got = exchange(one, parts())
