@@ -95,7 +95,9 @@ def main() -> None:
         rows.append(measured(path, chosen.texts))
         print(json.dumps(rows[-1]), flush=True)
     versions = {name: version(name) for name in ("splintr-rs", "tokenizers")}
-    chosen.out.write_text(json.dumps({"machine": machine(), "versions": versions, "rows": rows}, indent=1) + "\n")
+    command = " ".join(["python -m benchmarks.gateway.tokenizer_cost", *sys.argv[1:]])
+    document = {"command": command, "machine": machine(), "versions": versions, "rows": rows}
+    chosen.out.write_text(json.dumps(document, indent=1) + "\n")
 
 
 if __name__ == "__main__":
