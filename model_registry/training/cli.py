@@ -33,6 +33,12 @@ def train(
         list[Path] | None,
         typer.Option(help="With --from: text file, directory, JSONL file or data set on disk; may be repeated."),
     ] = None,
+    teacher: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="CHECKPOINT", help="With --from: what it was before convert; it learns that one's attention first."
+        ),
+    ] = None,
     measure: Annotated[
         bool, typer.Option("--measure/--no-measure", help="With --from: serve the result and write its eval.json.")
     ] = True,
@@ -45,9 +51,11 @@ def train(
     ] = None,
 ) -> None:
     """Train a small model on Python sources, or a checkpoint on any text, and export it as a Hugging Face directory."""
-    _refuse_what_is_not_used(source, position=position, corpus=corpus, pattern=pattern, text=text)
+    _refuse_what_is_not_used(source, position=position, corpus=corpus, pattern=pattern, text=text, teacher=teacher)
     if source is not None:
-        _train_on(source, out, text or [], steps, minutes, overrides or [], resume=resume, measured=measure)
+        _train_on(
+            source, out, text or [], steps, minutes, overrides or [], teacher=teacher, resume=resume, measured=measure
+        )
         return
     try:
         from transformers.utils.logging import disable_progress_bar
@@ -85,7 +93,7 @@ def train(
 
 def _refuse_what_is_not_used(source: Path | None, **given: object) -> None:
     """Ends the command where an option was given that it would not look at."""
-    for option in ("text",) if source is None else ("position", "corpus", "pattern"):
+    for option in ("text", "teacher") if source is None else ("position", "corpus", "pattern"):
         if given[option]:
             typer.echo(f"train: --{option} {'needs' if source is None else 'does not go with'} --from", err=True)
             raise typer.Exit(2)
@@ -102,6 +110,7 @@ def _train_on(
     minutes: float | None,
     changes: list[str],
     *,
+    teacher: Path | None,
     resume: bool,
     measured: bool,
 ) -> None:
@@ -118,7 +127,16 @@ def _train_on(
     try:
         budget = Budget(steps=steps, minutes=minutes)
         recalibrate(
-            source, out, texts, budget, changes, resume=resume, measured=measured, command=_command(), report=typer.echo
+            source,
+            out,
+            texts,
+            budget,
+            changes,
+            teacher=teacher,
+            resume=resume,
+            measured=measured,
+            command=_command(),
+            report=typer.echo,
         )
     except TrainingError as error:
         typer.echo(f"train: {error}", err=True)

@@ -63,9 +63,10 @@ def plot_losses(log: list[dict[str, Any]], path: Path) -> None:
 
     figure = Figure(figsize=(7, 4), layout="constrained")
     axes = figure.subplots()
-    tokens = [entry["tokens"] / 1e6 for entry in log]
-    axes.plot(tokens, [entry["loss"] for entry in log], label="training")
-    axes.plot(tokens, [entry["held_out_loss"] for entry in log], label="held out")
+    for name, label in (("loss", "training"), ("held_out_loss", "held out")):
+        # Attention transfer has no training loss.
+        entries = [entry for entry in log if name in entry]
+        axes.plot([entry["tokens"] / 1e6 for entry in entries], [entry[name] for entry in entries], label=label)
     axes.set(xlabel="million tokens", ylabel="loss, nats per token", title="Loss at the training length")
     axes.grid(alpha=0.3)
     axes.legend()

@@ -25,12 +25,13 @@ def recalibrate(
     budget: Budget,
     changes: list[str],
     *,
+    teacher: Path | None,
     resume: bool,
     measured: bool,
     command: str,
     report: Callable[[str], None],
 ) -> None:
-    """Train ``source`` on and measure the result.
+    """Train ``source`` on, towards ``teacher`` where there is one, and measure the result.
 
     Raises:
         TrainingError: something that the user gave does not admit it.
@@ -41,7 +42,7 @@ def recalibrate(
     documents = read_documents(
         texts, text_field=recipe.text_field, seed=recipe.seed, held_out_fraction=recipe.held_out_fraction
     )
-    work = Recalibrating(source, documents, recipe, out)
+    work = Recalibrating(source, documents, recipe, out, teacher)
     last = work.run(budget, resume=resume, command=command, report=report)
     if not work.accelerator.is_main_process:
         return

@@ -31,14 +31,18 @@ The checkpoint `{source}`, trained on at {length} tokens per row. Position encod
 
     {command}
 
-- {step} steps, {tokens:,} tokens, {minutes:.0f} minutes{adapters}.
-- Loss in nats per token at {length} tokens: {loss:.3f} in training at last, {held_out_loss:.3f} held out
-  (`loss_curve.json`, `loss_curve.png`). `eval.json`, where there is one, tells the loss by length as served.
+- {step} steps, {tokens:,} tokens, {minutes:.0f} minutes{adapters}.{transfer}
+- Loss in nats per token at {length} tokens: {held_out_loss:.3f} held out (`loss_curve.json`, `loss_curve.png`).
+  `eval.json`, where there is one, tells the loss by length as served.
 
 ```json
 {recipe}
 ```
 """
+
+_TRANSFER = """
+- The first {steps} steps trained the query and key projections alone, towards the attention of the checkpoint before
+  its conversion (attention transfer)."""
 
 
 def export(
@@ -49,6 +53,7 @@ def export(
     length: int,
     log: list[dict[str, Any]],
     command: str,
+    transfer_steps: int = 0,
 ) -> None:
     """Write the directory beside ``path`` and put it in its place, so that a reader never sees half of it.
 
@@ -60,6 +65,7 @@ def export(
         length: tokens per row.
         log: entries of the training log, oldest first.
         command: what the user typed.
+        transfer_steps: of attention transfer.
     """
     config = AutoConfig.from_pretrained(source)
     dtype = config.dtype or torch.float32
@@ -83,7 +89,7 @@ def export(
         weights.chmod(0o644)  # safetensors writes for the owner alone
     (partial / "loss_curve.json").write_text(json.dumps(log, indent=1) + "\n")
     plot_losses(log, partial / "loss_curve.png")
-    last = log[-1] if log else {"step": 0, "tokens": 0, "seconds": 0.0, "loss": 0.0, "held_out_loss": 0.0}
+    last = log[-1] if log else {"step": 0, "tokens": 0, "seconds": 0.0, "held_out_loss": 0.0}
     card = _CARD.format(
         name=path.parent.name,
         source=source.resolve().name,
@@ -95,7 +101,7 @@ def export(
         tokens=last["tokens"],
         minutes=last["seconds"] / 60,
         adapters=f", as adapters of rank {recipe.lora_rank} that are merged in" if recipe.lora_rank else "",
-        loss=last["loss"],
+        transfer=_TRANSFER.format(steps=transfer_steps) if transfer_steps else "",
         held_out_loss=last["held_out_loss"],
         recipe=json.dumps(recipe.to_json()),
     )

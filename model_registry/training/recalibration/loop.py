@@ -3,25 +3,29 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import shutil
 import time
 from contextlib import nullcontext
-from dataclasses import replace
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+import numpy
 import torch
 from accelerate import Accelerator, DistributedType
 from accelerate.utils import parse_flag_from_env
 from rich import progress as bars
-from torch.nn.functional import cross_entropy
+from torch.nn.functional import cross_entropy, kl_div, nll_loss
 from transformers import AutoTokenizer
 
 from model_registry.modeling_wavelet import WaveletLlamaForCausalLM
 from model_registry.training.batches import held_out_batch, pack, training_batch
 from model_registry.training.errors import TrainingError
 from model_registry.training.recalibration.adapters import adapted
+from model_registry.training.recalibration.attention_transfer import AttentionTransfer, load_teacher
 from model_registry.training.recalibration.export import export
+from model_registry.training.recalibration.recipe import Recalibration
 from model_registry.training.run_directory import Progress
 
 if TYPE_CHECKING:
@@ -29,17 +33,41 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from model_registry.training.loop import Budget
-    from model_registry.training.recalibration.recipe import Recalibration
     from model_registry.training.recalibration.texts import Documents
 
 
-class Recalibrating:
-    """One run in one directory: ``recipe.json``, ``log.jsonl``, ``checkpoint/`` and ``model/``."""
+_QUERIES = 2
+"""A third number to seed with, so that queries are not drawn as anything else is."""
 
-    def __init__(self, source: Path, documents: Documents, recipe: Recalibration, directory: Path) -> None:
+
+@dataclass(frozen=True)
+class Reached(Progress):
+    """How far a run is; ``transfer_steps`` of its steps were attention transfer."""
+
+    transfer_steps: int = 0
+
+
+class Recalibrating:
+    """One run in one directory: ``recipe.json``, ``log.jsonl``, ``checkpoint/`` and ``model/``.
+
+    With a teacher, the first part of the budget is attention transfer, and the teacher's predictions are most of the
+    loss in the rest.
+    """
+
+    def __init__(
+        self, source: Path, documents: Documents, recipe: Recalibration, directory: Path, teacher: Path | None = None
+    ) -> None:
         self.source, self.recipe, self.directory = source, recipe, directory
         self.accelerator = accelerator()
         self.model = load(source, recipe, cuda=self.accelerator.device.type == "cuda")
+        self.teacher = self.transfer = None
+        if teacher is not None:
+            if self.accelerator.distributed_type == DistributedType.FSDP:
+                raise TrainingError("--teacher does not go with --use_fsdp: attention transfer needs whole projections")
+            self.teacher = load_teacher(teacher, self.model.config, torch.bfloat16 if recipe.bf16 else torch.float32)
+            self.teacher.to(self.accelerator.device)
+            whole = self.model.get_base_model() if recipe.lora_rank else self.model
+            self.transfer = AttentionTransfer(self.teacher, whole)
         self.tokenizer = AutoTokenizer.from_pretrained(source)
         self.length: int = self.model.config.train_length
         self.stream = pack(documents.train, self.tokenizer)
@@ -47,6 +75,7 @@ class Recalibrating:
         held_out = pack(documents.held_out, self.tokenizer)
         self.held_out = held_out_batch(held_out, self.length, recipe.eval_sequences)
         self.identity = {**recipe.to_json(), "from": str(source.resolve()), "texts_sha256": documents.digest}
+        self.identity["teacher"] = None if teacher is None else str(teacher.resolve())
 
     def run(self, budget: Budget, *, resume: bool, command: str, report: Callable[[str], None]) -> dict[str, Any]:
         """Train until the budget is spent; returns the last log entry.
@@ -63,7 +92,11 @@ class Recalibrating:
         ]
         optimizer = torch.optim.AdamW(groups, lr=recipe.learning_rate, betas=(0.9, recipe.beta2))
         model, optimizer = accelerator.prepare(self.model, optimizer)
-        at = self._load() if resume else Progress()
+        projections: Any = None
+        if self.transfer is not None:
+            projections = torch.optim.AdamW(self.transfer.parameters(), betas=(0.9, recipe.beta2), weight_decay=0.0)
+            projections = accelerator.prepare(projections)
+        at = self._load() if resume else Reached()
         if accelerator.is_main_process:
             count = sum(parameter.numel() for parameter in trained)
             report(f"{count:,} trained parameters, {len(self.stream):,} tokens of text, starting at step {at.step}")
@@ -71,14 +104,25 @@ class Recalibrating:
         with self._bar() as bar:
             task = bar.add_task("training", total=1.0)
             while (progress := budget.progress(at)) < 1:
-                for group in optimizer.param_groups:
-                    group["lr"] = recipe.learning_rate_at(at.step, progress)
-                loss = self._step(model, optimizer, at.step)
-                at = Progress(at.step + 1, self._seconds(time.monotonic() - began), (*at.losses, loss))
+                share = 0.0 if self.transfer is None else recipe.transfer_fraction
+                transferring = progress < share
+                if transferring:
+                    set_rate(projections, recipe.transfer_rate_at(at.step, progress / share))
+                    loss = self._transfer_step(projections, at.step)
+                    kind = "divergence"
+                else:
+                    if at.losses and at.step == at.transfer_steps:
+                        at = replace(at, losses=())  # divergences
+                    trained_steps, left = at.step - at.transfer_steps, (progress - share) / (1 - share)
+                    set_rate(optimizer, recipe.learning_rate_at(trained_steps, left))
+                    loss = self._step(model, optimizer, at.step)
+                    kind = "loss"
+                seconds = self._seconds(time.monotonic() - began)
+                at = Reached(at.step + 1, seconds, (*at.losses, loss), at.transfer_steps + transferring)
                 ended = budget.progress(at) >= 1
-                bar.update(task, completed=1.0 if ended else budget.progress(at), description=f"loss {loss:.3f}")
+                bar.update(task, completed=1.0 if ended else budget.progress(at), description=f"{kind} {loss:.3f}")
                 if at.step % recipe.eval_every == 0 or ended:
-                    entry = self._log(model, at)
+                    entry = self._log(model, at, kind)
                     at = replace(at, losses=())
                 if ended or at.seconds - saved_at >= 60 * recipe.checkpoint_minutes:
                     saved_at = at.seconds
@@ -103,23 +147,46 @@ class Recalibrating:
             last = number == len(parts) - 1
             # Gradients of several processes are exchanged once a step.
             with nullcontext() if last else self.accelerator.no_sync(model):
-                loss = self._loss(model, rows) / len(parts)
-                self.accelerator.backward(loss)
-            total += float(self.accelerator.reduce(loss.detach(), reduction="mean"))
+                objective, loss = self._objective(model, rows)
+                self.accelerator.backward(objective / len(parts))
+            total += float(self.accelerator.reduce(loss.detach(), reduction="mean")) / len(parts)
         self.accelerator.clip_grad_norm_(model.parameters(), self.recipe.grad_clip)
         optimizer.step()
         optimizer.zero_grad()
-        if not torch.isfinite(torch.tensor(total)):
-            raise TrainingError(f"the loss became {total}: lower learning_rate={self.recipe.learning_rate}")
+        self._check(total, "learning_rate")
         return total
 
-    def _log(self, model: torch.nn.Module, at: Progress) -> dict[str, Any]:
+    def _check(self, loss: float, rate: str) -> None:
+        if not math.isfinite(loss):
+            raise TrainingError(f"the loss became {loss}: lower {rate}={getattr(self.recipe, rate)}")
+
+    def _transfer_step(self, optimizer: Any, step: int) -> float:
+        assert self.transfer is not None
+        recipe, accelerator = self.recipe, self.accelerator
+        drawn = numpy.random.default_rng([recipe.seed, step, _QUERIES])
+        count = min(recipe.transfer_queries or self.length, self.length)
+        chosen = torch.tensor(drawn.permutation(self.length)[:count], device=accelerator.device).sort().values
+        parts = torch.split(self._rows(step)[:, :-1], recipe.batch_sequences)
+        total = 0.0
+        for rows in parts:
+            with torch.autocast(accelerator.device.type, dtype=torch.bfloat16, enabled=recipe.bf16):
+                divergence = self.transfer.backward(rows, chosen)
+            total += float(accelerator.reduce(divergence, reduction="mean")) / len(parts)
+        for parameter in self.transfer.parameters():
+            # No wrapper of the model sees these gradients, so they are exchanged here.
+            parameter.grad = accelerator.reduce(parameter.grad, reduction="mean") / len(parts)
+        optimizer.step()
+        optimizer.zero_grad()
+        self._check(total, "transfer_learning_rate")
+        return total
+
+    def _log(self, model: torch.nn.Module, at: Reached, kind: str) -> dict[str, Any]:
         recipe, processes = self.recipe, self.accelerator.num_processes
         entry = {
             "step": at.step,
             "tokens": at.step * recipe.batch_sequences * recipe.accumulate * processes * self.length,
             "seconds": round(at.seconds, 1),
-            "loss": sum(at.losses) / len(at.losses),
+            kind: sum(at.losses) / len(at.losses),
             "held_out_loss": self._held_out_loss(model),
         }
         if self.accelerator.is_main_process:
@@ -134,17 +201,33 @@ class Recalibrating:
         parts = torch.split(self.held_out.to(self.accelerator.device), self.recipe.batch_sequences)
         return sum(float(self._loss(model, part)) * len(part) for part in parts) / len(self.held_out)
 
-    def _loss(self, model: torch.nn.Module, rows: torch.Tensor) -> torch.Tensor:
+    def _logits(self, model: Any, rows: torch.Tensor) -> torch.Tensor:
+        """``[B * L, V]`` float32, of every token but each row's last."""
         with torch.autocast(self.accelerator.device.type, dtype=torch.bfloat16, enabled=self.recipe.bf16):
             logits = model(input_ids=rows[:, :-1], use_cache=False).logits
-        return cross_entropy(logits.float().flatten(0, 1), rows[:, 1:].flatten())
+        return logits.float().flatten(0, 1)
+
+    def _loss(self, model: torch.nn.Module, rows: torch.Tensor) -> torch.Tensor:
+        return cross_entropy(self._logits(model, rows), rows[:, 1:].flatten())
+
+    def _objective(self, model: torch.nn.Module, rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """What is minimised, and the loss of the next token, which is the same without a teacher."""
+        found = self._logits(model, rows).log_softmax(-1)
+        loss = nll_loss(found, rows[:, 1:].flatten())
+        if self.teacher is None:
+            return loss, loss
+        with torch.no_grad():
+            wanted = self._logits(self.teacher, rows).log_softmax(-1)
+        divergence = kl_div(found, wanted, log_target=True, reduction="batchmean")
+        share = self.recipe.distillation
+        return (1 - share) * loss + share * divergence, loss
 
     def _seconds(self, own: float) -> float:
         """The first process's clock, which decides for all when to stop and to save."""
         told = torch.tensor(own if self.accelerator.is_main_process else 0.0, device=self.accelerator.device)
         return float(self.accelerator.reduce(told, reduction="sum"))
 
-    def _save(self, model: torch.nn.Module, at: Progress, command: str) -> None:
+    def _save(self, model: torch.nn.Module, at: Reached, command: str) -> None:
         """Replace the checkpoint by rename, then the exported model."""
         partial, checkpoint = self.directory / "checkpoint.partial", self.directory / "checkpoint"
         accelerator = self.accelerator
@@ -153,19 +236,20 @@ class Recalibrating:
         accelerator.wait_for_everyone()
         accelerator.save_state(str(partial))
         state = accelerator.get_state_dict(model)
+        accelerator.wait_for_everyone()  # every process writes files of its own
         if accelerator.is_main_process:
-            progress = {"step": at.step, "seconds": at.seconds, "losses": list(at.losses)}
-            (partial / "progress.json").write_text(json.dumps(progress))
+            (partial / "progress.json").write_text(json.dumps(asdict(at)))
             old = self.directory / "checkpoint.old"
             shutil.rmtree(old, ignore_errors=True)
             if checkpoint.exists():
                 checkpoint.rename(old)
             partial.rename(checkpoint)
             shutil.rmtree(old, ignore_errors=True)
-            export(self.directory / "model", self.source, state, self.recipe, self.length, self.log(), command)
+            made = self.directory / "model"
+            export(made, self.source, state, self.recipe, self.length, self.log(), command, at.transfer_steps)
         accelerator.wait_for_everyone()
 
-    def _load(self) -> Progress:
+    def _load(self) -> Reached:
         checkpoint = self.directory / "checkpoint"
         if not checkpoint.exists():  # killed between the two renames
             checkpoint = self.directory / "checkpoint.old"
@@ -176,7 +260,7 @@ class Recalibrating:
             partial = self.directory / "log.partial"
             partial.write_text("".join(json.dumps(entry) + "\n" for entry in kept))
             os.replace(partial, self.directory / "log.jsonl")  # noqa: PTH105 - named for its atomicity
-        return Progress(progress["step"], progress["seconds"], tuple(progress["losses"]))
+        return Reached(**progress | {"losses": tuple(progress["losses"])})
 
     def log(self) -> list[dict[str, Any]]:
         """Every whole line of the log, oldest first."""
@@ -190,7 +274,8 @@ class Recalibrating:
             kept = any((path / name).exists() for name in ("checkpoint", "checkpoint.old"))
             if not recipe.is_file() or not kept:
                 raise TrainingError(f"output directory {str(path)!r} holds no checkpoint to resume")
-            stored = json.loads(recipe.read_text())
+            # What was added after the run began has its default, which changes nothing.
+            stored = Recalibration().to_json() | {"teacher": None} | json.loads(recipe.read_text())
             for key in sorted(stored.keys() | self.identity.keys()):
                 if stored.get(key) != self.identity.get(key):
                     was, wanted = stored.get(key), self.identity.get(key)
@@ -209,6 +294,12 @@ class Recalibrating:
         times = bars.TimeElapsedColumn(), bars.TimeRemainingColumn()
         columns = (bars.TextColumn("{task.description}"), bars.BarColumn(), *times)
         return bars.Progress(*columns, disable=not self.accelerator.is_main_process)
+
+
+def set_rate(optimizer: Any, rate: float) -> None:
+    """Give every group of parameters this learning rate."""
+    for group in optimizer.param_groups:
+        group["lr"] = rate
 
 
 def accelerator() -> Accelerator:

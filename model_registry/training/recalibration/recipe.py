@@ -21,6 +21,11 @@ class Recalibration:
         batch_sequences: rows per step and process.
         accumulate: steps whose gradients are summed before the weights change.
         learning_rate: at its peak; warmed up by ``warmup_steps`` and then lowered to zero along a cosine.
+        transfer_fraction: with a teacher: the part of the budget that is attention transfer, before the rest.
+        transfer_learning_rate: at its peak in that part, with a course of its own like the other's.
+        transfer_queries: per row, drawn for each step; their attention is compared. 0 takes all.
+        distillation: with a teacher: the share of the loss that is the divergence from the teacher's predictions; the
+            rest is that of the next token.
         lora_rank: 0 trains all weights; above it, adapters of that rank on every projection, merged in the end.
         lora_alpha: the adapters' scale is this over their rank.
         bf16: whether matrix products run in bfloat16; the weights stay float32.
@@ -38,6 +43,10 @@ class Recalibration:
     beta2: float = 0.95
     grad_clip: float = 1.0
     warmup_steps: int = 20
+    transfer_fraction: float = 0.6
+    transfer_learning_rate: float = 5e-3
+    transfer_queries: int = 128
+    distillation: float = 0.9
     lora_rank: int = 0
     lora_alpha: float = 32.0
     bf16: bool = True
@@ -53,10 +62,13 @@ class Recalibration:
     def __post_init__(self) -> None:
         for name in ("batch_sequences", "accumulate", "eval_every", "eval_sequences"):
             self._require(name, getattr(self, name) >= 1, "must be at least 1")
-        for name in ("lora_rank", "warmup_steps", "weight_decay"):
+        for name in ("lora_rank", "warmup_steps", "weight_decay", "transfer_queries"):
             self._require(name, getattr(self, name) >= 0, "must not be negative")
         self._require("train_length", self.train_length == 0 or self.train_length >= 2, "must be 0 or at least 2")
-        self._require("learning_rate", self.learning_rate > 0, "must be positive")
+        for name in ("learning_rate", "transfer_learning_rate"):
+            self._require(name, getattr(self, name) > 0, "must be positive")
+        for name in ("transfer_fraction", "distillation"):
+            self._require(name, 0 <= getattr(self, name) <= 1, "must lie in [0, 1]")
         self._require("attention", self.attention in ATTENTIONS, f"choose {', '.join(ATTENTIONS)}")
         self._require("held_out_fraction", 0 < self.held_out_fraction < 1, "must lie between 0 and 1")
 
@@ -71,8 +83,15 @@ class Recalibration:
             step: steps done.
             progress: part of the run that is done, in [0, 1].
         """
+        return self.learning_rate * self._course(step, progress)
+
+    def transfer_rate_at(self, step: int, progress: float) -> float:
+        """``learning_rate_at`` for attention transfer, ``progress`` being the part of it that is done."""
+        return self.transfer_learning_rate * self._course(step, progress)
+
+    def _course(self, step: int, progress: float) -> float:
         warm = min(1.0, (step + 1) / (self.warmup_steps + 1))
-        return self.learning_rate * warm * (1 + math.cos(math.pi * min(1.0, progress))) / 2
+        return warm * (1 + math.cos(math.pi * min(1.0, progress))) / 2
 
     def to_json(self) -> dict[str, Any]:
         """Field names to JSON values."""
