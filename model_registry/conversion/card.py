@@ -22,8 +22,8 @@ The weights of `{source}` ({family}), unchanged, in a model without rotary posit
     {command}
 
 **It must be recalibrated before it is of use.** These weights were trained with rotary positions, and know nothing of
-the new ones: text that this checkpoint writes as it is is poor. `wave-serve train --from` trains them on, and
-`wave-serve eval` measures how far the result reads.
+the new ones: text that this checkpoint writes as it is is poor. `wave-serve train --from` trains them on, with
+`--teacher` and the source at a small part of the cost, and `wave-serve eval` measures how far the result reads.
 
 ## What was changed
 

@@ -60,9 +60,10 @@ def convert(
     if done.dropped_scaling:
         typer.echo(f"dropped the source's rope scaling {done.dropped_scaling!r}: there is no rotation left to scale")
     how = "linked" if done.linked == done.files else "copied" if not done.linked else f"{done.linked} linked"
+    recalibrate = shlex.join(["wave-serve", "train", "--from", str(target), "--teacher", str(source)])
     typer.echo(
         f"{target}: {done.config.position_type} positions, trained at {done.config.train_length} tokens, "
-        f"{done.files} weight files {how}. Recalibrate it: wave-serve train --from {shlex.quote(str(target))}"
+        f"{done.files} weight files {how}. Recalibrate it: {recalibrate} --out ... --text ..."
     )
 
 

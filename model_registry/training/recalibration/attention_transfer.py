@@ -3,8 +3,8 @@
 New positions move the attention of every head. The loss of the next token says little about where a single head should
 look; the source's attention weights say it exactly. So the source reads the text, each layer's attention input goes to
 the same layer of the model, and that layer's query and key projections alone are trained, towards the least
-Kullback-Leibler divergence from the source's weights (Zhang et al. 2024, arXiv 2410.10254, do so for linear attention).
-The model itself is not run, and nothing flows between layers.
+Kullback-Leibler divergence from the source's weights. The model itself is not run, and nothing flows between layers.
+Linear attentions are trained so from softmax attention (Zhang et al. 2024, arXiv 2402.04347 and 2410.10254).
 """
 
 from __future__ import annotations
