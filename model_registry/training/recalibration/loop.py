@@ -105,7 +105,8 @@ class Recalibrating:
             task = bar.add_task("training", total=1.0)
             while (progress := budget.progress(at)) < 1:
                 share = 0.0 if self.transfer is None else recipe.transfer_fraction
-                transferring = progress < share
+                # A run that is resumed with a larger budget does not go back to it.
+                transferring = progress < share and at.step == at.transfer_steps
                 if transferring:
                     set_rate(projections, recipe.transfer_rate_at(at.step, progress / share))
                     loss = self._transfer_step(projections, at.step)
@@ -113,7 +114,7 @@ class Recalibrating:
                 else:
                     if at.losses and at.step == at.transfer_steps:
                         at = replace(at, losses=())  # divergences
-                    trained_steps, left = at.step - at.transfer_steps, (progress - share) / (1 - share)
+                    trained_steps, left = at.step - at.transfer_steps, max(0.0, progress - share) / (1 - share)
                     set_rate(optimizer, recipe.learning_rate_at(trained_steps, left))
                     loss = self._step(model, optimizer, at.step)
                     kind = "loss"

@@ -180,6 +180,14 @@ def test_a_resumed_run_is_the_uninterrupted_one(rope, converted, text, tmp_path)
                 assert resumed[name] == pytest.approx(whole[name], rel=1e-5)
 
 
+def test_a_larger_budget_does_not_go_back_to_the_transfer(rope, converted, text, tmp_path):
+    out = tmp_path / "run"
+    transferred(converted, rope, text, out, steps=6, eval_every="3", transfer_fraction="0.5")
+    transferred(converted, rope, text, out, steps=20, eval_every="3", transfer_fraction="0.5", resume=True)
+    assert ["divergence" in entry for entry in log(out)] == [True] + [False] * 6
+    assert "The first 3 steps trained the query and key" in (out / "model/README.md").read_text()
+
+
 def test_two_processes_transfer_as_one_with_twice_the_rows(rope, converted, text, tmp_path):
     exact = {"bf16": "false", "transfer_fraction": "0.5"}
     transferred(converted, rope, text, tmp_path / "one", steps=6, batch_sequences="4", **exact)
@@ -220,6 +228,10 @@ def test_what_cannot_be_a_teacher_is_refused_in_one_line(rope, converted, text, 
     out = tmp_path / "run"
     assert "it has no config.json" in refused(capsys, converted, tmp_path, text, out)
     assert "its positions are 'wavelet'; give the checkpoint before" in refused(capsys, converted, converted, text, out)
+    gemma = tmp_path / "gemma"
+    gemma.mkdir()
+    (gemma / "config.json").write_text('{"model_type": "gemma"}')
+    assert "model_type='gemma' is none of llama, mistral, qwen2" in refused(capsys, converted, gemma, text, out)
     other = tmp_path / "other"
     other.mkdir()
     for file in Path(rope).iterdir():
