@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 FAMILIES = ("llama", "mistral", "qwen2", "wavelet_llama")
-"""Values of ``model_type`` whose attention is Llama's: projections and a rotation, no more. ``convert`` takes the same."""
+"""Values of ``model_type`` whose attention is Llama's, projections and a rotation; ``convert`` takes the same."""
 
 SAME = (
     "num_hidden_layers",
@@ -152,8 +152,9 @@ def load_teacher(path: Path, config: WaveletLlamaConfig, dtype: torch.dtype) -> 
     if not (path / "config.json").is_file():
         raise TrainingError(f"--teacher {str(path)!r} is no checkpoint directory: it has no config.json")
     source = AutoConfig.from_pretrained(path)
-    if source.model_type not in FAMILIES:
-        raise TrainingError(f"--teacher {str(path)!r}: model_type={source.model_type!r} is none of {', '.join(FAMILIES)}")
+    family = source.model_type
+    if family not in FAMILIES:
+        raise TrainingError(f"--teacher {str(path)!r}: model_type={family!r} is none of {', '.join(FAMILIES)}")
     kind = source.position_type if isinstance(source, WaveletLlamaConfig) else "rope"
     if kind != "rope" or getattr(source, "rope_parameters", None) is None:
         raise TrainingError(f"--teacher {str(path)!r}: its positions are {kind!r}; give the checkpoint before convert")
