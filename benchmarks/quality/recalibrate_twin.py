@@ -17,7 +17,7 @@ import shlex
 import sys
 from dataclasses import fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from model_registry.training.corpus import read_corpus, standard_library
 from model_registry.training.loop import Budget, training_rows
@@ -33,12 +33,11 @@ if TYPE_CHECKING:
 class OnTheTwinsRows(Recalibrating):
     """A recalibration whose rows are those of the recipe of the twin, from ``first_step`` on."""
 
-    twin: Recipe
-    first_step: int
+    def __init__(self, twin: Recipe, first_step: int, *arguments: Any) -> None:
+        self.twin, self.first_step = twin, first_step
+        super().__init__(*arguments)
 
     def _rows(self, step: int) -> torch.Tensor:
-        if not hasattr(self, "twin"):  # the check of the texts' length, before the twin's recipe is known
-            return super()._rows(step)
         return training_rows(self.twin, self.stream, self.tokenizer, self.first_step + step)
 
 
@@ -60,8 +59,10 @@ def main() -> None:
         raise SystemExit(f"{str(options.rope)!r} was trained on another Python's standard library")
     documents = Documents(corpus.train, corpus.held_out, corpus.digest)
     recipe = with_changes(Recalibration(batch_sequences=twin.batch_sequences), options.set)
-    work = OnTheTwinsRows(options.converted, documents, recipe, options.out, options.rope / "model")
-    work.twin, work.first_step = replace(twin, retrieval_fraction=options.retrieval), last["step"]
+    rows_of = replace(twin, retrieval_fraction=options.retrieval)
+    work = OnTheTwinsRows(
+        rows_of, last["step"], options.converted, documents, recipe, options.out, options.rope / "model"
+    )
     command = "python -m benchmarks.quality.recalibrate_twin " + shlex.join(sys.argv[1:])
     print(work.run(Budget(steps=options.steps), resume=False, command=command, report=print))
 

@@ -13,19 +13,17 @@ from typing import TYPE_CHECKING, Any
 
 import numpy
 import torch
-from accelerate import Accelerator, DistributedType
-from accelerate.utils import parse_flag_from_env
+from accelerate import DistributedType
 from rich import progress as bars
 from torch.nn.functional import cross_entropy, kl_div, nll_loss
 from transformers import AutoTokenizer
 
-from model_registry.modeling_wavelet import WaveletLlamaForCausalLM
 from model_registry.training.batches import held_out_batch, pack, training_batch
 from model_registry.training.errors import TrainingError
-from model_registry.training.recalibration.adapters import adapted
 from model_registry.training.recalibration.attention_transfer import AttentionTransfer, load_teacher
 from model_registry.training.recalibration.export import export
 from model_registry.training.recalibration.recipe import Recalibration
+from model_registry.training.recalibration.start import accelerator, load
 from model_registry.training.run_directory import Progress
 
 if TYPE_CHECKING:
@@ -215,12 +213,12 @@ class Recalibrating:
         """What is minimised, and the loss of the next token, which is the same without a teacher."""
         found = self._logits(model, rows).log_softmax(-1)
         loss = nll_loss(found, rows[:, 1:].flatten())
-        if self.teacher is None:
+        share = self.recipe.distillation
+        if self.teacher is None or not share:
             return loss, loss
         with torch.no_grad():
             wanted = self._logits(self.teacher, rows).log_softmax(-1)
         divergence = kl_div(found, wanted, log_target=True, reduction="batchmean")
-        share = self.recipe.distillation
         return (1 - share) * loss + share * divergence, loss
 
     def _seconds(self, own: float) -> float:
@@ -301,45 +299,3 @@ def set_rate(optimizer: Any, rate: float) -> None:
     """Give every group of parameters this learning rate."""
     for group in optimizer.param_groups:
         group["lr"] = rate
-
-
-def accelerator() -> Accelerator:
-    """What this process trains with, as ``accelerate launch`` set it up.
-
-    Raises:
-        TrainingError: FSDP was asked for where accelerate passes it over: every process would hold the whole model.
-    """
-    found = Accelerator()
-    if parse_flag_from_env("ACCELERATE_USE_FSDP") and found.distributed_type != DistributedType.FSDP:
-        kind = found.device.type
-        raise TrainingError(
-            f"--use_fsdp with {found.num_processes} process(es) on {kind}: accelerate shards over several accelerators "
-            "only; leave it out, and each process holds the whole model"
-        )
-    return found
-
-
-def load(source: Path, recipe: Recalibration, *, cuda: bool) -> Any:
-    """The checkpoint's model in float32, with its adapters where the recipe has some.
-
-    Raises:
-        TrainingError: it is no ``wavelet_llama`` checkpoint, or an option does not fit it.
-    """
-    path = source / "config.json"
-    if not path.is_file():
-        raise TrainingError(f"--from {str(source)!r} is no checkpoint directory: it has no config.json")
-    kind = json.loads(path.read_text()).get("model_type")
-    if kind != WaveletLlamaForCausalLM.config_class.model_type:
-        raise TrainingError(f"--from {str(source)!r}: model_type={kind!r}; make it one with wave-serve convert first")
-    attention = recipe.attention
-    if attention == "auto":
-        attention = "flex_attention" if cuda else "eager"
-    if attention == "flex_attention" and not cuda:
-        raise TrainingError("attention='flex_attention': PyTorch has no backward pass of it on a CPU; take eager")
-    model = WaveletLlamaForCausalLM.from_pretrained(source, dtype=torch.float32, attn_implementation=attention)
-    if recipe.train_length:
-        model.config.train_length = recipe.train_length
-    model.config.use_cache = False
-    if recipe.gradient_checkpointing:
-        model.gradient_checkpointing_enable({"use_reentrant": False})
-    return adapted(model, recipe) if recipe.lora_rank else model

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 from helpers.small_sources import edit_json, write_source
-from helpers.tiny_run import TINY, write_corpus
+from helpers.tiny_run import tiny_train, write_corpus
 from transformers import AutoModelForCausalLM
 
 from model_registry.conversion.convert import convert
@@ -84,8 +84,7 @@ def text(tmp_path_factory):
 def rope(text, tmp_path_factory):
     """A model with rope that has learned something."""
     out = tmp_path_factory.mktemp("rope") / "run"
-    changes = TINY | {"learning_rate": "4e-3", "position": "rope", "logit_scaling": "none"}
-    train(out=out, corpus=text, steps=120, overrides=[f"{k}={v}" for k, v in changes.items()])
+    tiny_train(out, text, steps=120, learning_rate="4e-3", position="rope", logit_scaling="none")
     return out / "model"
 
 

@@ -1,0 +1,61 @@
+"""What a run starts from: the processes that share it, and the checkpoint's model."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+import torch
+from accelerate import Accelerator, DistributedType
+from accelerate.utils import parse_flag_from_env
+
+from model_registry.modeling_wavelet import WaveletLlamaForCausalLM
+from model_registry.training.errors import TrainingError
+from model_registry.training.recalibration.adapters import adapted
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from model_registry.training.recalibration.recipe import Recalibration
+
+
+def accelerator() -> Accelerator:
+    """What this process trains with, as ``accelerate launch`` set it up.
+
+    Raises:
+        TrainingError: FSDP was asked for where accelerate passes it over: every process would hold the whole model.
+    """
+    found = Accelerator()
+    if parse_flag_from_env("ACCELERATE_USE_FSDP") and found.distributed_type != DistributedType.FSDP:
+        kind = found.device.type
+        raise TrainingError(
+            f"--use_fsdp with {found.num_processes} process(es) on {kind}: accelerate shards over several accelerators "
+            "only; leave it out, and each process holds the whole model"
+        )
+    return found
+
+
+def load(source: Path, recipe: Recalibration, *, cuda: bool) -> Any:
+    """The checkpoint's model in float32, with its adapters where the recipe has some.
+
+    Raises:
+        TrainingError: it is no ``wavelet_llama`` checkpoint, or an option does not fit it.
+    """
+    path = source / "config.json"
+    if not path.is_file():
+        raise TrainingError(f"--from {str(source)!r} is no checkpoint directory: it has no config.json")
+    kind = json.loads(path.read_text()).get("model_type")
+    if kind != WaveletLlamaForCausalLM.config_class.model_type:
+        raise TrainingError(f"--from {str(source)!r}: model_type={kind!r}; make it one with wave-serve convert first")
+    attention = recipe.attention
+    if attention == "auto":
+        attention = "flex_attention" if cuda else "eager"
+    if attention == "flex_attention" and not cuda:
+        raise TrainingError("attention='flex_attention': PyTorch has no backward pass of it on a CPU; take eager")
+    model = WaveletLlamaForCausalLM.from_pretrained(source, dtype=torch.float32, attn_implementation=attention)
+    if recipe.train_length:
+        model.config.train_length = recipe.train_length
+    model.config.use_cache = False
+    if recipe.gradient_checkpointing:
+        model.gradient_checkpointing_enable({"use_reentrant": False})
+    return adapted(model, recipe) if recipe.lora_rank else model
