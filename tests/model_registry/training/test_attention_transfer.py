@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from helpers.refused import line_of
 from helpers.small_sources import edit_json, write_source
 from helpers.tiny_run import tiny_train, write_corpus
 from transformers import AutoModelForCausalLM
@@ -215,12 +216,7 @@ def test_adapters_are_what_is_transferred_to(rope, converted, text, tmp_path):
 
 
 def refused(capsys, *positional, **changes):
-    with pytest.raises((SystemExit, Exception)) as end:
-        transferred(*positional, **changes)
-    assert end.value.exit_code == 2
-    said = capsys.readouterr().err.strip().splitlines()
-    assert len(said) == 1
-    return said[0]
+    return line_of(capsys, lambda: transferred(*positional, **changes))
 
 
 def test_what_cannot_be_a_teacher_is_refused_in_one_line(rope, converted, text, tmp_path, capsys):

@@ -9,6 +9,7 @@ import sys
 
 import pytest
 import torch
+from helpers.refused import line_of
 from helpers.tiny_run import TINY, write_corpus
 from transformers import AutoTokenizer
 
@@ -153,12 +154,7 @@ def test_two_processes_train_the_same_model_as_one_with_twice_the_rows(checkpoin
 
 
 def refused(capsys, *arguments, **keywords):
-    with pytest.raises((SystemExit, Exception)) as end:
-        recalibrate(*arguments, **keywords)
-    assert end.value.exit_code == 2
-    said = capsys.readouterr().err.strip().splitlines()
-    assert len(said) == 1
-    return said[0]
+    return line_of(capsys, lambda: recalibrate(*arguments, **keywords))
 
 
 def test_what_cannot_be_trained_on_is_refused_in_one_line(checkpoint, text, tmp_path, capsys):
