@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, ClassVar
 
 from transformers import AutoConfig, LlamaConfig
 
+from model_registry.attention.near_bias import NearBias
 from model_registry.positions.logit_scaling import LOGIT_SCALINGS
 from model_registry.positions.wavelet import WaveletError, validate_wavelet
 
@@ -20,7 +22,7 @@ class WaveletConfigError(WaveletError):
 
 
 class WaveletLlamaConfig(LlamaConfig):
-    """Llama's config with ``position_encoding``, ``train_length``, ``logit_scaling`` and ``logit_scaling_length``.
+    """Llama's config with ``position_encoding``, ``train_length``, and what changes the logits of long contexts.
 
     Llama's ``rope_parameters``, scaling included, apply when the type is ``rope`` and must be unscaled otherwise.
 
@@ -31,6 +33,9 @@ class WaveletLlamaConfig(LlamaConfig):
         logit_scaling: ``none`` or ``log_n``, see ``model_registry.positions.logit_scaling``.
         logit_scaling_length: with ``log_n``, the tokens up to which the factor is 1, from 2 to ``train_length``; null
             means ``train_length``. A shorter one changes the model within its training length, so train with it.
+        near_bias_slope: the ``slope`` of ``model_registry.attention.NearBias``, whose ``length`` is ``train_length``;
+            0, no bonus for near keys, unless positions are wavelets.
+        near_bias_keys: its ``keys``; null without a slope.
 
     Raises:
         WaveletConfigError: one of these entries is missing or wrong, or the head counts do not divide.
@@ -44,12 +49,15 @@ class WaveletLlamaConfig(LlamaConfig):
     train_length: int | None = None
     logit_scaling: str = "none"
     logit_scaling_length: int | None = None
+    near_bias_slope: float = 0.0
+    near_bias_keys: int | None = None
 
     def __post_init__(self, **kwargs: Any) -> None:
         self._check_heads()
         super().__post_init__(**kwargs)
         self._check_position_encoding()
         self._check_train_length()
+        self._check_near_bias()
         # Transformers generates an __init__ for this class; Llama's validators run in the one that it replaces.
         self.validate()
 
@@ -75,6 +83,15 @@ class WaveletLlamaConfig(LlamaConfig):
         if self.logit_scaling != "log_n":
             return None
         return self.train_length if self.logit_scaling_length is None else self.logit_scaling_length
+
+    @property
+    def near_bias(self) -> NearBias | None:
+        """What the scores of near keys get added in contexts past ``train_length``; None for nothing."""
+        if not self.near_bias_slope:
+            return None
+        assert self.train_length is not None
+        assert self.near_bias_keys is not None
+        return NearBias(float(self.near_bias_slope), self.train_length, self.near_bias_keys)
 
     def _entries(self) -> dict[str, Any]:
         assert self.position_encoding is not None
@@ -137,6 +154,19 @@ class WaveletLlamaConfig(LlamaConfig):
         if length == 1 and self.logit_scaling == "log_n":
             raise WaveletConfigError("train_length", length, "must be at least 2 with logit_scaling 'log_n' (ln 1 = 0)")
         self._check_logit_scaling_length(length)
+
+    def _check_near_bias(self) -> None:
+        slope, keys = self.near_bias_slope, self.near_bias_keys
+        if isinstance(slope, bool) or not isinstance(slope, (int, float)) or not 0 <= slope < math.inf:
+            raise WaveletConfigError("near_bias_slope", slope, "must be a number of at least 0")
+        if slope and self.position_type != "wavelet":
+            raise WaveletConfigError(
+                "near_bias_slope", slope, f"has no effect with position type {self.position_type!r}: remove it"
+            )
+        if not slope and keys is not None:
+            raise WaveletConfigError("near_bias_keys", keys, "has no effect without near_bias_slope: remove it")
+        if slope and (isinstance(keys, bool) or not isinstance(keys, int) or keys < 1):
+            raise WaveletConfigError("near_bias_keys", keys, "must be a positive whole number of tokens")
 
     def _check_logit_scaling_length(self, train_length: int) -> None:
         length = self.logit_scaling_length

@@ -7,7 +7,7 @@ table alone, ``[B, H, Q, R]``, which the kernel looks up at ``t = m - n``.
 from __future__ import annotations
 
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch.nn.attention.flex_attention import flex_attention
@@ -16,6 +16,13 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from torch.nn.attention.flex_attention import BlockMask
+
+
+class NearBonus(NamedTuple):
+    """What is added to the scores of keys at distances below ``keys``, by query: ``of_query`` ``[B or 1, L]``."""
+
+    of_query: torch.Tensor
+    keys: int
 
 
 def attend(
@@ -27,8 +34,9 @@ def attend(
     *,
     table: torch.Tensor | None = None,
     slopes: torch.Tensor | None = None,
+    bonus: NearBonus | None = None,
 ) -> torch.Tensor:
-    """``softmax((q . k + q . p) * scale - slope * (m - n)) v`` over visible keys; queries and keys are the same tokens.
+    """``softmax((q . k + q . p) * scale + bias) v`` over visible keys; queries and keys are the same tokens.
 
     On CUDA the kernel is compiled for the shapes; on a CPU PyTorch has no backward pass for it.
 
@@ -39,7 +47,8 @@ def attend(
         mask: which keys a query sees; none after itself. A query that sees none gives zeros.
         scale: multiplies content and position scores.
         table: ``[R, d]``, rows ``p(0) ..`` (wavelet); distances from ``R`` on have no position term.
-        slopes: ``[H]`` float32 (ALiBi).
+        slopes: ``[H]`` float32; the bias is then ``-slope * (m - n)`` (ALiBi).
+        bonus: beside a table, the bias of near keys.
 
     Returns:
         ``[B, H, L, d]`` in the dtype of ``q``.
@@ -47,6 +56,8 @@ def attend(
     modify = None
     if table is not None:
         modify = _position_term(q, table[: q.shape[2]], scale)
+        if bonus is not None:
+            modify = _with_bonus(modify, bonus)
     elif slopes is not None:
         modify = _slope_term(slopes)
     attention = _compiled() if q.is_cuda else flex_attention
@@ -67,6 +78,18 @@ def _position_term(q: torch.Tensor, table: torch.Tensor, scale: float) -> Callab
         return score + torch.where(near, products[batch, head, query, torch.where(near, distance, 0)], 0.0)
 
     return modify
+
+
+def _with_bonus(modify: Callable[..., torch.Tensor], bonus: NearBonus) -> Callable[..., torch.Tensor]:
+    of_query, shared = bonus.of_query, bonus.of_query.shape[0] == 1
+
+    def modify_more(
+        score: torch.Tensor, batch: torch.Tensor, head: torch.Tensor, query: torch.Tensor, key: torch.Tensor
+    ) -> torch.Tensor:
+        given = of_query[0 if shared else batch, query]
+        return modify(score, batch, head, query, key) + torch.where(query - key < bonus.keys, given, 0.0)
+
+    return modify_more
 
 
 def _slope_term(slopes: torch.Tensor) -> Callable[..., torch.Tensor]:

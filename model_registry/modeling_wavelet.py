@@ -27,7 +27,7 @@ from transformers.models.llama.modeling_llama import (
 
 from model_registry.configuration_wavelet import WaveletLlamaConfig
 from model_registry.dense_attention import dense_attention, rows_by_key
-from model_registry.flex_attention import attend
+from model_registry.flex_attention import NearBonus, attend
 from model_registry.positions.alibi import alibi_slopes
 from model_registry.positions.logit_scaling import log_n_factor
 from model_registry.positions.shared_table import shared_position_table
@@ -56,7 +56,7 @@ class DenseGeometry:
     Attributes:
         visible: ``[B or 1, 1, Q, K]`` bool, the keys that each query sees.
         rows: ``[K + 1, d]`` from ``rows_by_key``; None unless positions are wavelets.
-        bias: ``[H, Q, K]`` float32, added to the scores; None unless positions are ALiBi's.
+        bias: broadcasts to ``[B, H, Q, K]``, float32 or more, added to the scores: ALiBi's, or near keys' bonus.
     """
 
     visible: torch.Tensor
@@ -72,11 +72,13 @@ class FlexGeometry:
         mask: which keys each query sees.
         table: ``[R, d]`` (wavelet).
         slopes: ``[H]`` float32 (alibi).
+        bonus: what near keys get (wavelet).
     """
 
     mask: BlockMask
     table: torch.Tensor | None = None
     slopes: torch.Tensor | None = None
+    bonus: NearBonus | None = None
 
 
 class NoRotation(nn.Module):
@@ -121,7 +123,7 @@ class WaveletLlamaAttention(LlamaAttention):
         if isinstance(how, FlexGeometry):
             if dropout:
                 raise ValueError(f"attention_dropout={dropout!r}: FlexAttention has none; set it to 0")
-            out = attend(q, k, v, how.mask, self.scaling, table=how.table, slopes=how.slopes)
+            out = attend(q, k, v, how.mask, self.scaling, table=how.table, slopes=how.slopes, bonus=how.bonus)
         else:
             out, weights = dense_attention(
                 q, k, v, how.visible, self.scaling, rows=how.rows, bias=how.bias, dropout=dropout
@@ -240,7 +242,10 @@ class WaveletLlamaModel(WaveletLlamaPreTrainedModel, LlamaModel):
                 raise ValueError("attn_implementation='flex_attention' is for training and reads no cache")
             if log_n_length is not None and keys > log_n_length:
                 factor = log_n_factor(position_ids[:, None, :, None] + 1, log_n_length)
-            return Geometry(factor, FlexGeometry(mask, table, slopes))
+            bonus = None
+            if config.near_bias is not None:
+                bonus = NearBonus(config.near_bias.of(position_ids + 1), config.near_bias.keys)
+            return Geometry(factor, FlexGeometry(mask, table, slopes, bonus))
         visible = mask if mask.dtype == torch.bool else mask == 0
         if log_n_length is not None and keys > log_n_length:
             factor = log_n_factor(visible.sum(dim=-1, keepdim=True), log_n_length)
@@ -249,6 +254,11 @@ class WaveletLlamaModel(WaveletLlamaPreTrainedModel, LlamaModel):
         if slopes is not None:
             query = first_query + torch.arange(queries, device=mask.device)
             bias = -slopes[:, None, None] * (query[:, None] - torch.arange(keys, device=mask.device))
+        if config.near_bias is not None and keys > config.near_bias.length:
+            query = first_query + torch.arange(queries, device=mask.device)
+            near = query[:, None] - torch.arange(keys, device=mask.device) < config.near_bias.keys
+            seen = visible.sum(dim=-1, keepdim=True).to(torch.promote_types(dtype, torch.float32))
+            bias = torch.where(near, config.near_bias.of(seen), 0.0)
         return Geometry(factor, DenseGeometry(visible, rows, bias))
 
 

@@ -57,7 +57,7 @@ def source(kernel: Any, pointers: dict[str, str], constants: dict[str, Any]) -> 
         elif name in pointers:
             signature[name] = f"*{pointers[name]}"
             aligned[(i,)] = [["tt.divisibility", 16]]
-        elif name == "scale_log2":
+        elif name in ("scale_log2", "bias_slope", "bias_length"):
             signature[name] = "fp32"
         else:
             signature[name] = "i32"
@@ -92,7 +92,9 @@ def resources(
     }
 
 
-def attention_arguments(head_size: int, query: str, cache: str, tile: Tile, positions: bool) -> tuple[dict, dict]:
+def attention_arguments(
+    head_size: int, query: str, cache: str, tile: Tile, positions: bool, biased: bool
+) -> tuple[dict, dict]:
     pointers = {
         "q": query,
         "k_cache": cache,
@@ -113,14 +115,17 @@ def attention_arguments(head_size: int, query: str, cache: str, tile: Tile, posi
         "BLOCK_N": tile.n,
         "STAGES": tile.stages,
         "SCALED": query != cache,
+        "BIASED": biased,
         "POSITIONS": positions,
     }
     return pointers, constants
 
 
-def near_arguments(head_size: int, query: str, cache: str, tile: NearTile, far: bool) -> tuple[dict, dict]:
+def near_arguments(
+    head_size: int, query: str, cache: str, tile: NearTile, far: bool, biased: bool
+) -> tuple[dict, dict]:
     pointers, constants = attention_arguments(
-        head_size, query, cache, Tile(tile.m, tile.n, tile.warps, tile.stages), True
+        head_size, query, cache, Tile(tile.m, tile.n, tile.warps, tile.stages), True, biased
     )
     del pointers["table"], pointers["part_out"], pointers["part_lse"], constants["POSITIONS"]
     terms = "fp32" if query == "fp32" else "fp16"
@@ -135,24 +140,24 @@ def report(head_sizes: list[int], elements: list[str]) -> list[dict[str, Any]]:
     for head_size, element in product(head_sizes, elements):
         query, cache = ELEMENTS[element]
         tiles = for_target("cuda", ARCH, head_size, 4 if query == "fp32" else 2)
-        for kernel, tile, positions in (
-            (prefill_kernel, tiles.prefill, True),
-            (prefill_kernel, tiles.prefill, False),
-            (decode_kernel, tiles.decode, True),
-            (decode_kernel, tiles.decode, False),
+        for (kernel, tile), (positions, biased) in product(
+            ((prefill_kernel, tiles.prefill), (decode_kernel, tiles.decode)),
+            ((True, False), (True, True), (False, False)),
         ):
-            pointers, constants = attention_arguments(head_size, query, cache, tile, positions)
+            pointers, constants = attention_arguments(head_size, query, cache, tile, positions, biased)
             constants |= {"SPLIT": True} if kernel is decode_kernel else {"NEAR_N": tiles.near}
             row = {"kernel": kernel.__name__, "head_size": head_size, "elements": element, "positions": positions}
+            row |= {"biased": biased}
             row |= {"tile": [tile.m, tile.n], "stages": tile.stages}
             row |= {"near": tiles.near} if kernel is prefill_kernel else {}
             rows.append(row | resources(kernel, pointers, constants, tile.warps))
             print(rows[-1], flush=True)
         near = near_tile_for_target("cuda", ARCH, head_size, 4 if query == "fp32" else 2)
         most = near.registers if query == cache else 0
-        for far in (True, False):
-            pointers, constants = near_arguments(head_size, query, cache, near, far)
+        for far, biased in ((True, False), (True, True), (False, False)):
+            pointers, constants = near_arguments(head_size, query, cache, near, far, biased)
             row = {"kernel": near_kernel.__name__, "head_size": head_size, "elements": element, "after_far": far}
+            row |= {"biased": biased}
             rows.append(row | asdict(near) | resources(near_kernel, pointers, constants, near.warps, most))
             print(rows[-1], flush=True)
         constants = {"HEAD_SIZE": head_size, "D": padded(head_size), "MOST_PARTS": MOST_PARTS}

@@ -22,8 +22,10 @@ import torch
 import triton
 
 from benchmarks.attention.case import allowed_error
-from model_registry.attention import wavelet_attention
+from model_registry.attention import NearBias, wavelet_attention
 from model_registry.attention.batch import PagedBatch
+from model_registry.attention.triton.configuration import near_tile
+from model_registry.attention.triton.near_table import near_table
 from model_registry.attention.triton.op import paged_attention
 from model_registry.attention.triton.split import PlainAttention, make_split
 from model_registry.positions.wavelet import position_table, wavelet_names
@@ -43,6 +45,8 @@ MOST_QUERIES = 700
 """Of a sequence: the float64 reference holds all scores at once."""
 SHARED = 8
 """Shapes that share compiled kernels: compiling takes longer than all else."""
+BIASED = 0.4
+"""Share of the shapes whose near keys have a bonus."""
 
 
 def table_of(d: int, draw: random.Random, longest: int) -> torch.Tensor:
@@ -76,7 +80,11 @@ def rounded_reference(case: dict, dtype: torch.dtype) -> tuple[torch.Tensor, tor
             t = t - torch.arange(length, device=q.device)
             position = torch.einsum("mhd,td->hmt", q, table)
             position = position.gather(2, t.clamp(0, table.shape[0] - 1).expand(q.shape[1], *t.shape))
-            score = (torch.einsum("mhd,nhd->hmn", q, k) + position).masked_fill(t < 0, -torch.inf) * case["scale"]
+            score = (torch.einsum("mhd,nhd->hmn", q, k) + position) * case["scale"]
+            if case["near_bias"] is not None:
+                seen = t[:, :1].double() + 1
+                score = score + torch.where(t < case["near_bias"].keys, case["near_bias"].of(seen), 0.0)
+            score = score.masked_fill(t < 0, -torch.inf)
             weight = torch.exp(score - score.amax(-1, keepdim=True))
             total = weight.sum(-1, keepdim=True)
             out[starts[s] : starts[s + 1]] = round_((round_(weight) / total @ v.transpose(0, 1)).transpose(0, 1))
@@ -110,6 +118,10 @@ def random_case(seed: int, kind: str, device: str, longest: int) -> dict:
     if float8:
         kv = kv.to(torch.float8_e4m3fn)
     starts = torch.tensor([0, *counts]).cumsum(0).to(torch.int32)
+    table = table_of(d, draw, longest).to(device)
+    near_bias = None
+    if compiled.random() < BIASED:
+        near_bias = NearBias(draw.uniform(0.1, 2), draw.randint(1, longest), draw.randint(1, table.shape[0]))
     return {
         "q": normal(sum(counts), kv_heads * group, d),
         "k_cache": kv[..., :d].transpose(1, 2),
@@ -117,8 +129,9 @@ def random_case(seed: int, kind: str, device: str, longest: int) -> dict:
         "block_table": block_table.to(device),
         "query_start_loc": starts.to(device),
         "seq_lens": torch.tensor(lengths, dtype=torch.int32, device=device),
-        "table": table_of(d, draw, longest).to(device),
+        "table": table,
         "scale": d**-0.5,
+        "near_bias": near_bias,
         "k_factor": draw.uniform(0.2, 2) if float8 else 1.0,
         "v_factor": draw.uniform(0.2, 2) if float8 else 1.0,
     }
@@ -160,6 +173,14 @@ def attend_in_float32(batch: PagedBatch, out: torch.Tensor, max_query_len: int, 
     return lse
 
 
+def near_keys_of_the_kernel(batch: PagedBatch) -> PagedBatch:
+    """The batch with a bonus for as many keys as the near kernel attends to, and rows of zeros for those."""
+    (R, d), group = batch.table.shape, batch.q.shape[1] // batch.k_cache.shape[2]
+    rows = near_table(batch.table, batch.q.dtype, near_tile(d, batch.q.element_size(), group)).rows
+    table = torch.nn.functional.pad(batch.table, (0, 0, 0, max(0, rows - R)))
+    return batch._replace(table=table, near_bias=batch.near_bias._replace(keys=rows))
+
+
 def check_shared(task: tuple[range, str, str, int]) -> list[dict]:
     """``check`` of shapes that share kernels, in this process."""
     seeds, *rest = task
@@ -176,11 +197,16 @@ def check(seed: int, kind: str, device: str, longest: int) -> dict:
         paged_attention(batch, out, k_scale=k_scale, v_scale=v_scale)
     elif kind.endswith("in two parts"):
         group = batch.q.shape[1] // batch.k_cache.shape[2]
-        paged_attention(batch, out, split=make_split(plain_attention(device), batch.table, batch.q.dtype, group))
+        if batch.near_bias is not None:
+            batch = near_keys_of_the_kernel(batch)
+            case |= {"table": batch.table, "near_bias": batch.near_bias}
+        split = make_split(plain_attention(device), batch.table, batch.q.dtype, group, batch.near_bias)
+        paged_attention(batch, out, split=split)
     else:
         wavelet_attention(*batch, out=out, impl="triton")
     exact, rounded = rounded_reference(case, out.dtype)
     result = {"seed": seed, "kind": kind, "d": case["q"].shape[2], "R": case["table"].shape[0]}
+    result |= {"near_keys": case["near_bias"] and case["near_bias"].keys}
     if out.numel() == 0:
         return result | {"error": 0.0, "allowed": 0.0, "parity": True}
     error = float((out.double() - exact).abs().max())

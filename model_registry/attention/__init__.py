@@ -10,6 +10,14 @@ from __future__ import annotations
 from model_registry.attention.api import default_implementation, wavelet_attention
 from model_registry.attention.arguments import AttentionArgumentError
 from model_registry.attention.cache import CacheWriter
+from model_registry.attention.near_bias import NearBias
 from model_registry.attention.prepared import PreparedAttention
 
-__all__ = ["AttentionArgumentError", "CacheWriter", "PreparedAttention", "default_implementation", "wavelet_attention"]
+__all__ = [
+    "AttentionArgumentError",
+    "CacheWriter",
+    "NearBias",
+    "PreparedAttention",
+    "default_implementation",
+    "wavelet_attention",
+]

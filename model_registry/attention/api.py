@@ -14,6 +14,7 @@ from model_registry.attention.batch import PagedBatch
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from model_registry.attention.near_bias import NearBias
 
 _DEVICE_TYPES = {
     "reference": (),
@@ -36,6 +37,7 @@ def wavelet_attention(
     seq_lens: torch.Tensor,
     table: torch.Tensor,
     scale: float,
+    near_bias: NearBias | None = None,
     *,
     out: torch.Tensor | None = None,
     impl: str = "auto",
@@ -44,9 +46,10 @@ def wavelet_attention(
 
     The query at position ``m`` and the key at ``n <= m`` score, with ``t = m - n``,
 
-        e[m, n] = (q_m . k_n + q_m . p(t)) * scale
+        e[m, n] = (q_m . k_n + q_m . p(t)) * scale + b(m) [t < near_bias.keys]
 
-    and the output is ``softmax_n(e) v``. ``p(t)`` is row ``t`` of ``table``, and zero for ``t >= R``. The queries of
+    and the output is ``softmax_n(e) v``. ``p(t)`` is row ``t`` of ``table``, and zero for ``t >= R``; ``b(m)`` is
+    ``near_bias.of(m + 1)``, and zero without ``near_bias``. The queries of
     a sequence are its last ones: query ``j`` of ``n_q`` sits at position ``seq_len - n_q + j``. Cache slots at or
     past ``seq_len`` are never used, whatever they hold. There is no gradient.
 
@@ -62,6 +65,7 @@ def wavelet_attention(
             queries get zeros.
         table: ``[R, d]`` float32, ``R >= 1``.
         scale: usually ``d ** -0.5``.
+        near_bias: see ``NearBias``; the table needs a row for each of its near keys, zeros perhaps.
         out: ``[T, H, d]`` of the type of ``q``, any strides, to write to; rows of no sequence are left as they are.
             By default a new tensor, where such rows are zero.
         impl: ``reference``, ``cpu`` (native), ``torch`` (PyTorch's own kernels on CPU), ``triton`` (GPU), or
@@ -75,7 +79,7 @@ def wavelet_attention(
             available. Values of index tensors are checked on the CPU only: elsewhere it would stall the device.
         NativeLibraryUnavailableError: ``impl`` is ``cpu``, which is neither prebuilt nor can it be compiled.
     """
-    batch = PagedBatch(q, k_cache, v_cache, block_table, query_start_loc, seq_lens, table, scale)
+    batch = PagedBatch(q, k_cache, v_cache, block_table, query_start_loc, seq_lens, table, scale, near_bias)
     check_layout(batch, out)
     impl = _chosen(impl, q.device.type)
     # The native kernel checks the values itself, in less time than Python takes.

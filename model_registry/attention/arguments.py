@@ -9,6 +9,7 @@ import torch
 
 if TYPE_CHECKING:
     from model_registry.attention.batch import PagedBatch
+    from model_registry.attention.near_bias import NearBias
 
 ELEMENT_TYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 """Admitted element types; float64 is there for checking the others."""
@@ -44,7 +45,7 @@ def check_layout(batch: PagedBatch, out: torch.Tensor | None) -> None:
     """
     _check_tensors(batch, out)
     _check_element_types(batch, out)
-    q, k_cache, v_cache, block_table, query_start_loc, seq_lens, table, scale = batch
+    q, k_cache, v_cache, block_table, query_start_loc, seq_lens, table, scale, near_bias = batch
     for name, index in (("block_table", block_table), ("query_start_loc", query_start_loc), ("seq_lens", seq_lens)):
         if index.dtype is not torch.int32:
             raise AttentionArgumentError(name, index.dtype, "must be int32")
@@ -69,11 +70,13 @@ def check_layout(batch: PagedBatch, out: torch.Tensor | None) -> None:
         _check_shape("out", out, (T, H, d))
     if isinstance(scale, bool) or not isinstance(scale, (float, int)) or not math.isfinite(scale):
         raise AttentionArgumentError("scale", repr(scale), "must be a finite number")
+    if near_bias is not None:
+        _check_near_bias(near_bias, scale, table.shape[0])
 
 
 def _check_tensors(batch: PagedBatch, out: torch.Tensor | None) -> None:
     # Nothing is known of them yet: a caller without a type checker may have passed anything.
-    tensors: tuple[Any, ...] = (*batch[:-1], *(() if out is None else (out,)))
+    tensors: tuple[Any, ...] = (*batch[: len(DIMENSIONS) - 1], *(() if out is None else (out,)))
     device = None
     for (name, dimensions), tensor in zip(DIMENSIONS.items(), tensors, strict=False):
         if not isinstance(tensor, torch.Tensor):
@@ -96,6 +99,19 @@ def _check_element_types(batch: PagedBatch, out: torch.Tensor | None) -> None:
             raise AttentionArgumentError(name, tensor.dtype, f"must have the type of q, {q.dtype}")
     if table.dtype is not torch.float32 and not (table.dtype is q.dtype is torch.float64):
         raise AttentionArgumentError("table", table.dtype, "must be float32")
+
+
+def _check_near_bias(near_bias: NearBias, scale: float, R: int) -> None:
+    slope, length, keys = near_bias
+    if isinstance(slope, bool) or not isinstance(slope, (float, int)) or not 0 <= slope < math.inf:
+        raise AttentionArgumentError("near_bias", near_bias, "its slope must be a finite number of at least 0")
+    for name, value in (("length", length), ("keys", keys)):
+        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+            raise AttentionArgumentError("near_bias", near_bias, f"its {name} must be a whole number of at least 1")
+    if keys > R:
+        raise AttentionArgumentError("near_bias", near_bias, f"its keys must be at most the {R} rows of the table")
+    if scale == 0:
+        raise AttentionArgumentError("near_bias", near_bias, "has to be None where the scale is 0")
 
 
 def _check_shape(name: str, tensor: torch.Tensor, shape: tuple[int, ...]) -> None:

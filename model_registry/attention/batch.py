@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, NamedTuple
 if TYPE_CHECKING:
     import torch
 
+    from model_registry.attention.near_bias import NearBias
+
 
 class PagedBatch(NamedTuple):
     """``S`` sequences whose keys and values lie in a paged cache, and the ``T`` queries that attend to them.
@@ -22,6 +24,7 @@ class PagedBatch(NamedTuple):
         seq_lens: ``[S]`` int32, the keys of each sequence; 0 for a padding entry.
         table: ``[R, d]`` float32 (float64 if ``q`` is), the position table; distances of ``R`` and more have no term.
         scale: factor of every score.
+        near_bias: what near keys' scores get added; None adds nothing.
     """
 
     q: torch.Tensor
@@ -32,3 +35,4 @@ class PagedBatch(NamedTuple):
     seq_lens: torch.Tensor
     table: torch.Tensor
     scale: float
+    near_bias: NearBias | None = None

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     import torch
 
     from model_registry.attention.batch import PagedBatch
+    from model_registry.attention.near_bias import NearBias
 
 
 class PreparedAttention:
@@ -45,10 +46,12 @@ class PreparedAttention:
         v_cache: torch.Tensor,
         table: torch.Tensor,
         scale: float,
+        near_bias: NearBias | None,
         out: torch.Tensor,
     ) -> bool:
         """Whether ``attend`` may be called with these: they are laid out as the first layer's, with its positions."""
-        same_positions = table is self._batch.table and scale == self._batch.scale
+        batch = self._batch
+        same_positions = table is batch.table and scale == batch.scale and near_bias == batch.near_bias
         return same_positions and _layout(q, k_cache, v_cache, out) == self._layout
 
     def attend(self, q: torch.Tensor, k_cache: torch.Tensor, v_cache: torch.Tensor, out: torch.Tensor) -> None:

@@ -8,6 +8,7 @@ import torch
 
 if TYPE_CHECKING:
     from model_registry.attention.batch import PagedBatch
+    from model_registry.attention.near_bias import NearBias
 
 
 @torch.no_grad()
@@ -23,11 +24,18 @@ def attention(batch: PagedBatch, out: torch.Tensor) -> None:
         blocks = batch.block_table[s, : -(-length // block_size)].long()
         k = batch.k_cache[blocks].flatten(0, 1)[:length]
         v = batch.v_cache[blocks].flatten(0, 1)[:length]
-        out[rows] = dense(batch.q[rows], k, v, batch.table, batch.scale).to(out.dtype)
+        out[rows] = dense(batch.q[rows], k, v, batch.table, batch.scale, batch.near_bias).to(out.dtype)
 
 
-def dense(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, table: torch.Tensor, scale: float) -> torch.Tensor:
-    """One sequence: ``softmax_n((q_m . k_n + q_m . p(m - n)) * scale) v_n`` over ``n <= m``.
+def dense(
+    q: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    table: torch.Tensor,
+    scale: float,
+    near_bias: NearBias | None = None,
+) -> torch.Tensor:
+    """One sequence: ``softmax_n((q_m . k_n + q_m . p(m - n)) * scale + b(m, n)) v_n`` over ``n <= m``.
 
     Args:
         q: ``[n_q, H, d]``, the last ``n_q`` positions.
@@ -35,6 +43,7 @@ def dense(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, table: torch.Tensor
         v: ``[L, H_kv, d]``.
         table: ``[R, d]``; ``p(t)`` is row ``t``, and zero for ``t >= R``.
         scale: factor of both terms.
+        near_bias: gives ``b(m, n)``, zero without it.
 
     Returns:
         ``[n_q, H, d]`` float32, or float64 for float64 inputs.
@@ -51,5 +60,8 @@ def dense(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, table: torch.Tensor
     p = torch.nn.functional.pad(table, (0, 0, 0, 1))  # row R is the zero that every t >= R shares
     content = torch.einsum("mhd,nhd->hmn", q, k)
     position = torch.einsum("mhd,td->hmt", q, p).gather(2, t.clamp(0, R).expand(H, n_q, L))
-    score = ((content + position) * scale).masked_fill(t < 0, -torch.inf)
+    score = (content + position) * scale
+    if near_bias is not None:
+        score = score + torch.where(t < near_bias.keys, near_bias.of(m[:, None].to(compute) + 1), 0.0)
+    score = score.masked_fill(t < 0, -torch.inf)
     return torch.einsum("hmn,nhd->mhd", score.softmax(dim=-1), v)

@@ -17,6 +17,8 @@ from model_registry.vllm_plugin.metadata import WaveletAttentionMetadata
 if TYPE_CHECKING:
     import torch
 
+    from model_registry.attention import NearBias
+
 logger = init_logger(f"vllm.{__name__}")  # under "vllm." vLLM's handlers show it
 
 
@@ -28,6 +30,7 @@ class WaveletAttentionBase(AttentionImpl[WaveletAttentionMetadata]):
     Attributes:
         kv_cache_dtypes: values of vLLM's option of this name that the device's kernels can read.
         table: ``[R, d]`` float32, the position table, one tensor for all layers.
+        near_bias: what near keys' scores get added, or None; the table has a row for each of them.
     """
 
     kv_cache_dtypes: ClassVar[tuple[str, ...]] = ("auto", "float16", "bfloat16")
@@ -46,6 +49,7 @@ class WaveletAttentionBase(AttentionImpl[WaveletAttentionMetadata]):
         kv_sharing_target_layer_name: str | None = None,
         *,
         table: torch.Tensor,
+        near_bias: NearBias | None = None,
     ) -> None:
         refused = {
             "alibi_slopes": (alibi_slopes, None, "the position term is the wavelet table"),
@@ -67,6 +71,7 @@ class WaveletAttentionBase(AttentionImpl[WaveletAttentionMetadata]):
         self.num_kv_heads = num_heads if num_kv_heads is None else num_kv_heads
         self.kv_cache_dtype = kv_cache_dtype
         self.table = table
+        self.near_bias = near_bias
         # Asked at start, since the CPU's kernel may have to be compiled: no request should wait for that.
         implementation = default_implementation(current_platform.device_type)
         logger.info_once("Wavelet attention runs on impl=%r", implementation)
@@ -111,6 +116,7 @@ class WaveletAttentionBase(AttentionImpl[WaveletAttentionMetadata]):
             metadata.seq_lens,
             self.table,
             self.scale,
+            self.near_bias,
         )
 
     def _profile(self, query: torch.Tensor) -> None:

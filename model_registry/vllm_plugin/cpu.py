@@ -50,7 +50,7 @@ class WaveletCpuAttentionImpl(WaveletAttentionBase):
         tokens = metadata.num_actual_tokens
         if tokens != query.shape[0]:
             query, output = query[:tokens], output[:tokens]
-        tensors = (query, *self._views, self.table, self.scale, output)
+        tensors = (query, *self._views, self.table, self.scale, self.near_bias, output)
         if metadata.prepared is None or not metadata.prepared.takes(*tensors):
             metadata.prepared = PreparedAttention(self._batch(query, kv_cache, metadata), output)
         metadata.prepared.attend(query, *self._views, output)

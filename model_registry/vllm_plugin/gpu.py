@@ -12,12 +12,13 @@ from vllm.config import get_current_vllm_config_or_none
 from vllm.platforms import current_platform
 
 from model_registry.attention.triton.op import HEAD_SIZES, paged_attention
-from model_registry.attention.triton.split import Split, make_split, take_strips
+from model_registry.attention.triton.split import NearKeysError, Split, make_split, take_strips
 from model_registry.vllm_plugin.base import WaveletAttentionBase
 from model_registry.vllm_plugin.errors import UnsupportedByWaveletAttentionError
-from model_registry.vllm_plugin.flash import FlashAttention, flash_attention
+from model_registry.vllm_plugin.flash import VARIABLE, FlashAttention, flash_attention
 
 if TYPE_CHECKING:
+    from model_registry.attention import NearBias
     from model_registry.attention.batch import PagedBatch
     from model_registry.vllm_plugin.metadata import WaveletAttentionMetadata
 
@@ -40,15 +41,25 @@ def _in_type(table: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
 
 
 _splits: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
-"""By table: how to attend in two parts, by FlashAttention's version, element type and heads of a group."""
+"""By table: how to attend in two parts, by FlashAttention's version, element type, heads of a group and near bias."""
 
 
-def _split(kernel: FlashAttention, table: torch.Tensor, dtype: torch.dtype, group: int) -> Split:
-    """Worked out once for as long as the table lives, for all layers of a model."""
-    splits: dict[tuple[int, torch.dtype, int], Split] = _splits.setdefault(table, {})  # type: ignore[no-untyped-call]
-    key = (kernel.version, dtype, group)
+def _split(
+    kernel: FlashAttention, table: torch.Tensor, dtype: torch.dtype, group: int, near_bias: NearBias | None
+) -> Split:
+    """Worked out once for as long as the table lives, for all layers of a model.
+
+    Raises:
+        UnsupportedByWaveletAttentionError: other keys have a bonus than the near kernel attends to.
+    """
+    splits: dict[tuple[object, ...], Split] = _splits.setdefault(table, {})  # type: ignore[no-untyped-call]
+    key = (kernel.version, dtype, group, near_bias)
     if key not in splits:
-        splits[key] = make_split(kernel, table, dtype, group)
+        try:
+            splits[key] = make_split(kernel, table, dtype, group, near_bias)
+        except NearKeysError as error:
+            reason = f"in two parts ({VARIABLE}=split) it must be {error.rows}, or a larger multiple of the tile's keys"
+            raise UnsupportedByWaveletAttentionError("near_bias_keys", error.keys, reason) from error
     return splits[key]
 
 
@@ -72,7 +83,7 @@ class WaveletGpuAttentionImpl(WaveletAttentionBase):
         self.table = _in_type(table, dtype)
         kernel = flash_attention(head_size, dtype, self.float8, table.shape[0])
         group = self.num_heads // self.num_kv_heads
-        self.split = None if kernel is None else _split(kernel, table, dtype, group)
+        self.split = None if kernel is None else _split(kernel, table, dtype, group, self.near_bias)
 
     def _check_cache(self) -> None:
         reason, least = None, LEAST_CAPABILITY.get(self.kv_cache_dtype, 0)

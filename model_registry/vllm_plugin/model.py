@@ -96,8 +96,9 @@ class WaveletLlamaAttention(LlamaAttention):
                 **config.position_table_parameters,
                 max_distance=get_current_vllm_config().model_config.max_model_len - 1,
                 device=current_platform.device_type,
+                least_rows=0 if config.near_bias is None else config.near_bias.keys,
             )
-            return {"attn_backend": WaveletAttentionBackend, "table": table}
+            return {"attn_backend": WaveletAttentionBackend, "table": table, "near_bias": config.near_bias}
         return {}
 
     def forward(self, positions: torch.Tensor, hidden_states: torch.Tensor) -> torch.Tensor:

@@ -29,8 +29,8 @@ BLOCK = 32
 def checkpoint_config(case: dict) -> dict:
     """Config of the case's checkpoint; `case` has heads, kv_heads, head_dim, position_encoding, logit_scaling.
 
-    Besides, it may have logit_scaling_length, dtype, engine: further arguments of vLLM's engine, adapter: true for a
-    LoRA adapter on all matrices, and int8: true for quantised weights.
+    Besides, it may have logit_scaling_length, near_bias_slope and near_bias_keys, dtype, engine: further arguments of
+    vLLM's engine, adapter: true for a LoRA adapter on all matrices, and int8: true for quantised weights.
     """
     return {
         "vocab_size": VOCABULARY,
@@ -45,6 +45,8 @@ def checkpoint_config(case: dict) -> dict:
         "train_length": TRAIN_LENGTH,
         "logit_scaling": case["logit_scaling"],
         "logit_scaling_length": case.get("logit_scaling_length"),
+        "near_bias_slope": case.get("near_bias_slope", 0.0),
+        "near_bias_keys": case.get("near_bias_keys"),
         # Large enough that attention is far from uniform, so that a wrong position term shows.
         "initializer_range": 0.15,
         "tie_word_embeddings": True,
@@ -181,6 +183,7 @@ def _without_positions(model: object) -> object:
     from model_registry.modeling_wavelet import WaveletLlamaForCausalLM
 
     nothing = {"position_encoding": {"type": "nope"}, "logit_scaling": "none", "logit_scaling_length": None}
+    nothing |= {"near_bias_slope": 0.0, "near_bias_keys": None}
     config = WaveletLlamaConfig(**model.config.to_dict() | nothing)
     plain = WaveletLlamaForCausalLM(config).float().eval()
     plain.load_state_dict(model.state_dict())

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from itertools import accumulate
+from typing import TYPE_CHECKING
 
 import torch
 
 from model_registry.attention.batch import PagedBatch
+
+if TYPE_CHECKING:
+    from model_registry.attention import NearBias
 
 NAN = float("nan")
 
@@ -24,6 +28,7 @@ class PagedCase:
     seq_lens: torch.Tensor
     table: torch.Tensor
     scale: float
+    near_bias: NearBias | None = None
 
     def arguments(self) -> tuple:
         return tuple(vars(self).values())
@@ -57,6 +62,7 @@ def paged_case(
     R: int = 100,
     dtype: torch.dtype = torch.float64,
     seed: int = 0,
+    near_bias: NearBias | None = None,
 ) -> PagedCase:
     """Sequences of ``lengths`` keys whose last ``queries`` positions are asked for, in scattered blocks.
 
@@ -89,4 +95,5 @@ def paged_case(
         seq_lens=torch.tensor(lengths, dtype=torch.int32),
         table=table,
         scale=d**-0.5,
+        near_bias=near_bias,
     )

@@ -6,7 +6,7 @@ import ctypes
 from typing import ClassVar
 
 _ADDRESSES = "q k_cache v_cache out block_table query_start_loc seq_lens table projection ranks"
-_SIZES = "T S H H_kv d num_blocks block_size max_blocks R table_stride projection_columns element_type"
+_SIZES = "T S H H_kv d num_blocks block_size max_blocks R table_stride projection_columns element_type bias_length"
 
 
 class KernelArguments(ctypes.Structure):
@@ -22,4 +22,5 @@ class KernelArguments(ctypes.Structure):
         ("block_table_strides", ctypes.c_int64 * 2),
         *((name, ctypes.c_int64) for name in _SIZES.split()),
         ("scale", ctypes.c_double),
+        ("bias_slope", ctypes.c_double),
     ]

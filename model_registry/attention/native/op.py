@@ -13,11 +13,15 @@ from model_registry.attention.native.constants import ELEMENT_TYPES
 from model_registry.attention.native.kernel_arguments import KernelArguments
 from model_registry.attention.native.library import NativeLibraryUnavailableError, load_library
 from model_registry.attention.native.packed_table import packed_table
+from model_registry.attention.near_bias import NearBias
 
 if TYPE_CHECKING:
     from model_registry.attention.batch import PagedBatch
 
 _ELEMENT_TYPES = {getattr(torch, name): number for number, name in enumerate(ELEMENT_TYPES)}
+
+NO_BIAS = NearBias(slope=0.0, length=0, keys=0)
+"""What the kernel takes for none: its length is 0."""
 
 
 def unavailable() -> str | None:
@@ -47,9 +51,11 @@ class NativeAttention:
     """
 
     def __init__(self, batch: PagedBatch, out: torch.Tensor) -> None:
-        q, k_cache, v_cache, block_table, query_start_loc, seq_lens, table, scale = batch
+        q, k_cache, v_cache, block_table, query_start_loc, seq_lens, table, scale, near_bias = batch
+        slope, length, near_keys = near_bias or NO_BIAS
         element_type = _ELEMENT_TYPES[q.dtype]
-        packed = packed_table(table, q.dtype, *_units(element_type))
+        pack, depth = _units(element_type)
+        packed = packed_table(table, q.dtype, pack, depth, near_keys)
         starts, lengths, projection = query_start_loc.contiguous(), seq_lens.contiguous(), packed.projection
         self._batch, self._kept = batch, (packed, starts, lengths)  # the kernel has their addresses
         self._function = native_library().wavelet_attention
@@ -74,6 +80,8 @@ class NativeAttention:
         arguments.projection_columns = 0 if projection is None else projection.shape[1]
         arguments.element_type = element_type
         arguments.scale = scale
+        arguments.bias_length = length
+        arguments.bias_slope = slope
 
     def attend(self, q: torch.Tensor, k_cache: torch.Tensor, v_cache: torch.Tensor, out: torch.Tensor) -> None:
         """Attend with tensors of the types, shapes and strides of the batch's own, which the caller has checked.

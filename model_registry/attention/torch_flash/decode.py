@@ -8,7 +8,7 @@ position term of all queries is one matrix product with the table; a part's bias
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 
@@ -17,6 +17,8 @@ from model_registry.attention.torch_flash.partial_softmax import PartialSoftmax
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from model_registry.attention.near_bias import NearBias
 
 PART_KEYS = 512
 """Keys in a part, rounded to whole blocks; fewer where no sequence has as many."""
@@ -32,6 +34,7 @@ def decode(
     block_table: torch.Tensor,
     lengths: list[int],
     rows: torch.Tensor,
+    near_bias: NearBias | None = None,
 ) -> torch.Tensor:
     """Attention of the last position of each of ``S`` sequences.
 
@@ -42,6 +45,7 @@ def decode(
         block_table: ``[S, max_blocks]``.
         lengths: ``S`` counts of keys, none of them 0.
         rows: ``[R, d]``, the table reversed.
+        near_bias: of the batch.
 
     Returns:
         ``[S, H, d]``.
@@ -52,20 +56,31 @@ def decode(
     step = max(1, BATCH_ELEMENTS // (H_kv * d * P)) * P
     reader = BlockReader(k_cache, v_cache, min(step, sum(-(-length // P) * P for length in lengths)), q.dtype)
     out = torch.empty_like(q)
+    bonus = None if near_bias is None else Bonus(near_bias.of(torch.tensor(lengths, dtype=q.dtype)), near_bias.keys)
     for i, j in _batches([-(-length // P) * P for length in lengths], step):
         length = lengths[i]
         if i + 1 < j or length <= step:
-            out[i:j], _ = _attend(q[i:j], reader, block_table[i:j], lengths[i:j], 0, P, rows)
+            out[i:j], _ = _attend(q[i:j], reader, block_table[i:j], lengths[i:j], 0, P, rows, _of(bonus, i, j))
             continue
         result = PartialSoftmax(H, 1, d, q.dtype)
         for n in range(0, length, step):
             last = min(n + step, length)
-            output, lse = _attend(
-                q[i:j], reader, block_table[i:j, n // block_size :], [last - n], length - last, P, rows
-            )
+            blocks = block_table[i:j, n // block_size :]
+            output, lse = _attend(q[i:j], reader, blocks, [last - n], length - last, P, rows, _of(bonus, i, j))
             result.add(0, 1, output.transpose(0, 1), lse.transpose(0, 1))
         out[i] = result.output[:, 0]
     return out
+
+
+class Bonus(NamedTuple):
+    """What near keys' scores get added: ``[S]`` by sequence, for distances below ``keys``."""
+
+    of_sequence: torch.Tensor
+    keys: int
+
+
+def _of(bonus: Bonus | None, i: int, j: int) -> Bonus | None:
+    return None if bonus is None else bonus._replace(of_sequence=bonus.of_sequence[i:j])
 
 
 def _batches(sizes: list[int], limit: int) -> Iterator[tuple[int, int]]:
@@ -87,6 +102,7 @@ def _attend(
     after: int,
     P: int,
     rows: torch.Tensor,
+    bonus: Bonus | None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Attention ``[S, H, d]`` and log-sum-exp ``[S, H]`` over runs of keys, in parts of ``P``.
 
@@ -106,7 +122,7 @@ def _attend(
     ids = block_table[owner[:, None], columns.minimum(((length - 1) // block_size)[:, None])].flatten()
     unused = (first[:, None] + torch.arange(P) >= length[:, None]).flatten().nonzero()[:, 0]
     k, v = (x.index_fill_(1, unused, 0).view(H_kv, N, P, d).transpose(0, 1) for x in reader.read(ids))
-    term = _position_term(q, max(lengths), after, P, rows)
+    term = _position_term(q, max(lengths), after, P, rows, bonus)
     window = (term.shape[2] - P - length + first).clamp(min=0)
     bias = term.unfold(2, P, 1)[owner, :, window]
     output, lse = flash(q[owner].view(N, H_kv, -1, d), k, v, bias.view(N, H_kv, -1, P))
@@ -120,9 +136,11 @@ def _attend(
     return torch.zeros_like(q).index_add_(0, owner, output * weight[..., None]), joint
 
 
-def _position_term(q: torch.Tensor, keys: int, after: int, P: int, rows: torch.Tensor) -> torch.Tensor:
-    """``q . p(t)`` by column, ``[S, H, P + w + P]``: ``P`` zeros for ``t >= R``, then ``w`` columns for ``t`` falling
-    to ``after``, then ``P`` times ``-inf`` for what lies past the last key."""
+def _position_term(
+    q: torch.Tensor, keys: int, after: int, P: int, rows: torch.Tensor, bonus: Bonus | None
+) -> torch.Tensor:
+    """``q . p(t)`` and the near keys' bonus by column, ``[S, H, P + w + P]``: ``P`` zeros for ``t >= R``, then ``w``
+    columns for ``t`` falling to ``after``, then ``P`` times ``-inf`` for what lies past the last key."""
     (S, H, d), R = q.shape, rows.shape[0]
     t_high = min(R - 1, after + keys - 1)
     w = max(0, t_high - after + 1)
@@ -131,4 +149,8 @@ def _position_term(q: torch.Tensor, keys: int, after: int, P: int, rows: torch.T
     term[:, P + w :] = -torch.inf
     if w:
         torch.mm(q.reshape(-1, d), rows[R - 1 - t_high : R - after].t(), out=term[:, P : P + w])
-    return term.view(S, H, -1)
+    term = term.view(S, H, -1)
+    if bonus is not None:
+        first = P + max(0, t_high - bonus.keys + 1)
+        term[:, :, first : P + w] += bonus.of_sequence[:, None, None]
+    return term

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 @torch.no_grad()
 def attention(batch: PagedBatch, out: torch.Tensor) -> None:
     """``wavelet_attention`` for CPU tensors, into ``out`` ``[T, H, d]``."""
-    q, k_cache, v_cache, block_table, query_start_loc, seq_lens, table, scale = batch
+    q, k_cache, v_cache, block_table, query_start_loc, seq_lens, table, scale, near_bias = batch
     compute = torch.float64 if q.dtype is torch.float64 else torch.float32
     starts, lengths = query_start_loc.tolist(), seq_lens.tolist()
     # Reversed, so that a bias row runs along the keys; rows beyond the longest sequence are never read.
@@ -37,9 +37,10 @@ def attention(batch: PagedBatch, out: torch.Tensor) -> None:
             decoding.append(s)
         elif n_q > 1:
             scaled = q[queries].to(compute) * scale
-            out[queries] = prefill(scaled, k_cache, v_cache, block_table[s], length, rows).to(out.dtype)
+            attended = prefill(scaled, k_cache, v_cache, block_table[s], length, rows, near_bias)
+            out[queries] = attended.to(out.dtype)
     if decoding:
         tokens = query_start_loc[decoding]
         scaled = q[tokens].to(compute) * scale
         counts = [lengths[s] for s in decoding]
-        out[tokens] = decode(scaled, k_cache, v_cache, block_table[decoding], counts, rows).to(out.dtype)
+        out[tokens] = decode(scaled, k_cache, v_cache, block_table[decoding], counts, rows, near_bias).to(out.dtype)

@@ -8,12 +8,15 @@ hands the kernel its ``[queries, keys]`` bias without a copy. The parts are join
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 
 from model_registry.attention.torch_flash.kernel import BlockReader, flash
 from model_registry.attention.torch_flash.partial_softmax import PartialSoftmax
+
+if TYPE_CHECKING:
+    from model_registry.attention.near_bias import NearBias
 
 KEY_SEGMENT = 4096
 """Keys gathered from the cache at a time, rounded to whole blocks."""
@@ -41,6 +44,7 @@ def prefill(
     blocks: torch.Tensor,
     length: int,
     rows: torch.Tensor,
+    near_bias: NearBias | None = None,
 ) -> torch.Tensor:
     """Attention of the last ``n_q`` of a sequence's ``length`` positions.
 
@@ -51,6 +55,7 @@ def prefill(
         blocks: ``[max_blocks]``, the sequence's row of the block table.
         length: the count of keys.
         rows: ``[R, d]``, the table reversed.
+        near_bias: of the batch.
 
     Returns:
         ``[n_q, H, d]``.
@@ -72,12 +77,19 @@ def prefill(
             result.add(far, n_q, *_plain(q[:, far:], k, v))
         tile = max(1, min(QUERY_TILE, BIAS_ELEMENTS // (H * min(R + QUERY_TILE, last - n))))
         for i in range(first, far, tile):
-            _add_tile(result, q, Segment(n, last, k, v), m_0, i, min(i + tile, far), rows)
+            _add_tile(result, q, Segment(n, last, k, v), m_0, i, min(i + tile, far), rows, near_bias)
     return result.output.transpose(0, 1)
 
 
 def _add_tile(
-    result: PartialSoftmax, q: torch.Tensor, segment: Segment, m_0: int, i: int, j: int, rows: torch.Tensor
+    result: PartialSoftmax,
+    q: torch.Tensor,
+    segment: Segment,
+    m_0: int,
+    i: int,
+    j: int,
+    rows: torch.Tensor,
+    near_bias: NearBias | None,
 ) -> None:
     """Add a segment's keys to queries ``i`` to ``j``, the first of which is near to some of them."""
     last = min(segment.last, m_0 + j) - segment.first
@@ -86,7 +98,7 @@ def _add_tile(
     tile, k, v = q[:, i:j], segment.k[:, :last], segment.v[:, :last]
     if near:
         result.add(i, j, *_plain(tile, k[:, :near], v[:, :near]))
-    bias = _bias(tile, m_0 + i, segment.first + near, last - near, rows)
+    bias = _bias(tile, m_0 + i, segment.first + near, last - near, rows, near_bias)
     output, lse = flash(tile[None], k[None, :, near:], v[None, :, near:], bias)
     result.add(i, j, output[0], lse[0])
 
@@ -101,8 +113,9 @@ def _plain(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> tuple[torch.Ten
     return output.reshape(H, n_q, d), lse.reshape(H, n_q)
 
 
-def _bias(q: torch.Tensor, m: int, n: int, keys: int, rows: torch.Tensor) -> torch.Tensor:
-    """``q . p(t)`` of the queries at ``m, m + 1, ...`` and ``keys`` keys at ``n, n + 1, ...``; ``-inf`` for t < 0.
+def _bias(q: torch.Tensor, m: int, n: int, keys: int, rows: torch.Tensor, near_bias: NearBias | None) -> torch.Tensor:
+    """``q . p(t)`` of the queries at ``m, m + 1, ...`` and ``keys`` keys at ``n, n + 1, ...``, and the bonus of those
+    that are near; ``-inf`` for t < 0.
 
     Args:
         q: ``[H, n_q, d]``, scaled.
@@ -110,6 +123,7 @@ def _bias(q: torch.Tensor, m: int, n: int, keys: int, rows: torch.Tensor) -> tor
         n: the position of the first key.
         keys: the count of keys.
         rows: ``[R, d]``, the table reversed.
+        near_bias: of the batch.
 
     Returns:
         ``[1, H, n_q, keys]``, a view with overlapping rows.
@@ -124,4 +138,7 @@ def _bias(q: torch.Tensor, m: int, n: int, keys: int, rows: torch.Tensor) -> tor
     buffer[:, :begin] = 0
     buffer[:, end:] = -torch.inf
     torch.mm(q.reshape(-1, d), rows[R - 1 - t_high : R - t_low].t(), out=buffer[:, begin:end])
+    if near_bias is not None:
+        bonus = near_bias.of(torch.arange(m + 1, m + n_q + 1, dtype=q.dtype))
+        buffer[:, max(begin, t_max - near_bias.keys + 1) : end] += bonus.repeat(H)[:, None]
     return buffer.as_strided((1, H, n_q, keys), (0, n_q * width, width - 1, 1), n_q - 1)

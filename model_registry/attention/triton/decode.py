@@ -8,6 +8,7 @@ import triton.language as tl
 from model_registry.attention.triton.tiles import (
     cache_rows,
     load_rows,
+    near_bonus,
     position_scores,
     product,
     softmax_end,
@@ -29,6 +30,9 @@ def _part(
     end: tl.tensor,
     seq_len: tl.tensor,
     R: tl.tensor,
+    bias_slope: tl.tensor,
+    bias_length: tl.tensor,
+    near_keys: tl.tensor,
     stride_k_block: tl.tensor,
     stride_k_slot: tl.tensor,
     stride_k_dim: tl.tensor,
@@ -39,6 +43,7 @@ def _part(
     highest: tl.tensor,
     total: tl.tensor,
     NEAR: tl.constexpr,
+    BIASED: tl.constexpr,
     POSITIONS: tl.constexpr,
     HEAD_SIZE: tl.constexpr,
     D: tl.constexpr,
@@ -64,15 +69,19 @@ def _part(
         k = load_rows(k_cache, k_rows, used, stride_k_dim, HEAD_SIZE, D, not NEAR).to(q.dtype)
         v = load_rows(v_cache, v_rows, used, stride_v_dim, HEAD_SIZE, D, not NEAR).to(q.dtype)
         score = product(q, tl.trans(k)) * k_scale
+        if NEAR and POSITIONS:
+            score += position_scores(q, table, seq_len - 1 - n, R, HEAD_SIZE, D)
+        score = score * scale_log2
         if NEAR:
-            if POSITIONS:
-                score += position_scores(q, table, seq_len - 1 - n, R, HEAD_SIZE, D)
+            if BIASED:
+                bonus = near_bonus(seq_len - 1, bias_slope, bias_length)
+                score += tl.where(seq_len - 1 - n < near_keys, bonus, 0.0)[None, :]
             score = tl.where(used[None, :], score, float("-inf"))
-        output, highest, total = softmax_step(score * scale_log2, v, output, highest, total)
+        output, highest, total = softmax_step(score, v, output, highest, total)
     return output, highest, total
 
 
-@triton.jit(do_not_specialize=["R", "parts", "stride_block_table"])
+@triton.jit(do_not_specialize=["R", "near_keys", "parts", "stride_block_table"])
 def decode_kernel(
     q: tl.tensor,
     k_cache: tl.tensor,
@@ -88,6 +97,9 @@ def decode_kernel(
     v_scale: tl.tensor,
     scale_log2: tl.tensor,
     R: tl.tensor,
+    bias_slope: tl.tensor,
+    bias_length: tl.tensor,
+    near_keys: tl.tensor,
     parts: tl.tensor,
     stride_q_row: tl.tensor,
     stride_q_head: tl.tensor,
@@ -113,6 +125,7 @@ def decode_kernel(
     STAGES: tl.constexpr,
     SPLIT: tl.constexpr,
     SCALED: tl.constexpr,
+    BIASED: tl.constexpr,
     POSITIONS: tl.constexpr,
 ) -> None:
     """One part of one sequence's keys for the ``GROUP`` heads of one KV head, which are the rows of the query tile.
@@ -156,6 +169,9 @@ def decode_kernel(
             end if NEAR else tl.minimum(near, end),
             seq_len,
             R,
+            bias_slope,
+            bias_length,
+            near_keys,
             stride_k_block,
             stride_k_slot,
             stride_k_dim,
@@ -166,6 +182,7 @@ def decode_kernel(
             highest,
             total,
             NEAR,
+            BIASED,
             POSITIONS,
             HEAD_SIZE,
             D,

@@ -25,7 +25,14 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from model_registry.attention.triton.tiles import INTERPRETED, cache_rows, load_rows, product, sequence_of
+from model_registry.attention.triton.tiles import (
+    INTERPRETED,
+    cache_rows,
+    load_rows,
+    near_bonus,
+    product,
+    sequence_of,
+)
 
 WAVES = tl.constexpr(16)
 
@@ -103,6 +110,8 @@ def near_kernel(
     T: tl.tensor,
     first_head: tl.tensor,
     scale_log2: tl.tensor,
+    bias_slope: tl.tensor,
+    bias_length: tl.tensor,
     R: tl.tensor,
     exact_keys: tl.tensor,
     exact_rows: tl.tensor,
@@ -135,6 +144,7 @@ def near_kernel(
     STAGES: tl.constexpr,
     T_STAGES: tl.constexpr,
     SCALED: tl.constexpr,
+    BIASED: tl.constexpr,
     SAME_ROWS: tl.constexpr,
     FAR: tl.constexpr,
 ) -> None:
@@ -206,6 +216,8 @@ def near_kernel(
     if FAR:
         lse = tl.load(far_lse + head * T + row, mask=first + after < n_q, other=float("inf")) * 1.4426950408889634
         seen = tl.abs(lse) < float("inf")
+        if BIASED:  # all keys here are near: instead of their bonus, the far ones get a malus
+            lse = lse - near_bonus(seq_len - n_q + first + after, bias_slope, bias_length)
         highest = tl.where(seen, lse, highest)
         total = tl.where(seen, 1.0, 0.0)
         places = out + row[:, None] * stride_out_row + head[:, None] * stride_out_head + dims[None, :] * stride_out_dim

@@ -8,6 +8,7 @@ import triton.language as tl
 from model_registry.attention.triton.tiles import (
     cache_rows,
     load_rows,
+    near_bonus,
     position_scores,
     product,
     sequence_of,
@@ -36,7 +37,7 @@ def _skew(rows: tl.tensor, columns: tl.tensor, held: tl.tuple) -> tl.tensor:
     return tl.gather(needed, (columns[None, :] - rows[:, None]) & (N - 1), 1)
 
 
-@triton.jit(do_not_specialize=["S", "R", "stride_block_table"])
+@triton.jit(do_not_specialize=["S", "R", "near_keys", "stride_block_table"])
 def prefill_kernel(
     q: tl.tensor,
     k_cache: tl.tensor,
@@ -51,6 +52,9 @@ def prefill_kernel(
     S: tl.tensor,
     scale_log2: tl.tensor,
     R: tl.tensor,
+    bias_slope: tl.tensor,
+    bias_length: tl.tensor,
+    near_keys: tl.tensor,
     stride_q_row: tl.tensor,
     stride_q_head: tl.tensor,
     stride_q_dim: tl.tensor,
@@ -75,6 +79,7 @@ def prefill_kernel(
     NEAR_N: tl.constexpr,
     STAGES: tl.constexpr,
     SCALED: tl.constexpr,
+    BIASED: tl.constexpr,
     POSITIONS: tl.constexpr,
 ) -> None:
     """``BLOCK_M`` queries of one sequence in one head against all keys they see, ``BLOCK_N`` or near the
@@ -152,7 +157,11 @@ def prefill_kernel(
             score = product(q_tile, tl.trans(k)) * key_factor
             if POSITIONS:
                 score += position
-            score = tl.where(n[None, :] <= m[:, None], score * scale_log2, float("-inf"))
+            score = score * scale_log2
+            if BIASED:
+                bonus = near_bonus(m, bias_slope, bias_length)[:, None]
+                score += tl.where(m[:, None] - n[None, :] < near_keys, bonus, 0.0)
+            score = tl.where(n[None, :] <= m[:, None], score, float("-inf"))
             v = load_rows(v_head, v_rows, used, stride_v_dim, HEAD_SIZE, D, False).to(q_tile.dtype)
             output, highest, total = softmax_step(score, v, output, highest, total)
             if POSITIONS:

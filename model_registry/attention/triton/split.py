@@ -20,6 +20,7 @@ from model_registry.attention.triton.near_table import WAVES, NearTable, near_ta
 
 if TYPE_CHECKING:
     from model_registry.attention.batch import PagedBatch
+    from model_registry.attention.near_bias import NearBias
     from model_registry.attention.triton.launch import Arguments
 
 PlainAttention = Callable[["PagedBatch", torch.Tensor, int, int], torch.Tensor]
@@ -36,6 +37,15 @@ MOST_STRIP_BYTES = 2**29
 
 SHORT_CONTEXT = 1024
 """Keys of a context whose far keys, if it has any, are not worth a kernel of their own: all its keys are near."""
+
+
+class NearKeysError(ValueError):
+    """In two parts the keys with a bonus must be those of the near kernel; the next number that would do is told."""
+
+    def __init__(self, keys: int, rows: int) -> None:
+        super().__init__(f"the near kernel attends to {rows} keys, and {keys} have a bonus")
+        self.keys = keys
+        self.rows = rows
 
 
 @dataclass(frozen=True)
@@ -65,11 +75,22 @@ class Split:
         return (batch.seq_lens - self.table.rows).clamp_(min=0) * prompt
 
 
-def make_split(plain: PlainAttention, table: torch.Tensor, dtype: torch.dtype, group: int) -> Split:
+def make_split(
+    plain: PlainAttention, table: torch.Tensor, dtype: torch.dtype, group: int, near_bias: NearBias | None = None
+) -> Split:
     """For a position table ``[R, d]``, queries of type ``dtype`` and ``group`` heads to a KV head. Waits for the
-    device: once for a model, not for a step."""
+    device: once for a model, not for a step.
+
+    Raises:
+        NearKeysError: the near keys of ``near_bias`` are not those that the near kernel can attend to.
+    """
     tile = near_tile(table.shape[1], dtype.itemsize, group)
-    return Split(plain, near_table(table, dtype, tile), near_table(table, dtype, tile, least_rows=SHORT_CONTEXT))
+    if near_bias is None:
+        return Split(plain, near_table(table, dtype, tile), near_table(table, dtype, tile, least_rows=SHORT_CONTEXT))
+    near = near_table(table, dtype, tile, least_rows=near_bias.keys)
+    if near.rows != near_bias.keys:
+        raise NearKeysError(near_bias.keys, near.rows)
+    return Split(plain, near, near)
 
 
 def attend_to_far_keys(
@@ -140,6 +161,7 @@ def attend_to_near_keys(arguments: Arguments, table: NearTable, far_lse: torch.T
             T,
             first_head,
             arguments.scalars[0],
+            *arguments.scalars[2:4],
             table.rows,
             table.exact_keys,
             table.exact.shape[0],

@@ -93,6 +93,12 @@ def position_scores(
 
 
 @triton.jit
+def near_bonus(m: tl.tensor, slope: tl.tensor, length: tl.tensor) -> tl.tensor:
+    """What near keys of the queries at the positions ``m`` get added to their scores, in units of log 2."""
+    return slope * tl.maximum(tl.log2((m + 1).to(tl.float32) / length), 0.0)
+
+
+@triton.jit
 def softmax_start(BLOCK_M: tl.constexpr, D: tl.constexpr) -> tl.tensor:
     """``output``, ``highest`` and ``total`` of ``softmax_step`` before any key."""
     output = tl.zeros([BLOCK_M, D], tl.float32)

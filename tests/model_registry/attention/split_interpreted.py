@@ -11,8 +11,9 @@ from helpers.paged_case import NAN, paged_case
 from helpers.plain_attention import plain_attention
 from triton_interpreted import assert_error_is_like_dense, exact, float32_bound
 
+from model_registry.attention import NearBias
 from model_registry.attention.triton.op import paged_attention
-from model_registry.attention.triton.split import Split, make_split
+from model_registry.attention.triton.split import NearKeysError, Split, make_split
 from model_registry.positions.wavelet import position_table
 
 # Chunks, whole prompts, tails and single queries; a padding entry, and a sequence that asks for nothing.
@@ -20,7 +21,8 @@ RAGGED = ([90, 33, 1, 17, 0, 70, 120, 2, 40], [50, 1, 1, 17, 0, 3, 120, 2, 0])
 
 
 def split_of(case, plain=None):
-    return make_split(plain or plain_attention(), case.table, case.q.dtype, case.q.shape[1] // case.k_cache.shape[2])
+    group = case.q.shape[1] // case.k_cache.shape[2]
+    return make_split(plain or plain_attention(), case.table, case.q.dtype, group, case.near_bias)
 
 
 @pytest.fixture(autouse=True)
@@ -45,6 +47,24 @@ def assert_parity(case, **options):
 @pytest.mark.parametrize("R", [1, 16, 40, 64, 300], ids="R={}".format)
 def test_ragged_batches_of_prompts_chunks_tails_and_decodes(R):
     assert_parity(paged_case(*RAGGED, R=R, dtype=torch.float32))
+
+
+@pytest.mark.parametrize(("R", "keys"), [(64, 64), (128, 128), (100, 128), (16, 64)])
+def test_near_keys_get_a_bonus_where_they_are_the_near_kernels(R, keys, monkeypatch):
+    """In a short context too, where no far keys are left to the other kernel without a bonus."""
+    monkeypatch.setattr("model_registry.attention.triton.split.SHORT_CONTEXT", 256)
+    case = paged_case(*RAGGED, R=max(R, keys), dtype=torch.float32, near_bias=NearBias(1.3, 10, keys))
+    case.table[R:] = 0
+    assert split_of(case).table.rows == keys
+    assert_parity(case, max_seq_len=120)
+    assert_parity(replace(paged_case([300, 97], [70, 97], R=keys, dtype=torch.float32), near_bias=case.near_bias))
+
+
+def test_other_keys_than_the_near_kernels_cannot_have_a_bonus():
+    case = paged_case([300], [70], R=100, dtype=torch.float32, near_bias=NearBias(1.3, 10, 100))
+    with pytest.raises(NearKeysError, match="attends to 128 keys, and 100 have a bonus") as raised:
+        split_of(case)
+    assert (raised.value.keys, raised.value.rows) == (100, 128)
 
 
 @pytest.mark.parametrize("length", [63, 64, 65])

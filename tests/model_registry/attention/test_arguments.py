@@ -2,14 +2,15 @@
 
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 import torch
 from helpers.paged_case import paged_case
 
-from model_registry.attention import AttentionArgumentError, wavelet_attention
+from model_registry.attention import AttentionArgumentError, NearBias, wavelet_attention
 
-NAMES = ("q", "k_cache", "v_cache", "block_table", "query_start_loc", "seq_lens", "table", "scale")
+NAMES = ("q", "k_cache", "v_cache", "block_table", "query_start_loc", "seq_lens", "table", "scale", "near_bias")
 
 
 def int32(*values):
@@ -44,6 +45,11 @@ LAYOUT = [
     ("scale", float("nan"), "must be a finite number, got nan"),
     ("scale", "0.1", "must be a finite number, got '0.1'"),
     ("scale", True, "must be a finite number"),
+    ("near_bias", NearBias(-0.1, 10, 5), r"its slope must be .* got NearBias\(slope=-0.1"),
+    ("near_bias", NearBias(float("nan"), 10, 5), "its slope must be"),
+    ("near_bias", NearBias(0.5, 0, 5), "its length must be a whole number of at least 1"),
+    ("near_bias", NearBias(0.5, 10, 5.0), "its keys must be a whole number of at least 1"),
+    ("near_bias", NearBias(0.5, 10, 101), "its keys must be at most the 100 rows of the table"),
     ("out", torch.zeros(8, 4, 16), r"must have shape \(8, 4, 32\)"),
     ("out", torch.zeros(8, 4, 32, dtype=torch.bfloat16), "must have the type of q"),
     ("impl", "cuda", "must be auto or one of reference, cpu, torch, triton, got 'cuda'"),
@@ -72,6 +78,12 @@ def test_a_wrong_argument_is_named(name, value, message, impl):
     assert str(raised.value).startswith(f"{name}: ")
 
 
+def test_a_bonus_without_a_scale_is_refused():
+    case = paged_case([20, 40], [3, 5], near_bias=NearBias(0.5, 10, 5))
+    with pytest.raises(AttentionArgumentError, match="near_bias: has to be None where the scale is 0"):
+        wavelet_attention(*replace(case, scale=0.0).arguments())
+
+
 def test_unused_entries_of_the_block_table_may_be_anything():
     case = paged_case([20, 40], [3, 5])
     assert (case.block_table == -7).any()
@@ -80,7 +92,7 @@ def test_unused_entries_of_the_block_table_may_be_anything():
 
 def test_a_device_without_an_implementation_is_refused_not_computed_elsewhere():
     case = paged_case([20], [3], dtype=torch.float32)
-    tensors = [x.to("meta") for x in case.arguments()[:-1]]
+    tensors = [x.to("meta") for x in case.arguments()[:-2]]
     with pytest.raises(AttentionArgumentError, match="no implementation is the default on meta"):
         wavelet_attention(*tensors, case.scale)
     with pytest.raises(AttentionArgumentError, match="runs on cpu, not on meta"):
@@ -93,7 +105,7 @@ def test_the_layout_checks_read_no_data():
     from model_registry.attention.batch import PagedBatch
 
     case = paged_case([20], [3], dtype=torch.float32)
-    check_layout(PagedBatch(*(x.to("meta") for x in case.arguments()[:-1]), case.scale), None)
+    check_layout(PagedBatch(*(x.to("meta") for x in case.arguments()[:-2]), case.scale), None)
 
 
 def test_importing_the_op_imports_neither_vllm_nor_transformers():

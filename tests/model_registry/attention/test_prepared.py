@@ -7,7 +7,7 @@ import torch
 from helpers.paged_case import paged_case
 from helpers.python import run
 
-from model_registry.attention import AttentionArgumentError, PreparedAttention, wavelet_attention
+from model_registry.attention import AttentionArgumentError, NearBias, PreparedAttention, wavelet_attention
 
 
 def layers():
@@ -31,7 +31,7 @@ def test_each_layer_gets_what_it_gets_alone():
     prepared = PreparedAttention(cases[0].batch(), outputs[0])
     for case, out in zip(cases, outputs, strict=True):
         tensors = (case.q, case.k_cache, case.v_cache)
-        assert prepared.takes(*tensors, case.table, case.scale, out)
+        assert prepared.takes(*tensors, case.table, case.scale, None, out)
         prepared.attend(*tensors, out)
     for case, out in zip(cases, outputs, strict=True):
         assert torch.equal(out, wavelet_attention(*case.arguments()))
@@ -46,13 +46,14 @@ def test_each_layer_gets_what_it_gets_alone():
         lambda case: {"v_cache": case.v_cache[:2]},
         lambda case: {"table": case.table.clone()},
         lambda case: {"scale": 0.5},
+        lambda case: {"near_bias": NearBias(0.5, 10, 20)},
     ],
 )
 def test_a_layer_that_differs_is_not_taken(change):
     case = paged_case([300, 41], [20, 1], dtype=torch.bfloat16)
     prepared = PreparedAttention(case.batch(), torch.empty_like(case.q))
     other = replace(case, **change(case))
-    tensors = (other.q, other.k_cache, other.v_cache, other.table, other.scale)
+    tensors = (other.q, other.k_cache, other.v_cache, other.table, other.scale, other.near_bias)
     assert not prepared.takes(*tensors, torch.empty_like(case.q))
 
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from helpers.paged_case import paged_case
 
-from model_registry.attention import wavelet_attention
+from model_registry.attention import NearBias, wavelet_attention
 from model_registry.positions.wavelet import position_table
 
 GOLDEN = json.loads((Path(__file__).parents[2] / "data" / "golden" / "attention.json").read_text())
@@ -25,7 +25,10 @@ def equation(case, s, j, h):
         key = k[n, h // (H // H_kv)]
         if m - n < case.table.shape[0]:
             key = key + case.table[m - n]
-        scores.append(torch.dot(q[j, h], key) * case.scale)
+        score = torch.dot(q[j, h], key) * case.scale
+        if case.near_bias is not None and m - n < case.near_bias.keys and m + 1 > case.near_bias.length:
+            score = score + case.near_bias.slope * math.log((m + 1) / case.near_bias.length)
+        scores.append(score)
     weights = torch.softmax(torch.stack(scores), dim=0)
     return weights @ v[: m + 1, h // (H // H_kv)]
 
@@ -58,10 +61,11 @@ def test_golden_vectors_come_out(vector, impl):
     assert (out - expected).abs().max() < GOLDEN_TOLERANCE
 
 
-@pytest.mark.parametrize("R", [1, 5, 40, 300])
+@pytest.mark.parametrize("near_bias", [None, NearBias(0.8, 36, 1), NearBias(1.7, 1, 5), NearBias(1, 88, 5)])
+@pytest.mark.parametrize("R", [5, 40, 300])
 @pytest.mark.parametrize("H_kv", [1, 3, 6])
-def test_the_reference_is_the_equation(R, H_kv):
-    case = paged_case([37, 1, 90], [5, 1, 3], H=6, H_kv=H_kv, d=10, R=R)
+def test_the_reference_is_the_equation(R, H_kv, near_bias):
+    case = paged_case([37, 1, 90], [5, 1, 3], H=6, H_kv=H_kv, d=10, R=R, near_bias=near_bias)
     out = wavelet_attention(*case.arguments(), impl="reference")
     row = 0
     for s, n_q in enumerate([5, 1, 3]):

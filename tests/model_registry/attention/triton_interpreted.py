@@ -11,7 +11,7 @@ import torch
 from helpers.paged_case import NAN, paged_case
 from helpers.torch_dense import torch_dense
 
-from model_registry.attention import wavelet_attention
+from model_registry.attention import NearBias, wavelet_attention
 from model_registry.attention.triton.configuration import configuration
 from model_registry.attention.triton.op import count_parts, paged_attention
 from model_registry.positions.wavelet import position_table
@@ -51,6 +51,13 @@ def assert_float32_parity(case, **options):
 @pytest.mark.parametrize("R", [1, 7, 40, 64, 300], ids="R={}".format)
 def test_ragged_batches_of_prompts_chunks_tails_and_decodes(R):
     assert_float32_parity(paged_case(*RAGGED, R=R, dtype=torch.float32))
+
+
+@pytest.mark.parametrize("near_bias", [NearBias(1.3, 10, 64), NearBias(0.5, 50, 1), NearBias(1, 1, 33)])
+@pytest.mark.parametrize("R", [64, 100, 300], ids="R={}".format)
+def test_near_keys_get_a_bonus(R, near_bias):
+    assert_float32_parity(paged_case(*RAGGED, R=R, dtype=torch.float32, near_bias=near_bias))
+    assert_float32_parity(paged_case([300, 200], [1, 33], R=R, dtype=torch.float32, near_bias=near_bias))
 
 
 @pytest.mark.parametrize(

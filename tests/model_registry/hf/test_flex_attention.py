@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import pytest
 import torch
-from helpers.small_models import build, each_position, tokens
+from helpers.small_models import WAVELET, build, each_position, tokens
 from torch.nn.attention import flex_attention
 from torch.nn.attention.flex_attention import create_block_mask
 
 from model_registry.dense_attention import dense_attention, rows_by_key
-from model_registry.flex_attention import attend
+from model_registry.flex_attention import NearBonus, attend
 from model_registry.positions.wavelet import position_table
 
 LENGTH = 201
@@ -33,6 +33,20 @@ def test_logits_equal_those_of_dense_attention_at_a_ragged_length(position, logi
     expected = dense(tokens(2, LENGTH)).logits
     assert expected.std() > 0.1
     assert (flex(tokens(2, LENGTH)).logits - expected).abs().max() < TOLERANCE
+
+
+NEAR_BIAS = {"near_bias_slope": 0.7, "near_bias_keys": 30}
+
+
+@torch.no_grad()
+def test_near_keys_get_the_same_bonus_with_padding_too():
+    dense, flex = both(WAVELET, logit_scaling="log_n", **NEAR_BIAS)
+    plain, _ = both(WAVELET, logit_scaling="log_n")
+    mask = torch.ones(2, LENGTH, dtype=torch.long)
+    mask[0, :37] = 0
+    expected, found, without = (model(tokens(2, LENGTH), attention_mask=mask).logits for model in (dense, flex, plain))
+    assert (found - expected)[mask.bool()].abs().max() < TOLERANCE
+    assert (without - expected)[mask.bool()].abs().max() > 0.1
 
 
 @each_position
@@ -59,7 +73,8 @@ def test_dropout_is_refused():
         flex.train()(tokens(1, 9))
 
 
-def test_gradients_equal_those_of_the_dense_formula(monkeypatch):
+@pytest.mark.parametrize("near_keys", [None, 20])
+def test_gradients_equal_those_of_the_dense_formula(monkeypatch, near_keys):
     """PyTorch refuses gradients on a CPU, since its compiled CPU kernel has none; what it runs uncompiled has them."""
     monkeypatch.setattr(flex_attention, "_validate_device", lambda *_: None)
     table = position_table("ricker", [0, 1, 2, 3], [0, 1, 2, 3]).double()
@@ -73,8 +88,13 @@ def test_gradients_equal_those_of_the_dense_formula(monkeypatch):
     visible = (at[:, None] >= at)[None, None]
     rows = rows_by_key(table, length, length, 0)
     mask = create_block_mask(lambda b, h, m, n: m >= n, None, None, length, length, device="cpu")
-    expected, _ = dense_attention(*parts, visible, 0.25, rows=rows)
-    found = attend(*parts, mask, 0.25, table=table)
+    bias = bonus = None
+    if near_keys is not None:
+        of_query = at[None].double() / 20
+        bias = torch.where(at[:, None] - at < near_keys, of_query[..., None], 0.0)
+        bonus = NearBonus(of_query, near_keys)
+    expected, _ = dense_attention(*parts, visible, 0.25, rows=rows, bias=bias)
+    found = attend(*parts, mask, 0.25, table=table, bonus=bonus)
     weight = torch.randn(expected.shape, generator=generator, dtype=torch.float64)
     assert (found - expected).abs().max() < 1e-12
     for one, two in zip(*(torch.autograd.grad(out, parts, weight) for out in (found, expected)), strict=True):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from helpers.small_models import WAVELET, build, each_position, tokens
+from helpers.small_models import POSITIONS, WAVELET, build, each_position, tokens
 from torch.testing import assert_close
 from transformers import AutoModelForCausalLM, StaticCache
 
@@ -19,10 +19,18 @@ def logits(model: WaveletLlamaForCausalLM, ids: torch.Tensor, **arguments) -> to
     return model(input_ids=ids, **arguments).logits
 
 
-@each_position
+NEAR_BIAS = {"near_bias_slope": 0.8, "near_bias_keys": 9}
+each_model = pytest.mark.parametrize(
+    "entries",
+    [*({"position_encoding": position} for position in POSITIONS.values()), NEAR_BIAS],
+    ids=[*POSITIONS, "bonus for near keys"],
+)
+
+
+@each_model
 @pytest.mark.parametrize("logit_scaling", ["none", "log_n"])
-def test_logits_with_a_cache_equal_logits_without(position, logit_scaling):
-    model, ids = build(position_encoding=position, logit_scaling=logit_scaling), tokens(2, 37)
+def test_logits_with_a_cache_equal_logits_without(entries, logit_scaling):
+    model, ids = build(logit_scaling=logit_scaling, **entries), tokens(2, 37)
     whole = logits(model, ids, use_cache=False)
     assert whole.abs().max() < 64
     cache, parts, start = None, [], 0
@@ -35,10 +43,10 @@ def test_logits_with_a_cache_equal_logits_without(position, logit_scaling):
     assert_close(torch.cat(parts, dim=1), whole, **TOLERANCE)
 
 
-@each_position
+@each_model
 @pytest.mark.parametrize("logit_scaling", ["none", "log_n"])
-def test_left_padding_changes_nothing(position, logit_scaling):
-    model = build(position_encoding=position, logit_scaling=logit_scaling)
+def test_left_padding_changes_nothing(entries, logit_scaling):
+    model = build(logit_scaling=logit_scaling, **entries)
     long, short = tokens(1, 31), tokens(1, 20)
     padded = torch.cat([torch.ones(1, 11, dtype=torch.long), short], dim=1)
     mask = torch.ones(2, 31, dtype=torch.long)
@@ -48,9 +56,9 @@ def test_left_padding_changes_nothing(position, logit_scaling):
     assert_close(both[1:, 11:], logits(model, short), **TOLERANCE)
 
 
-@each_position
-def test_a_padded_batch_generates_what_each_prompt_generates_alone(position):
-    model = build(position_encoding=position, logit_scaling="log_n")
+@each_model
+def test_a_padded_batch_generates_what_each_prompt_generates_alone(entries):
+    model = build(logit_scaling="log_n", **entries)
     long, short = tokens(1, 23), tokens(1, 14)
     padded = torch.cat([torch.ones(1, 9, dtype=torch.long), short], dim=1)
     mask = torch.ones(2, 23, dtype=torch.long)
@@ -75,7 +83,7 @@ def test_generation_with_a_cache_follows_the_argmax_of_full_passes(position):
 
 
 def test_a_static_cache_gives_the_logits_of_a_growing_one():
-    model, ids = build(logit_scaling="log_n"), tokens(1, 29)
+    model, ids = build(logit_scaling="log_n", **NEAR_BIAS), tokens(1, 29)
     cache = StaticCache(config=model.config, max_cache_len=48)
     first = logits(model, ids[:, :21], past_key_values=cache)
     second = logits(model, ids[:, 21:], past_key_values=cache)
@@ -139,6 +147,14 @@ def test_log_n_acts_past_its_length_and_only_there(position, entries, length):
     before, after = logits(plain, ids), logits(scaled, ids)
     assert_close(after[:, :length], before[:, :length], **TOLERANCE)
     assert ((after - before)[:, length:].abs().amax(dim=-1) > 1e-2).all()
+
+
+def test_the_bonus_of_near_keys_acts_past_the_training_length_and_only_there():
+    plain, ids = build(), tokens(1, 40)
+    before, after = logits(plain, ids), logits(build(**NEAR_BIAS), ids)
+    assert_close(after[:, :16], before[:, :16], **TOLERANCE)
+    assert ((after - before)[:, 16:].abs().amax(dim=-1) > 1e-2).all()
+    assert_close(logits(build(near_bias_slope=0.8, near_bias_keys=40), ids), before, **TOLERANCE)  # all keys alike
 
 
 def test_log_n_from_a_shorter_length_acts_in_a_batch_no_longer_than_training():

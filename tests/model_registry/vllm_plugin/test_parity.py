@@ -58,6 +58,14 @@ COVERING = [
     for row, wavelet in enumerate(WAVELETS)
     for column, heads in enumerate(HEADS)
 ]
+# Fewer near keys than the table has rows, and more.
+NEAR_BIASED = [
+    variant(case, f"bonus-for-{keys}", near_bias_slope=slope, near_bias_keys=keys)
+    for case, slope, keys in (
+        (wavelet_case("ricker", "grouped", 32, "log_n"), 0.8, 100),
+        (wavelet_case("haar", "multi-query", 128, "none"), 0.5, 1500),
+    )
+]
 OTHER_POSITIONS = [plain_case("rope", "log_n"), plain_case("alibi", "none"), plain_case("nope", "log_n")]
 BFLOAT16 = [wavelet_case("ricker", "grouped", 64, "log_n", "bfloat16")]
 TENSOR_PARALLEL = [wavelet_case("ricker", "grouped", 32, "log_n")]
@@ -110,7 +118,7 @@ def assert_bfloat16_parity(result: dict) -> None:
 def single(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> dict[str, dict]:
     wavelets = FULL_MATRIX if request.config.getoption("--full-matrix") else COVERING
     # The drafts come last: they load numba, whose objects vLLM 0.32 stumbles over when it makes another engine.
-    cases = [*wavelets, *OTHER_POSITIONS, *BFLOAT16, ADAPTED, INT8, DRAFTED]
+    cases = [*wavelets, *NEAR_BIASED, *OTHER_POSITIONS, *BFLOAT16, ADAPTED, INT8, DRAFTED]
     # Half of them on each of two cores: an engine's start, most of a case's time, uses one.
     halves = [cases[1::2], cases[::2]] if (os.cpu_count() or 1) > 1 else [cases]
     folders = [tmp_path_factory.mktemp("parity") for _ in halves]
@@ -128,6 +136,11 @@ def test_wavelet_log_probabilities_match_the_dense_reference(single: dict[str, d
 
 @pytest.mark.parametrize("case", OTHER_POSITIONS, ids=lambda case: case["name"])
 def test_other_position_types_match_the_dense_reference(single: dict[str, dict], case: dict) -> None:
+    assert_float32_parity(single[case["name"]])
+
+
+@pytest.mark.parametrize("case", NEAR_BIASED, ids=lambda case: case["name"])
+def test_the_bonus_of_near_keys_is_that_of_the_dense_reference(single: dict[str, dict], case: dict) -> None:
     assert_float32_parity(single[case["name"]])
 
 

@@ -36,8 +36,9 @@ extern "C" struct Arguments {
     const void *table, *projection;
     const int32_t* ranks;
     int64_t q_strides[3], k_strides[4], v_strides[4], out_strides[3], block_table_strides[2];
-    int64_t T, S, H, H_kv, d, num_blocks, block_size, max_blocks, R, table_stride, projection_columns, element_type;
-    double scale;
+    int64_t T, S, H, H_kv, d, num_blocks, block_size, max_blocks, R, table_stride, projection_columns, element_type,
+        bias_length;
+    double scale, bias_slope;
 };
 
 namespace {
@@ -294,7 +295,8 @@ private:
         for (int i = count; i % kElements; ++i) rows[i] = rows[count - 1];
     }
 
-    // Query rows in units, and their coordinates in the table's basis if the task has keys closer than R.
+    // Query rows in units, and their coordinates in the table's basis if the task has keys closer than R; with a bonus
+    // for near keys that is unit 0.
     void read_queries(const Task& task, const QueryRows<Products>& rows, Stored* padded, Real* reals) const {
         const RowReader<Stored, Products> reader{a.d, a.q_strides[2], padded};
         const bool near = task.position - task.last_key < a.R + kTileKeys;  // a vector may reach past the last key
@@ -310,6 +312,22 @@ private:
                 if (ready == kProjected || r + 1 == task.queries * G)
                     project(reals, rows.projected + (r + 1 - ready) * projected_units, ready);
             }
+        }
+        if (a.bias_length && near)
+            for (int64_t r = 0; r < task.queries * G; ++r)
+                rows.projected[r * projected_units] = bias_unit(task.position + r / G + 1);
+    }
+
+    // What unit 0, ones for near keys, is multiplied with in the row of a query that sees so many keys. The sum is
+    // multiplied with the scale. A pair of bfloat16 holds a number and what its rounding lost.
+    Unit bias_unit(int64_t visible) const {
+        const double nats = visible > a.bias_length ? a.bias_slope * std::log(double(visible) / a.bias_length) : 0;
+        const Real bias = Real(nats / a.scale);
+        if constexpr (Products::kPack == 1) {
+            return bias;
+        } else {
+            const Bfloat16 high = Bfloat16::from(bias), low = Bfloat16::from(bias - float(high));
+            return Unit(high.bits) | Unit(low.bits) << 16;
         }
     }
 
