@@ -175,9 +175,9 @@ def attend_in_float32(batch: PagedBatch, out: torch.Tensor, max_query_len: int, 
 
 def near_keys_of_the_kernel(batch: PagedBatch) -> PagedBatch:
     """The batch with a bonus for as many keys as the near kernel attends to, and rows of zeros for those."""
-    (R, d), group = batch.table.shape, batch.q.shape[1] // batch.k_cache.shape[2]
+    (count, d), group = batch.table.shape, batch.q.shape[1] // batch.k_cache.shape[2]
     rows = near_table(batch.table, batch.q.dtype, near_tile(d, batch.q.element_size(), group)).rows
-    table = torch.nn.functional.pad(batch.table, (0, 0, 0, max(0, rows - R)))
+    table = torch.nn.functional.pad(batch.table, (0, 0, 0, max(0, rows - count)))
     return batch._replace(table=table, near_bias=batch.near_bias._replace(keys=rows))
 
 
