@@ -28,7 +28,7 @@ the new ones: text that this checkpoint writes as it is is poor. `wave-serve tra
 ## What was changed
 
 - `config.json`: `model_type` is `wavelet_llama`, with `position_encoding`, `train_length` and `logit_scaling`;
-  `max_position_embeddings` is {longest}.{scaling}{biases}
+  `max_position_embeddings` is {longest}.{near_bias}{scaling}{biases}
 - Weights, tokenizer, chat template and generation config are the source's.
 - The source's licence applies to the weights; the `.py` files are Apache-2.0.
 
@@ -48,6 +48,13 @@ def card(name: str, source: Source, config: WaveletLlamaConfig, scaling: str | N
         if source.family == "qwen2"
         else ""
     )
+    bonus = config.near_bias
+    near_bias = (
+        f"\n- `near_bias_slope` {bonus.slope} and `near_bias_keys` {bonus.keys}: past {bonus.length} tokens the scores of "
+        "so many nearest keys get a bonus, so that the many others do not drown them."
+        if bonus
+        else ""
+    )
     return _CARD.format(
         name=name,
         source=source.directory.resolve().name,
@@ -57,6 +64,7 @@ def card(name: str, source: Source, config: WaveletLlamaConfig, scaling: str | N
         train_length=config.train_length,
         command=command,
         longest=config.max_position_embeddings,
+        near_bias=near_bias,
         scaling=dropped,
         biases=biases,
     )

@@ -34,6 +34,12 @@ def convert(
     logit_scaling: Annotated[
         str, typer.Option(help="Scaling of the logits past --train-length: log_n or none.")
     ] = "log_n",
+    near_bias_slope: Annotated[
+        float, typer.Option(min=0, help="Bonus of near keys past --train-length; 0.25 is a good one, 0 is none.")
+    ] = 0.0,
+    near_bias_keys: Annotated[
+        int | None, typer.Option(min=1, help="How many keys are near.", show_default="1.5 x --train-length")
+    ] = None,
 ) -> None:
     """Make a wavelet checkpoint out of a Llama-shaped one; recalibrate it with `train --from` afterwards."""
     try:
@@ -51,6 +57,8 @@ def convert(
             shifts=_numbers("--shifts", shifts),
             train_length=train_length,
             logit_scaling=logit_scaling,
+            near_bias_slope=near_bias_slope,
+            near_bias_keys=near_bias_keys,
         )
         command = shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
         done = make(source, target, options, command)

@@ -36,6 +36,9 @@ KEPT = (
 LONGEST = 64
 """``max_position_embeddings`` of the result, in training lengths: positions set no bound, so it is a cap alone."""
 
+NEAR = 1.5
+"""Near keys by default, in training lengths."""
+
 EXPONENTS = tuple(range(8))
 
 
@@ -50,6 +53,8 @@ class Options:
         shifts: shifts in tokens; by default as many from 0 on as the head size needs.
         train_length: tokens; by default the length that the source was trained at before any rope scaling.
         logit_scaling: ``none`` or ``log_n``.
+        near_bias_slope: see ``WaveletLlamaConfig``.
+        near_bias_keys: likewise; by default ``NEAR`` training lengths.
     """
 
     position: str = "wavelet"
@@ -58,6 +63,8 @@ class Options:
     shifts: tuple[int, ...] | None = None
     train_length: int | None = None
     logit_scaling: str = "log_n"
+    near_bias_slope: float = 0.0
+    near_bias_keys: int | None = None
 
 
 def target_config(source: Source, options: Options) -> WaveletLlamaConfig:
@@ -70,6 +77,9 @@ def target_config(source: Source, options: Options) -> WaveletLlamaConfig:
         raise ConversionError(f"--position {options.position!r}: choose {' or '.join(POSITIONS)}")
     old = source.config
     train_length = options.train_length or trained_length(old)
+    near_keys = options.near_bias_keys
+    if options.near_bias_slope and near_keys is None:
+        near_keys = max(1, int(NEAR * train_length))
     entries: dict[str, Any] = {name: getattr(old, name) for name in KEPT if getattr(old, name, None) is not None}
     try:
         return WaveletLlamaConfig(
@@ -81,6 +91,8 @@ def target_config(source: Source, options: Options) -> WaveletLlamaConfig:
             position_encoding=position_encoding(source.head_dim, options),
             train_length=train_length,
             logit_scaling=options.logit_scaling,
+            near_bias_slope=options.near_bias_slope,
+            near_bias_keys=near_keys,
             max_position_embeddings=max(int(old.max_position_embeddings), LONGEST * train_length),
         )
     except WaveletConfigError as error:

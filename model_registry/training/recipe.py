@@ -28,6 +28,10 @@ class Recipe:
     """``none`` or ``log_n``, whose factor is 1 up to ``logit_scaling_length``: training sees it if that is shorter."""
     logit_scaling_length: int | None = None
     """None is ``train_length``: then the factor changes longer contexts and nothing in training."""
+    near_bias_slope: float = 0.0
+    """Of the bonus of near keys in contexts past ``train_length``: it changes nothing in training."""
+    near_bias_keys: int | None = None
+    """How many keys are near; None without a slope."""
     train_length: int = 512
     max_position_embeddings: int = 65536
     vocab_size: int = 2048
@@ -108,6 +112,8 @@ class Recipe:
             train_length=self.train_length,
             logit_scaling=self.logit_scaling,
             logit_scaling_length=self.logit_scaling_length,
+            near_bias_slope=self.near_bias_slope,
+            near_bias_keys=self.near_bias_keys,
             max_position_embeddings=self.max_position_embeddings,
             vocab_size=self.vocab_size,
             hidden_size=self.hidden_size,
@@ -158,7 +164,7 @@ def with_overrides(recipe: Recipe, overrides: list[str]) -> Recipe:
 
 
 def _parse(text: str, value: str, default: Any) -> Any:
-    # Only logit_scaling_length is None by default, and it is a number.
+    # What is None by default is a number of tokens.
     kind = int if default is None else type(default)
     try:
         if kind is bool:

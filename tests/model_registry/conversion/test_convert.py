@@ -149,7 +149,13 @@ def test_the_config_says_what_was_asked_for_and_the_rest_is_the_sources(tmp_path
     config = WaveletLlamaConfig.from_pretrained(converted(source, tmp_path / "b", *options))
     assert config.position_encoding["shifts"] == [0, 1, 2, 3]
     assert config.position_encoding["wavelet"] == "haar"
-    assert (config.train_length, config.logit_scaling) == (48, "none")
+    assert (config.train_length, config.logit_scaling, config.near_bias) == (48, "none", None)
+
+    target = converted(source, tmp_path / "c", "--near-bias-slope", "0.25")
+    assert WaveletLlamaConfig.from_pretrained(target).near_bias == (0.25, 64, 96)
+    assert "`near_bias_slope` 0.25 and `near_bias_keys` 96" in (target / "README.md").read_text()
+    target = converted(source, tmp_path / "d", "--near-bias-slope", "0.5", "--near-bias-keys", "70")
+    assert WaveletLlamaConfig.from_pretrained(target).near_bias == (0.5, 64, 70)
 
 
 def test_tokenizer_template_and_generation_config_come_along_and_other_files_do_not(tmp_path):
@@ -230,6 +236,8 @@ def one_layer_less(source):
         (break_nothing, ["--shifts", "0,x"], "--shifts '0,x': must be whole numbers separated by commas"),
         (break_nothing, ["--wavelet", "sombrero"], "wavelet='sombrero': unknown"),
         (break_nothing, ["--position", "rope"], "--position 'rope': choose wavelet or nope"),
+        (break_nothing, ["--near-bias-keys", "9"], "near_bias_keys=9: has no effect without near_bias_slope"),
+        (break_nothing, ["--position", "nope", "--near-bias-slope", "0.5"], "near_bias_slope=0.5: has no effect"),
         (break_nothing, ["--logit-scaling", "linear"], "logit_scaling='linear': is unknown"),
     ],
     ids=lambda value: getattr(value, "__name__", None),
