@@ -50,8 +50,8 @@ def card(name: str, source: Source, config: WaveletLlamaConfig, scaling: str | N
     )
     bonus = config.near_bias
     near_bias = (
-        f"\n- `near_bias_slope` {bonus.slope} and `near_bias_keys` {bonus.keys}: past {bonus.length} tokens the scores of "
-        "so many nearest keys get a bonus, so that the many others do not drown them."
+        f"\n- `near_bias_slope` {bonus.slope} and `near_bias_keys` {bonus.keys}: past {bonus.length} tokens the scores "
+        "of so many nearest keys get a bonus, so that the many others do not drown them."
         if bonus
         else ""
     )
