@@ -35,7 +35,7 @@ def convert(
         str, typer.Option(help="Scaling of the logits past --train-length: log_n or none.")
     ] = "log_n",
     near_bias_slope: Annotated[
-        float, typer.Option(min=0, help="Bonus of near keys past --train-length; 0.25 is a good one, 0 is none.")
+        float, typer.Option(min=0, help="Bonus of near keys past --train-length; 0.2 is a good one, 0 is none.")
     ] = 0.0,
     near_bias_keys: Annotated[
         int | None, typer.Option(min=1, help="How many keys are near.", show_default="1.5 x --train-length")

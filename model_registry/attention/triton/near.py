@@ -216,9 +216,10 @@ def near_kernel(
     if FAR:
         lse = tl.load(far_lse + head * T + row, mask=first + after < n_q, other=float("inf")) * 1.4426950408889634
         seen = tl.abs(lse) < float("inf")
+        lse = tl.where(seen, lse, highest)
         if BIASED:  # all keys here are near: instead of their bonus, the far ones get a malus
-            lse = lse - near_bonus(seq_len - n_q + first + after, bias_slope, bias_length)
-        highest = tl.where(seen, lse, highest)
+            lse -= near_bonus(seq_len - n_q + first + after, bias_slope, bias_length)
+        highest = lse
         total = tl.where(seen, 1.0, 0.0)
         places = out + row[:, None] * stride_out_row + head[:, None] * stride_out_head + dims[None, :] * stride_out_dim
         output = tl.load(places, mask=kept & seen[:, None], other=0.0).to(tl.float32)
