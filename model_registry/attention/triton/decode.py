@@ -52,6 +52,8 @@ def _part(
     STAGES: tl.constexpr,
 ) -> tl.tensor:
     """Keys ``begin`` to ``end`` of one sequence and KV head; only ``NEAR`` keys read the table and need masks."""
+    if NEAR and BIASED:
+        bonus = near_bonus(seq_len - 1, bias_slope, bias_length)
     for n0 in tl.range(begin, end, BLOCK_N, num_stages=STAGES):
         n = n0 + tl.arange(0, BLOCK_N)
         used = n < seq_len
@@ -74,8 +76,7 @@ def _part(
         score = score * scale_log2
         if NEAR:
             if BIASED:
-                bonus = near_bonus(seq_len - 1, bias_slope, bias_length)
-                score += tl.where(seq_len - 1 - n < near_keys, bonus, 0.0)[None, :]
+                score = tl.where((seq_len - 1 - n < near_keys)[None, :], score + bonus, score)
             score = tl.where(used[None, :], score, float("-inf"))
         output, highest, total = softmax_step(score, v, output, highest, total)
     return output, highest, total
