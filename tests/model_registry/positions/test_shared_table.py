@@ -24,3 +24,12 @@ def test_a_second_model_does_not_evict_the_first_ones_table():
 def test_a_shorter_context_gets_a_table_of_its_own():
     assert shared_position_table(**FIRST | {"max_distance": 4}).shape == (5, 6)
     assert len(shared_position_table(**FIRST)) > 5
+
+
+def test_rows_of_zeros_follow_where_more_are_asked_for():
+    table = shared_position_table(**FIRST)
+    longer = shared_position_table(**FIRST, least_rows=len(table) + 3)
+    assert torch.equal(longer[: len(table)], table)
+    assert longer.shape[0] == len(table) + 3
+    assert not longer[len(table) :].any()
+    assert torch.equal(shared_position_table(**FIRST, least_rows=2), table)

@@ -5,15 +5,18 @@ import os
 import sys
 from types import SimpleNamespace
 
+import pytest
 import torch
 from helpers.plain_attention import flash_attn_varlen_func
 from vllm.v1.attention.backend import CommonAttentionMetadata
 from vllm.v1.attention.backends import fa_utils
 
+from model_registry.attention import NearBias
 from model_registry.attention.triton import split
 from model_registry.vllm_plugin import flash
 from model_registry.vllm_plugin.backend import WaveletAttentionBackend
 from model_registry.vllm_plugin.cpu import WaveletCpuAttentionImpl
+from model_registry.vllm_plugin.errors import UnsupportedByWaveletAttentionError
 from model_registry.vllm_plugin.gpu import WaveletGpuAttentionImpl
 
 H, H_KV, D, BLOCK = 4, 2, 32, 16
@@ -59,6 +62,14 @@ for queries, lengths in (([20, 1, 7], [50, 33, 7]), ([1, 1], [60, 17])):
     ]
     assert (outputs[0] - outputs[1]).abs().max() < 1e-5
     assert (outputs[1][-2:] == 7).all()
+    biased = [
+        kind(H, D, D**-0.5, H_KV, table=table, near_bias=NearBias(0.9, 10, 15)).forward(
+            layer, query, None, None, kv_cache, now, torch.full_like(query, 7.0)
+        )
+        for kind in (WaveletCpuAttentionImpl, WaveletGpuAttentionImpl)
+    ]
+    assert (biased[0] - biased[1]).abs().max() < 1e-5
+    assert (biased[0] - outputs[0]).abs().max() > 1e-2
 
     torch.set_default_dtype(torch.bfloat16)
     float8 = WaveletGpuAttentionImpl(H, D, D**-0.5, H_KV, None, None, "fp8", table=table)
@@ -78,6 +89,9 @@ for queries, lengths in (([20, 1, 7], [50, 33, 7]), ([1, 1], [60, 17])):
     torch.set_default_dtype(torch.bfloat16)
     in_two_parts = WaveletGpuAttentionImpl(H, D, D**-0.5, H_KV, table=table[:32])
     one_kernel = WaveletCpuAttentionImpl(H, D, D**-0.5, H_KV, table=table[:32])
+    with pytest.raises(UnsupportedByWaveletAttentionError, match="it must be 64") as caught:
+        WaveletGpuAttentionImpl(H, D, D**-0.5, H_KV, table=table, near_bias=NearBias(0.9, 10, 40))
+    assert (caught.value.feature, caught.value.value) == ("near_bias_keys", 40)
     torch.set_default_dtype(torch.float32)
     del os.environ[flash.VARIABLE]
     caches, rounded = kv_cache.bfloat16(), query.bfloat16()
