@@ -1,11 +1,13 @@
 """Error against float64, beside that of PyTorch's own dense attention in the same element type."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from helpers.paged_case import paged_case
 from helpers.torch_dense import torch_dense
 
-from model_registry.attention import wavelet_attention
+from model_registry.attention import NearBias, wavelet_attention
 from model_registry.positions.wavelet import position_table
 
 TABLES = {
@@ -18,10 +20,10 @@ TABLES = {
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
 @pytest.mark.parametrize("shape", [([1777], [300]), ([4500], [130]), ([2000], [1]), ([63], [63])])
 @pytest.mark.parametrize("wavelet", TABLES)
+@pytest.mark.parametrize("near_bias", [None, NearBias(1.5, 20, 400)], ids=["", "bonus"])
 @pytest.mark.parametrize("impl", ["cpu", "torch"])
-def test_the_error_is_at_most_twice_that_of_dense_attention(dtype, shape, wavelet, impl):
-    case = paged_case(*shape, H=4, H_kv=2, d=64, dtype=dtype)
-    case = type(case)(**{**vars(case), "table": TABLES[wavelet]})
+def test_the_error_is_at_most_twice_that_of_dense_attention(dtype, shape, wavelet, impl, near_bias):
+    case = replace(paged_case(*shape, H=4, H_kv=2, d=64, dtype=dtype, near_bias=near_bias), table=TABLES[wavelet])
     exact = wavelet_attention(*case.to(torch.float64).arguments(), impl="reference")
     error = (wavelet_attention(*case.arguments(), impl=impl).double() - exact).abs()
     dense = (torch_dense(case, 0).double() - exact).abs()

@@ -212,9 +212,10 @@ def assert_error_is_like_dense(out, case, dense_case):
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("wavelet", ["ricker", "haar"])
-def test_the_error_in_16_bits_is_at_most_twice_that_of_dense_attention(dtype, wavelet):
+@pytest.mark.parametrize("near_bias", [None, NearBias(1.5, 20, 40)], ids=["", "bonus"])
+def test_the_error_in_16_bits_is_at_most_twice_that_of_dense_attention(dtype, wavelet, near_bias):
     table = position_table(wavelet, [*range(8)], [*range(8)])
-    case = replace(paged_case([150, 90, 1], [40, 1, 1], d=64, dtype=dtype), table=table)
+    case = replace(paged_case([150, 90, 1], [40, 1, 1], d=64, dtype=dtype, near_bias=near_bias), table=table)
     assert_error_is_like_dense(run(case), case, case)
 
 
