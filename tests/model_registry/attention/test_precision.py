@@ -30,7 +30,7 @@ def test_the_error_is_at_most_twice_that_of_dense_attention(dtype, shape, wavele
     largest, eps = float(case.v_cache.nan_to_num().abs().max()), torch.finfo(torch.float32).eps
     rounding = eps * largest
     if near_bias is not None:
-        # Up to 64 products are summed onto the bonus, each rounded as a number of its size; the output errs by twice that
+        # Up to 64 products are summed onto the bonus, each rounded at its size; the output errs twice as much.
         bonus = float(near_bias.of(case.seq_lens).max())
         rounding += 2 * 64**0.5 * eps / 2 * bonus * largest
     assert error.max() <= 2 * dense.max() + rounding
