@@ -7,11 +7,12 @@ usage: native_sweep.py COUNT
 import itertools
 import random
 import sys
+from dataclasses import replace
 
 import torch
 
 from helpers.paged_case import paged_case
-from model_registry.attention import CacheWriter, wavelet_attention
+from model_registry.attention import CacheWriter, NearBias, wavelet_attention
 from model_registry.attention.native.library import load_library
 
 # Multiples of a rounding error, for outputs of order 1 over up to a few thousand keys.
@@ -28,14 +29,17 @@ for i, ((H, H_kv), d) in enumerate(pairs):
     lengths = [shapes.choice([1, 2, 127, 129, 640, 2300]) for _ in range(3)] + [0]
     queries = [shapes.choice([1, min(5, length), min(70, length)]) for length in lengths[:3]] + [shapes.choice([0, 2])]
     block_size, R = shapes.choice(BLOCKS), shapes.choice(REACHES)
+    near_bias = NearBias(1.5, shapes.choice([1, 100]), shapes.randint(1, R)) if i % 3 == 0 else None
     for dtype, tolerance in TOLERANCE.items():
         case = paged_case(lengths, queries, H=H, H_kv=H_kv, d=d, block_size=block_size, R=R, dtype=dtype, seed=i)
+        case = replace(case, near_bias=near_bias)
         out = torch.full_like(case.q, float("nan"))
         wavelet_attention(*case.arguments(), out=out, impl="cpu")
         exact = wavelet_attention(*case.to(torch.float64).arguments(), impl="reference")
         error = float((out - exact).abs().max())
         if not error <= tolerance:
-            sys.exit(f"{dtype} H={H} H_kv={H_kv} d={d} block={block_size} R={R} {lengths} {queries}: error {error}")
+            shape = f"{dtype} H={H} H_kv={H_kv} d={d} block={block_size} R={R} {near_bias} {lengths} {queries}"
+            sys.exit(f"{shape}: error {error}")
         largest = max(largest, error / tolerance)
         caches = [torch.full_like(cache, 7.0) for cache in (case.k_cache, case.v_cache)]
         places = caches[0].shape[0] * block_size

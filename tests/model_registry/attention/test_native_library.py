@@ -51,10 +51,12 @@ except Exception as error:
 DIGEST = """
 import torch
 from helpers.paged_case import paged_case
-from model_registry.attention import wavelet_attention
+from model_registry.attention import NearBias, wavelet_attention
 for lengths, queries in (([1777, 63, 5000, 140], [70, 63, 1, 9]), ([900, 33], [1, 1])):
     for heads, d in ((8, 64), (6, 96), (16, 64)):
-        case = paged_case(lengths, queries, H=heads, H_kv=2, d=d, block_size=128, R=300, dtype=torch.bfloat16)
+        near_bias = NearBias(0.5, 100, 200) if heads == 8 else None
+        options = {"block_size": 128, "R": 300, "dtype": torch.bfloat16, "near_bias": near_bias}
+        case = paged_case(lengths, queries, H=heads, H_kv=2, d=d, **options)
         out = wavelet_attention(*case.arguments(), impl="cpu")
         print(hash(tuple(out.view(torch.int16).flatten().tolist())))
 """
