@@ -20,6 +20,8 @@ import argparse
 import json
 import math
 import random
+import shlex
+import sys
 import time
 from importlib.metadata import version
 from pathlib import Path
@@ -141,10 +143,10 @@ def main() -> None:
     parser.add_argument("--model", type=Path, default=DEMO)
     parser.add_argument("--text", type=Path, required=True)
     parser.add_argument("--tokens", type=int, default=32768, help="of text; 0 leaves the loss out")
-    parser.add_argument("--exponents", type=float, nargs="*", default=[0, 0.5, 1.25, 1.5])
-    parser.add_argument("--slopes", type=float, nargs="*", default=[0, 0.15, 0.3, 0.5, 1])
+    parser.add_argument("--exponents", type=float, nargs="*", default=[0, 0.5, 1.5])
+    parser.add_argument("--slopes", type=float, nargs="*", default=[0, 0.2, 0.3, 0.5])
     parser.add_argument("--near-keys", type=int, default=768)
-    parser.add_argument("--tasks", nargs="*", choices=TASKS, default=["vt", "niah_multikey_2", "niah_multikey_3"])
+    parser.add_argument("--tasks", nargs="*", choices=TASKS, default=["vt", "niah_multikey_2"])
     parser.add_argument("--multiple", type=int, default=16, help="of the training length, that the tasks take")
     parser.add_argument("--trials", type=int, default=20)
     parser.add_argument("--output", type=Path)
@@ -171,7 +173,7 @@ def main() -> None:
         print(json.dumps(rows[-1]), flush=True)
     if options.output:
         result = {
-            "command": "python -m benchmarks.quality.far_logits",
+            "command": "python -m benchmarks.quality.far_logits " + shlex.join(sys.argv[1:]),
             "text": options.text.name,
             "tokens": options.tokens,
             "near_keys": options.near_keys,
