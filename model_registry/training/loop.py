@@ -11,10 +11,12 @@ from torch.nn.functional import cross_entropy
 
 from model_registry.modeling_wavelet import WaveletLlamaForCausalLM
 from model_registry.training.batches import cut_rows, held_out_batch, pack, training_batch
+from model_registry.training.checkpoint import CheckpointFile
 from model_registry.training.errors import TrainingError
 from model_registry.training.export import export
 from model_registry.training.model_card import model_card
 from model_registry.training.optimizer import Optimizer
+from model_registry.training.recipe import Recipe
 from model_registry.training.retrieval import SHORTEST, with_retrieval_rows
 from model_registry.training.run_directory import Progress
 from model_registry.training.tokenizer import train_tokenizer
@@ -25,7 +27,6 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
     from model_registry.training.corpus import Corpus
-    from model_registry.training.recipe import Recipe
     from model_registry.training.run_directory import RunDirectory
 
 
@@ -79,7 +80,11 @@ def run_training(
         WaveletConfigError: the recipe describes no model.
     """
     identity = {**recipe.to_json(), "corpus_sha256": corpus.digest}
-    directory.check(identity, resume=resume)
+    checkpoint = CheckpointFile(directory.path)
+    if resume:
+        directory.check_resumable(identity, Recipe().to_json(), checkpoint=checkpoint.exists())
+    else:
+        directory.check_new()
     torch.manual_seed(recipe.seed)
     tokenizer = train_tokenizer(corpus.train, recipe.vocab_size)
     stream = pack(corpus.train, tokenizer)
@@ -91,7 +96,8 @@ def run_training(
     optimizer = Optimizer(recipe, model)
     at = Progress()
     if resume:
-        at = directory.load(model, optimizer)
+        at = checkpoint.load(model, optimizer)
+        directory.forget_after(at.step)
     else:
         directory.create(identity)
     report(f"{model.num_parameters():,} parameters, {len(stream):,} training tokens, starting at step {at.step}")
@@ -118,23 +124,21 @@ def run_training(
             report("step {step}  {seconds:.0f} s  loss {loss:.4f}  held out {held_out_loss:.4f}".format(**entry))
         if ended or at.seconds - saved_at >= 60 * recipe.checkpoint_minutes:
             saved_at = at.seconds
-            _save(recipe, corpus, directory, at, model, optimizer, tokenizer, command)
+            checkpoint.save(at, model, optimizer)
+            _export(recipe, corpus, directory, model, tokenizer, command)
     if not entry:
         raise TrainingError(f"the run in {str(directory.path)!r} already is at step {at.step}: nothing left to do")
     return entry
 
 
-def _save(
+def _export(
     recipe: Recipe,
     corpus: Corpus,
     directory: RunDirectory,
-    at: Progress,
     model: WaveletLlamaForCausalLM,
-    optimizer: Optimizer,
     tokenizer: PreTrainedTokenizerFast,
     command: str,
 ) -> None:
-    directory.save(at, model, optimizer)
     card = model_card(directory.path.resolve().name, model, recipe, corpus, directory.log(), command)
     export(directory.model, model, tokenizer, directory.log(), card)
 

@@ -1,4 +1,4 @@
-"""A training run's directory: its recipe, its log and its checkpoint, each written so that a kill loses nothing."""
+"""A training run's directory: its recipe and its log, each written so that a kill loses nothing."""
 
 from __future__ import annotations
 
@@ -7,15 +7,10 @@ import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import torch
-
 from model_registry.training.errors import TrainingError
-from model_registry.training.recipe import Recipe
 
 if TYPE_CHECKING:
     from pathlib import Path
-
-    from model_registry.training.optimizer import Optimizer
 
 
 @dataclass(frozen=True)
@@ -28,69 +23,47 @@ class Progress:
 
 
 class RunDirectory:
-    """``recipe.json``, ``log.jsonl``, ``checkpoint.pt`` and, after an export, ``model/``."""
+    """``recipe.json``, ``log.jsonl`` and, after an export, ``model/``; a checkpoint lies beside them."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self.model = path / "model"
         self._recipe = path / "recipe.json"
         self._log = path / "log.jsonl"
-        self._checkpoint = path / "checkpoint.pt"
 
-    def check(self, identity: dict[str, Any], *, resume: bool) -> None:
-        """Refuse a directory that the run must not write to; nothing is written yet.
-
-        Args:
-            identity: what a resumed run must share with the one that began: recipe and corpus.
-            resume: whether to continue the run that is there.
+    def check_new(self) -> None:
+        """Refuse a directory that a new run must not write to; nothing is written yet.
 
         Raises:
-            TrainingError: it is not empty and ``resume`` is off, or there is nothing that can be resumed.
+            TrainingError: it is not empty.
         """
-        if resume:
-            self._check_resumable(identity)
-        elif self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir())):
+        if self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir())):
             raise TrainingError(f"output directory {str(self.path)!r} is not empty; pass --resume to continue its run")
 
     def create(self, identity: dict[str, Any]) -> None:
-        """Make the directory of a new run."""
+        """Make the directory of a new run; ``identity`` is what a resumed run must share with it."""
         self.path.mkdir(parents=True, exist_ok=True)
         self._recipe.write_text(json.dumps(identity, indent=2) + "\n")
 
-    def _check_resumable(self, identity: dict[str, Any]) -> None:
-        if not self._recipe.is_file() or not self._checkpoint.is_file():
+    def check_resumable(self, identity: dict[str, Any], defaults: dict[str, Any], *, checkpoint: bool) -> None:
+        """Refuse to resume a run that is not there, or that is another one.
+
+        Args:
+            identity: recipe and texts of the run that is to go on.
+            defaults: of the recipe's fields. One that was added after the run began has its default, which is chosen
+                to change nothing.
+            checkpoint: whether there is one.
+
+        Raises:
+            TrainingError: there is nothing to resume, or the stored identity differs.
+        """
+        if not self._recipe.is_file() or not checkpoint:
             raise TrainingError(f"output directory {str(self.path)!r} holds no checkpoint to resume")
-        # A recipe field that was added after the run began has its default, which is chosen to change nothing.
-        stored = Recipe().to_json() | json.loads(self._recipe.read_text())
+        stored = defaults | json.loads(self._recipe.read_text())
         for key in sorted(identity.keys() | stored.keys()):
-            if stored.get(key) != identity.get(key):
-                raise TrainingError(
-                    f"cannot resume {str(self.path)!r}: its {key} is {stored.get(key)!r}, not {identity.get(key)!r}"
-                )
-
-    def save(self, progress: Progress, model: torch.nn.Module, optimizer: Optimizer) -> None:
-        """Replace the checkpoint in one rename: a kill leaves the old one or the new one, whole."""
-        state = {
-            "step": progress.step,
-            "seconds": progress.seconds,
-            "losses": list(progress.losses),
-            "model": model.state_dict(),
-            "optimizer": optimizer.state_dict(),
-        }
-        partial = self._checkpoint.with_suffix(".partial")
-        torch.save(state, partial)
-        os.replace(partial, self._checkpoint)  # noqa: PTH105 - the same call, named for its atomicity
-
-    def load(self, model: torch.nn.Module, optimizer: Optimizer) -> Progress:
-        """Restore the checkpoint in place and forget log lines that came after it."""
-        state = torch.load(self._checkpoint, weights_only=True)
-        model.load_state_dict(state["model"])
-        optimizer.load_state_dict(state["optimizer"])
-        kept = [entry for entry in self.log() if entry["step"] <= state["step"]]
-        partial = self._log.with_suffix(".partial")
-        partial.write_text("".join(json.dumps(entry) + "\n" for entry in kept))
-        os.replace(partial, self._log)  # noqa: PTH105
-        return Progress(state["step"], state["seconds"], tuple(state["losses"]))
+            was, wanted = stored.get(key), identity.get(key)
+            if was != wanted:
+                raise TrainingError(f"cannot resume {str(self.path)!r}: its {key} is {was!r}, not {wanted!r}")
 
     def append(self, entry: dict[str, Any]) -> None:
         """Add one line to the log."""
@@ -103,3 +76,10 @@ class RunDirectory:
             return []
         lines = self._log.read_text().splitlines(keepends=True)
         return [json.loads(line) for line in lines if line.endswith("\n")]
+
+    def forget_after(self, step: int) -> None:
+        """Drop the log's lines of later steps: a run that is resumed from ``step`` writes them anew."""
+        kept = [entry for entry in self.log() if entry["step"] <= step]
+        partial = self._log.with_suffix(".partial")
+        partial.write_text("".join(json.dumps(entry) + "\n" for entry in kept))
+        os.replace(partial, self._log)  # noqa: PTH105 - named for its atomicity

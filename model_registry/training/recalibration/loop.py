@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import math
-import os
-import shutil
 import time
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy
@@ -21,10 +18,11 @@ from transformers import AutoTokenizer
 from model_registry.training.batches import held_out_batch, pack, training_batch
 from model_registry.training.errors import TrainingError
 from model_registry.training.recalibration.attention_transfer import AttentionTransfer, load_teacher
+from model_registry.training.recalibration.checkpoint import CheckpointFolder, Reached
 from model_registry.training.recalibration.export import export
 from model_registry.training.recalibration.recipe import Recalibration
 from model_registry.training.recalibration.start import accelerator, load
-from model_registry.training.run_directory import Progress
+from model_registry.training.run_directory import RunDirectory
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -38,15 +36,8 @@ _QUERIES = 2
 """A third number to seed with, so that queries are not drawn as anything else is."""
 
 
-@dataclass(frozen=True)
-class Reached(Progress):
-    """How far a run is; ``transfer_steps`` of its steps were attention transfer."""
-
-    transfer_steps: int = 0
-
-
 class Recalibrating:
-    """One run in one directory: ``recipe.json``, ``log.jsonl``, ``checkpoint/`` and ``model/``.
+    """One run in one directory.
 
     With a teacher, the first part of the budget is attention transfer, and the teacher's predictions are most of the
     loss in the rest.
@@ -55,8 +46,9 @@ class Recalibrating:
     def __init__(
         self, source: Path, documents: Documents, recipe: Recalibration, directory: Path, teacher: Path | None = None
     ) -> None:
-        self.source, self.recipe, self.directory = source, recipe, directory
+        self.source, self.recipe, self.directory = source, recipe, RunDirectory(directory)
         self.accelerator = accelerator()
+        self.checkpoint = CheckpointFolder(directory, self.accelerator)
         self.model = load(source, recipe, cuda=self.accelerator.device.type == "cuda")
         self.teacher = self.transfer = None
         if teacher is not None:
@@ -81,7 +73,7 @@ class Recalibrating:
         Raises:
             TrainingError: the directory does not admit the run, or the loss is no longer finite.
         """
-        self._check_directory(resume=resume)
+        self._enter_directory(resume=resume)
         recipe, accelerator = self.recipe, self.accelerator
         trained = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
         groups = [
@@ -94,7 +86,7 @@ class Recalibrating:
         if self.transfer is not None:
             projections = torch.optim.AdamW(self.transfer.parameters(), betas=(0.9, recipe.beta2), weight_decay=0.0)
             projections = accelerator.prepare(projections)
-        at = self._load() if resume else Reached()
+        at = self._resume() if resume else Reached()
         if accelerator.is_main_process:
             count = sum(parameter.numel() for parameter in trained)
             report(f"{count:,} trained parameters, {len(self.stream):,} tokens of text, starting at step {at.step}")
@@ -127,7 +119,9 @@ class Recalibrating:
                     saved_at = at.seconds
                     self._save(model, at, command)
         if not entry:
-            raise TrainingError(f"the run in {str(self.directory)!r} already is at step {at.step}: nothing left to do")
+            raise TrainingError(
+                f"the run in {str(self.directory.path)!r} already is at step {at.step}: nothing left to do"
+            )
         accelerator.wait_for_everyone()
         return entry
 
@@ -189,8 +183,7 @@ class Recalibrating:
             "held_out_loss": self._held_out_loss(model),
         }
         if self.accelerator.is_main_process:
-            with (self.directory / "log.jsonl").open("a") as log:
-                log.write(json.dumps(entry) + "\n")
+            self.directory.append(entry)
         return entry
 
     @torch.no_grad()
@@ -227,67 +220,30 @@ class Recalibrating:
         return float(self.accelerator.reduce(told, reduction="sum"))
 
     def _save(self, model: torch.nn.Module, at: Reached, command: str) -> None:
-        """Replace the checkpoint by rename, then the exported model."""
-        partial, checkpoint = self.directory / "checkpoint.partial", self.directory / "checkpoint"
-        accelerator = self.accelerator
-        if accelerator.is_main_process:
-            shutil.rmtree(partial, ignore_errors=True)
-        accelerator.wait_for_everyone()
-        accelerator.save_state(str(partial))
+        """The checkpoint, then the exported model."""
+        accelerator, directory = self.accelerator, self.directory
+        self.checkpoint.save(at)
         state = accelerator.get_state_dict(model)
-        accelerator.wait_for_everyone()  # every process writes files of its own
         if accelerator.is_main_process:
-            (partial / "progress.json").write_text(json.dumps(asdict(at)))
-            old = self.directory / "checkpoint.old"
-            shutil.rmtree(old, ignore_errors=True)
-            if checkpoint.exists():
-                checkpoint.rename(old)
-            partial.rename(checkpoint)
-            shutil.rmtree(old, ignore_errors=True)
-            made = self.directory / "model"
-            export(made, self.source, state, self.recipe, self.length, self.log(), command, at.transfer_steps)
+            log, made = directory.log(), directory.model
+            export(made, self.source, state, self.recipe, self.length, log, command, at.transfer_steps)
         accelerator.wait_for_everyone()
 
-    def _load(self) -> Reached:
-        checkpoint = self.directory / "checkpoint"
-        if not checkpoint.exists():  # killed between the two renames
-            checkpoint = self.directory / "checkpoint.old"
-        self.accelerator.load_state(str(checkpoint))
-        progress = json.loads((checkpoint / "progress.json").read_text())
+    def _resume(self) -> Reached:
+        at = self.checkpoint.load()
         if self.accelerator.is_main_process:
-            kept = [entry for entry in self.log() if entry["step"] <= progress["step"]]
-            partial = self.directory / "log.partial"
-            partial.write_text("".join(json.dumps(entry) + "\n" for entry in kept))
-            os.replace(partial, self.directory / "log.jsonl")  # noqa: PTH105 - named for its atomicity
-        return Reached(**progress | {"losses": tuple(progress["losses"])})
+            self.directory.forget_after(at.step)
+        return at
 
-    def log(self) -> list[dict[str, Any]]:
-        """Every whole line of the log, oldest first."""
-        path = self.directory / "log.jsonl"
-        lines = path.read_text().splitlines(keepends=True) if path.exists() else []
-        return [json.loads(line) for line in lines if line.endswith("\n")]
-
-    def _check_directory(self, *, resume: bool) -> None:
-        path, recipe = self.directory, self.directory / "recipe.json"
+    def _enter_directory(self, *, resume: bool) -> None:
         if resume:
-            kept = any((path / name).exists() for name in ("checkpoint", "checkpoint.old"))
-            if not recipe.is_file() or not kept:
-                raise TrainingError(f"output directory {str(path)!r} holds no checkpoint to resume")
-            # What was added after the run began has its default, which changes nothing.
-            stored = Recalibration().to_json() | {"teacher": None} | json.loads(recipe.read_text())
-            for key in sorted(stored.keys() | self.identity.keys()):
-                if stored.get(key) != self.identity.get(key):
-                    was, wanted = stored.get(key), self.identity.get(key)
-                    raise TrainingError(f"cannot resume {str(path)!r}: its {key} is {was!r}, not {wanted!r}")
+            defaults = Recalibration().to_json() | {"teacher": None}
+            self.directory.check_resumable(self.identity, defaults, checkpoint=self.checkpoint.exists())
             return
-        # Decided before any process writes.
-        occupied = path.exists() and (not path.is_dir() or any(path.iterdir()))
-        self.accelerator.wait_for_everyone()
-        if occupied:
-            raise TrainingError(f"output directory {str(path)!r} is not empty; pass --resume to continue its run")
+        self.directory.check_new()
+        self.accelerator.wait_for_everyone()  # all have looked before one writes
         if self.accelerator.is_main_process:
-            path.mkdir(parents=True, exist_ok=True)
-            recipe.write_text(json.dumps(self.identity, indent=2) + "\n")
+            self.directory.create(self.identity)
 
     def _bar(self) -> bars.Progress:
         times = bars.TimeElapsedColumn(), bars.TimeRemainingColumn()

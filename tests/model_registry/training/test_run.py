@@ -14,6 +14,7 @@ import typer
 from helpers.tiny_run import losses, tiny_train, write_corpus
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from model_registry.training.checkpoint import CheckpointFile
 from model_registry.training.cli import train
 from model_registry.training.run_directory import RunDirectory
 
@@ -40,7 +41,7 @@ def test_the_loss_falls_well_below_a_uniform_guess(finished):
 
 def test_an_interrupted_run_gives_the_losses_of_an_uninterrupted_one(finished, corpus, tmp_path, monkeypatch):
     saves = 0
-    save = RunDirectory.save
+    save = CheckpointFile.save
 
     def save_then_die(self, *state):
         nonlocal saves
@@ -49,7 +50,7 @@ def test_an_interrupted_run_gives_the_losses_of_an_uninterrupted_one(finished, c
         if saves == 10:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(RunDirectory, "save", save_then_die)
+    monkeypatch.setattr(CheckpointFile, "save", save_then_die)
     # A checkpoint after every step; the tenth step lies between two lines of the log.
     with pytest.raises(KeyboardInterrupt):
         tiny_train(tmp_path / "cut", corpus, steps=28, checkpoint_minutes="0")
