@@ -4,7 +4,8 @@
       --steps 130
 
 ``--start`` is a checkpoint directory (``export.py``), ``--work`` a folder of token streams, which is filled where it is
-empty. Writes the averaged checkpoint; its config and tokenizer are the start's.
+empty. Writes the averaged checkpoint; its config and tokenizer are the start's. Runs side by side draw other rows with
+other first steps; with ``--share 1`` each writes what it trained, for ``average.py``.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from benchmarks.quality.bundled.model import Model, geometry, position_tables, w
 from benchmarks.quality.bundled.optimizer import Optimizer
 from benchmarks.quality.bundled.supply import task_rows
 from model_registry.positions.wavelet import position_table
+from model_registry.training.tasks.rows import KINDS
 
 if TYPE_CHECKING:
     from model_registry.training.tasks.rows import TaskRows
@@ -38,7 +40,7 @@ TOKENS = 513
 
 def batch(code: numpy.ndarray, tasks: TaskRows, step: int, options: argparse.Namespace) -> tuple[torch.Tensor, ...]:
     """Ids ``[B, 513]``, weights of the targets ``[B, 512]`` and documents ``[B, 512]``, a function of the step."""
-    draw = random.Random(step)  # noqa: S311 - data, not a secret
+    draw = random.Random(options.first_step + step)  # noqa: S311 - data, not a secret
     asked = round(options.rows * options.task_share)
     starts = [draw.randrange(len(code) - TOKENS) for _ in range(options.rows - asked)]
     text = torch.from_numpy(numpy.array([code[start : start + TOKENS] for start in starts], dtype=numpy.int64))
@@ -85,6 +87,10 @@ def main() -> None:
     parser.add_argument("--rate", type=float, default=1.5e-3)
     parser.add_argument("--answer-weight", type=float, default=2.0)
     parser.add_argument("--share", type=float, default=0.6, help="of the trained weights in the average")
+    parser.add_argument("--first-step", type=int, default=0, help="of the draw of rows")
+    parser.add_argument(
+        "--shares", type=float, nargs=len(KINDS), metavar="SHARE", help=f"of the tasks: {', '.join(KINDS)}"
+    )
     parser.add_argument("--files", type=int, default=2600, help="of the corpus, at most")
     options = parser.parse_args()
     tokenizer = str(options.start / "tokenizer.json")
@@ -98,7 +104,7 @@ def main() -> None:
     heads, log_n = config["num_attention_heads"], config["logit_scaling_length"]
     tables = position_tables("wavelet", table, heads, log_n, config["head_dim"])
     code = numpy.load(options.work / "code.npy")
-    tasks = task_rows(tokenizer, options.work, sharp=True)
+    tasks = task_rows(tokenizer, options.work, sharp=True, shares=options.shares)
     train(model, tables, tasks, code, options)
     mixed = {name: value.lerp(model.state_dict()[name], options.share) for name, value in start.items()}
     shutil.copytree(options.start, options.out, ignore=shutil.ignore_patterns("model.safetensors"))

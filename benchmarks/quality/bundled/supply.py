@@ -13,6 +13,7 @@ import multiprocessing
 import random
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy
 from tokenizers import Tokenizer
@@ -20,6 +21,9 @@ from tokenizers import Tokenizer
 from benchmarks.quality.bundled import corpus
 from model_registry.training.tasks import kinds
 from model_registry.training.tasks.rows import TaskRows
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 CHUNK_ROWS = 256
 MOST_WAITING = 48
@@ -29,13 +33,13 @@ HELD_OUT_TOKENS = 4 * 64 * 512 + 1
 STATE: dict = {}
 
 
-def task_rows(tokenizer: str, folder: Path, *, sharp: bool = False) -> TaskRows:
-    """The maker of rows, from the streams in the folder; ``sharp`` as in ``TaskRows``."""
+def task_rows(tokenizer: str, folder: Path, *, sharp: bool = False, shares: Sequence[float] | None = None) -> TaskRows:
+    """The maker of rows, from the streams in the folder; ``sharp`` and ``shares`` as in ``TaskRows``."""
     code, prose = numpy.load(folder / "code.npy"), numpy.load(folder / "prose.npy")
     encoder = Tokenizer.from_file(tokenizer)
     plain = "".join(kinds.sentences(random.Random(seed), 400) for seed in range(10))  # noqa: S311
     sentences = numpy.array(encoder.encode(plain, add_special_tokens=False).ids, dtype=numpy.uint16)
-    return TaskRows(encoder, [code, code, code, code, prose, sentences], 0, sharp=sharp)
+    return TaskRows(encoder, [code, code, code, code, prose, sentences], 0, sharp=sharp, shares=shares)
 
 
 def write_chunk(number: int) -> None:

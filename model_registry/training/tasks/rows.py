@@ -50,12 +50,20 @@ class TaskRows:
         end: id of the end-of-text token.
         sharp: whether names and values of a document nearly match one another (``pools.near_misses``), and the kinds
             that need this are more frequent.
+        shares: of each of ``KINDS``, instead of ``SHARES`` or ``SHARP_SHARES``.
     """
 
     def __init__(
-        self, tokenizer: Tokenizer, streams: Sequence[numpy.ndarray], end: int, *, sharp: bool = False
+        self,
+        tokenizer: Tokenizer,
+        streams: Sequence[numpy.ndarray],
+        end: int,
+        *,
+        sharp: bool = False,
+        shares: Sequence[float] | None = None,
     ) -> None:
         self._sharp = sharp
+        self._shares = shares or (SHARP_SHARES if sharp else SHARES)
         self._tokenizer = tokenizer
         self._streams = streams
         self._end = end
@@ -82,7 +90,7 @@ class TaskRows:
 
     def document(self, size: int, draw: random.Random, kind: str | None = None) -> tuple[list[int], list[int]]:
         """Ids and weights of one task of about ``size`` tokens, of any kind or of the given one."""
-        kind = kind or draw.choices(KINDS, SHARP_SHARES if self._sharp else SHARES)[0]
+        kind = kind or draw.choices(KINDS, self._shares)[0]
         pool = {"pool": near_misses(draw) if self._sharp else PLAIN} if kind in NAMED else {}
         opening = self._encode(kinds.OPENING) if draw.random() < 0.8 else []
         if kind in ("needles", "frequent", "common"):

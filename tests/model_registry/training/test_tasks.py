@@ -77,6 +77,17 @@ def test_names_of_a_sharp_document_share_their_words(rows, sharp, tokenizer):
     assert share_of_alike(rows) == 0
 
 
+def test_kinds_come_in_the_shares_that_are_asked_for(texts, tokenizer):
+    stream = numpy.array(tokenizer.encode(texts[0]).ids, dtype=numpy.uint16)
+    maker = TaskRows(tokenizer, [stream], 0, shares=[kind in ("chain", "common") for kind in KINDS])
+    asked_of = [question for text, _, _ in parts(maker, tokenizer, None) for question, _ in asked(text)]
+    chains = [question for question in asked_of if re.fullmatch(r"Which variables have the value \d+\?", question)]
+    commons = [question for question in asked_of if re.fullmatch(r"Which \d+ words are the most common\?", question)]
+    assert len(chains) > 5
+    assert len(commons) > 5
+    assert len(chains) + len(commons) == len(asked_of)
+
+
 def test_values_of_a_pool_have_its_digits_and_half_of_them_its_beginning():
     draw = random.Random(1)
     pool = pools.Pool(digits="37", beginning="93", lengths=(4, 7))
