@@ -21,6 +21,13 @@ def part(text: str) -> tuple[Path, float]:
     return Path(path), float(share)
 
 
+def write(like: Path, weights: dict[str, torch.Tensor], out: Path) -> None:
+    """A checkpoint of these weights in bfloat16; everything else is that of ``like``."""
+    shutil.copytree(like, out, ignore=shutil.ignore_patterns("model.safetensors"))
+    weights = {name: value.to(torch.bfloat16).contiguous() for name, value in weights.items()}
+    save_file(weights, out / "model.safetensors", metadata={"format": "pt"})
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("parts", nargs="+", type=part, metavar="CHECKPOINT:SHARE")
@@ -29,14 +36,13 @@ def main() -> None:
     total = sum(share for _, share in options.parts)
     if abs(total - 1) > 1e-6:
         parser.error(f"the shares add up to {total}, not to 1")
-    mixed: dict[str, torch.Tensor] = {}
-    for path, share in options.parts:
-        for name, value in load_file(path / "model.safetensors").items():
-            mixed[name] = mixed.get(name, 0.0) + share * value.float()
-    first = options.parts[0][0]
-    shutil.copytree(first, options.out, ignore=shutil.ignore_patterns("model.safetensors"))
-    weights = {name: value.to(torch.bfloat16).contiguous() for name, value in mixed.items()}
-    save_file(weights, options.out / "model.safetensors", metadata={"format": "pt"})
+    models = [load_file(path / "model.safetensors") for path, _ in options.parts]
+    shares = [share for _, share in options.parts]
+    mixed = {
+        name: sum(share * model[name].float() for model, share in zip(models, shares, strict=True))
+        for name in models[0]
+    }
+    write(options.parts[0][0], mixed, options.out)
 
 
 if __name__ == "__main__":

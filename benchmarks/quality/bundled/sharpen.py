@@ -13,15 +13,15 @@ from __future__ import annotations
 import argparse
 import json
 import random
-import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 
 from benchmarks.quality.bundled import corpus
+from benchmarks.quality.bundled.average import write
 from benchmarks.quality.bundled.data import documents_of
 from benchmarks.quality.bundled.export import WAVELET
 from benchmarks.quality.bundled.model import Model, geometry, position_tables, weighted_loss
@@ -107,9 +107,7 @@ def main() -> None:
     tasks = task_rows(tokenizer, options.work, sharp=True, shares=options.shares)
     train(model, tables, tasks, code, options)
     mixed = {name: value.lerp(model.state_dict()[name], options.share) for name, value in start.items()}
-    shutil.copytree(options.start, options.out, ignore=shutil.ignore_patterns("model.safetensors"))
-    weights = {name: value.to(torch.bfloat16).contiguous() for name, value in mixed.items()}
-    save_file(weights, options.out / "model.safetensors", metadata={"format": "pt"})
+    write(options.start, mixed, options.out)
 
 
 if __name__ == "__main__":
