@@ -27,6 +27,7 @@ PLATFORM = "vllm/platforms/interface.py"
 ATTRIBUTES = {
     (ATTENTION, "CommonAttentionMetadata"): (
         "query_start_loc",
+        "query_start_loc_cpu",
         "seq_lens",
         "num_actual_tokens",
         "max_query_len",

@@ -34,6 +34,7 @@ from model_registry.attention.triton.configuration import (
     padded,
 )
 from model_registry.attention.triton.decode import decode_kernel, merge_kernel
+from model_registry.attention.triton.key_rows import ENTRIES
 from model_registry.attention.triton.near import near_kernel
 from model_registry.attention.triton.prefill import prefill_kernel
 
@@ -61,21 +62,18 @@ def source(kernel: Any, pointers: dict[str, str], constants: dict[str, Any]) -> 
             signature[name] = "fp32"
         else:
             signature[name] = "i32"
-            multiple = name in ("R", "exact_keys", "exact_rows", "waves", "exact_width") and kernel is near_kernel
+            multiple = name in ("R", "exact_keys", "exact_rows", "pitch") and kernel is near_kernel
             if multiple or (name.startswith("stride_") and name != "stride_block_table"):
                 aligned[(i,)] = [["tt.divisibility", 16]]
     return ASTSource(kernel, signature, constants, aligned)
 
 
-def resources(
-    kernel: Any, pointers: dict[str, str], constants: dict[str, Any], warps: int, most_registers: int = 0
-) -> dict[str, Any]:
+def resources(kernel: Any, pointers: dict[str, str], constants: dict[str, Any], warps: int) -> dict[str, Any]:
     """Registers, spills and shared memory of one compiled kernel."""
     log = io.StringIO()
-    options = {"num_warps": warps} | ({"maxnreg": most_registers} if most_registers else {})
     with contextlib.redirect_stdout(log):  # Triton prints what the assembler says
         compiled = triton.compile(
-            source(kernel, pointers, constants), target=GPUTarget("cuda", ARCH, 32), options=options
+            source(kernel, pointers, constants), target=GPUTarget("cuda", ARCH, 32), options={"num_warps": warps}
         )
     log = log.getvalue()
     registers, spills = REGISTERS.search(log), SPILLS.search(log)
@@ -127,12 +125,15 @@ def near_arguments(
     pointers, constants = attention_arguments(
         head_size, query, cache, Tile(tile.m, tile.n, tile.warps, tile.stages), True, biased
     )
-    del pointers["table"], pointers["part_out"], pointers["part_lse"], constants["POSITIONS"]
+    for name in ("table", "part_out", "part_lse", "block_table"):
+        del pointers[name]
+    del constants["POSITIONS"], constants["BLOCK_SIZE"]
+    pointers |= {"keys": "i32", "values": "i32"}
     terms = "fp32" if query == "fp32" else "fp16"
-    pointers |= {"exact": query, "along": query, "across": query, "turn_along": "fp32", "turn_across": "fp32"}
+    pointers |= {"exact": query, "waves": query, "turn": "fp32"}
     pointers |= {"curves": terms, "strips": terms, "far_lse": "fp32"}
-    constants |= {"HEADS": tile.heads, "BLOCK_T": tile.t, "WAVE_KEYS": tile.wave_keys, "T_STAGES": tile.t_stages}
-    return pointers, constants | {"SAME_ROWS": True, "FAR": far}
+    constants |= {"HEADS": tile.heads, "BLOCK_T": tile.t, "T_STAGES": tile.t_stages}
+    return pointers, constants | {"SAME_ROWS": True, "FAR": far, "ENTRIES": ENTRIES, "UNIT": 16}
 
 
 def report(head_sizes: list[int], elements: list[str]) -> list[dict[str, Any]]:
@@ -152,13 +153,13 @@ def report(head_sizes: list[int], elements: list[str]) -> list[dict[str, Any]]:
             row |= {"near": tiles.near} if kernel is prefill_kernel else {}
             rows.append(row | resources(kernel, pointers, constants, tile.warps))
             print(rows[-1], flush=True)
-        near = near_tile_for_target("cuda", ARCH, head_size, 4 if query == "fp32" else 2)
-        most = near.registers if query == cache else 0
-        for far, biased in ((True, False), (True, True), (False, False)):
+        near = near_tile_for_target("cuda", ARCH, head_size, 2)
+        # Engines attend in two parts with queries of 16 bits and a cache of their type only.
+        for far, biased in ((True, False), (True, True), (False, False)) if element == "bf16" else ():
             pointers, constants = near_arguments(head_size, query, cache, near, far, biased)
             row = {"kernel": near_kernel.__name__, "head_size": head_size, "elements": element, "after_far": far}
             row |= {"biased": biased}
-            rows.append(row | asdict(near) | resources(near_kernel, pointers, constants, near.warps, most))
+            rows.append(row | asdict(near) | resources(near_kernel, pointers, constants, near.warps))
             print(rows[-1], flush=True)
         constants = {"HEAD_SIZE": head_size, "D": padded(head_size), "MOST_PARTS": MOST_PARTS}
         pointers = {"query_start_loc": "i32", "out": query, "part_out": "fp32", "part_lse": "fp32"}

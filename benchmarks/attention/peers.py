@@ -56,7 +56,7 @@ def _ours(case: Case, *, positions: bool = True, split: Split | None = None) -> 
 
     if split is not None:
         # Once a step in an engine, for all layers.
-        split = replace(split, far_lens=split.far_lengths(batch))
+        split = replace(split, of_step=split.key_rows(batch, case.shape.context))
 
     def call() -> torch.Tensor:
         paged_attention(
@@ -65,6 +65,7 @@ def _ours(case: Case, *, positions: bool = True, split: Split | None = None) -> 
             positions=positions,
             max_query_len=case.shape.queries,
             max_seq_len=case.shape.context,
+            single_queries=case.shape.queries == 1,
             split=split,
             **scales,
         )

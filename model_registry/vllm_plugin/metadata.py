@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from vllm.v1.kv_cache_interface import KVCacheSpec
 
     from model_registry.attention import PreparedAttention
+    from model_registry.attention.triton.key_rows import KeyRows
 
 
 @dataclass
@@ -32,8 +33,9 @@ class WaveletAttentionMetadata(AttentionMetadata):
         block_table: ``[S, max_blocks]`` int32.
         max_query_len: most query tokens of a request.
         max_seq_len: most keys of a request, or a bound on it.
-        far_lens: by the keys that are near, ``[S]`` int32: the far keys of each request. Filled by the first layer of a
-            step that asks, for the others.
+        single_queries: whether a request may have a single query token.
+        key_rows: by the keys that are near, what the kernel for them reads. Filled by the first layer of a step that
+            asks, for the others.
         prepared: the step's arguments as checked by its first layer, on CPUs.
     """
 
@@ -43,7 +45,8 @@ class WaveletAttentionMetadata(AttentionMetadata):
     block_table: torch.Tensor
     max_query_len: int
     max_seq_len: int
-    far_lens: dict[int, torch.Tensor] = field(default_factory=dict)
+    single_queries: bool = True
+    key_rows: dict[int, KeyRows] = field(default_factory=dict)
     prepared: PreparedAttention | None = None
 
 
@@ -80,6 +83,7 @@ class WaveletAttentionMetadataBuilder(AttentionMetadataBuilder[WaveletAttentionM
             block_table=common.block_table_tensor,
             max_query_len=common.max_query_len,
             max_seq_len=common.max_seq_len,
+            single_queries=bool((common.query_start_loc_cpu.diff() == 1).any()),
         )
 
     def build_for_cudagraph_capture(self, common_attn_metadata: CommonAttentionMetadata) -> WaveletAttentionMetadata:
@@ -89,5 +93,6 @@ class WaveletAttentionMetadataBuilder(AttentionMetadataBuilder[WaveletAttentionM
         as it has queries.
         """
         metadata = self.build(0, common_attn_metadata)
+        metadata.single_queries = True
         metadata.seq_lens.fill_(metadata.max_query_len)
         return metadata

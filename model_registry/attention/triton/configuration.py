@@ -75,6 +75,7 @@ _INTERPRETED = Configuration(Tile(32, 32, 1, 1), 16, Tile(16, 16, 1, 1), 2, 32)
 """Small, so that short sequences have far tiles, ragged tiles and several parts."""
 
 
+@cache
 def padded(head_size: int) -> int:
     """The tile width for a head: a power of two of at least 16."""
     return max(16, triton.next_power_of_2(head_size))
@@ -108,14 +109,12 @@ class NearTile:
 
     Attributes:
         m: queries in a tile.
-        n: keys in a tile.
-        t: distances, or rows of waves, that are multiplied at a time before the keys.
+        n: keys in a tile, which share waves.
+        t: distances that are multiplied at a time before the keys.
         warps: warps of a program.
         stages: depth of the pipeline of keys, as in ``Tile``.
         t_stages: depth of the pipeline of distances.
         heads: heads of a group that share a tile, 1 or 4; a group that 4 does not divide has 1.
-        wave_keys: keys that share waves, a multiple of ``n``.
-        registers: most registers of a thread for a cache of the queries' type, or 0 for as many as the compiler likes.
     """
 
     m: int
@@ -125,15 +124,13 @@ class NearTile:
     stages: int
     t_stages: int
     heads: int = 1
-    wave_keys: int = 64
-    registers: int = 0
 
 
 # By padded head size and bytes of an element of q.
 _NEAR_HOPPER = {
     (32, 2): NearTile(64, 32, 32, 4, 5, 3, 4),
     (64, 2): NearTile(64, 32, 32, 4, 5, 3, 4),
-    (128, 2): NearTile(64, 32, 32, 4, 5, 3, 4),
+    (128, 2): NearTile(64, 32, 32, 4, 3, 3, 4),
     (256, 2): NearTile(64, 32, 32, 8, 3, 2, 4),
 }
 _NEAR_DEFAULT = {
@@ -147,7 +144,7 @@ _NEAR_DEFAULT = {
     (256, 4): NearTile(16, 16, 16, 4, 1, 1),
 }
 _NEAR_TUNED: dict[tuple[str, object], dict[tuple[int, int], NearTile]] = {("cuda", 90): _NEAR_HOPPER}
-_NEAR_INTERPRETED = NearTile(32, 32, 32, 1, 1, 1, 4, 64)
+_NEAR_INTERPRETED = NearTile(32, 32, 32, 1, 1, 1, 4)
 
 
 def near_tile(head_size: int, element_bytes: int, group: int) -> NearTile:
@@ -159,11 +156,13 @@ def near_tile(head_size: int, element_bytes: int, group: int) -> NearTile:
     return tile if group % tile.heads == 0 else replace(tile, heads=1)
 
 
+@cache
 def near_tile_for_target(backend: str, arch: object, head_size: int, element_bytes: int) -> NearTile:
     key = (max(32, padded(head_size)), element_bytes)
     return {**_NEAR_DEFAULT, **_NEAR_TUNED.get((backend, arch), {})}[key]
 
 
+@cache
 def for_target(backend: str, arch: object, head_size: int, element_bytes: int) -> Configuration:
     key = (max(32, padded(head_size)), element_bytes)
     return {**_DEFAULT, **_TUNED.get((backend, arch), {})}[key]

@@ -1,13 +1,13 @@
 """Triton kernel for the near keys of prompts: ``m - R < n <= m``, after another kernel attended to the keys before.
 
-``near_table`` says what stands for the table. A program has a tile of queries of one head. It first writes all its
-position terms to a strip of memory of its own, then goes over the keys and reads from the strip what a tile of keys
-needs; mostly the L2 cache still has it.
+``near_table`` says what stands for the table, and ``key_rows`` where the keys are. A program has a tile of queries of
+one head or a few, and goes over the keys from the farthest on. Those with waves cost two small products more than plain
+attention does, all in registers.
 
-For keys with waves that is 16 numbers a query and group of keys. For the keys nearest to the queries it is a term for
-each key. The products ``q . p(t)`` come in columns of one distance, though, and a key is one distance further from each
-query than from the query above: so each row is written one place further to the right than the row above. For 3 queries
-at ``m = 10, 11, 12`` and 4 distances the strip holds
+The keys nearest to the queries get a term each. The products ``q . p(t)`` come in columns of one distance, though, and
+a key is one distance further from each query than from the query above. So a program first writes them to a strip of
+memory of its own, each row one place further to the right than the row above, and reads them back in line with the
+keys; mostly the L2 cache still has them. For 3 queries at ``m = 10, 11, 12`` and 4 distances the strip holds
 
     key          7     8     9    10    11    12
     m = 10    p(3)  p(2)  p(1)  p(0)  -inf  -inf
@@ -27,14 +27,13 @@ import triton.language as tl
 
 from model_registry.attention.triton.tiles import (
     INTERPRETED,
-    cache_rows,
     load_rows,
     near_bonus,
     product,
     sequence_of,
 )
 
-WAVES = tl.constexpr(16)
+WAVES = tl.constexpr(32)
 
 
 @triton.jit
@@ -59,47 +58,38 @@ def _softmax_step(
 
 @triton.jit
 def _keys_and_values(
-    n: tl.tensor,
-    seq_len: tl.tensor,
-    blocks: tl.tensor,
+    keys: tl.tensor,
+    values: tl.tensor,
+    entries: tl.tensor,
     k_head: tl.tensor,
     v_head: tl.tensor,
-    stride_k_block: tl.tensor,
-    stride_k_slot: tl.tensor,
     stride_k_dim: tl.tensor,
-    stride_v_block: tl.tensor,
-    stride_v_slot: tl.tensor,
     stride_v_dim: tl.tensor,
-    BLOCK_SIZE: tl.constexpr,
+    UNIT: tl.constexpr,
     HEAD_SIZE: tl.constexpr,
     D: tl.constexpr,
     SAME_ROWS: tl.constexpr,
 ) -> tl.tuple:
-    """``[N, D]`` each, of the positions ``n`` ``[N]``. Positions that the sequence has not are replaced by some that it
-    has, so that nothing else is read: their scores are masked, and their values finite."""
-    real = tl.minimum(tl.maximum(n, 0), seq_len - 1)
-    k_rows, v_rows = cache_rows(
-        blocks, real, n >= 0, stride_k_block, stride_k_slot, stride_v_block, stride_v_slot, BLOCK_SIZE, True
-    )
-    if SAME_ROWS:
-        v_rows = k_rows
-    k = load_rows(k_head, k_rows, n >= 0, stride_k_dim, HEAD_SIZE, D, True)
-    return k, load_rows(v_head, v_rows, n >= 0, stride_v_dim, HEAD_SIZE, D, True)
+    """``[N, D]`` each, of the ``entries`` ``[N]`` of a ``KeyRows``."""
+    rows = tl.load(keys + entries).to(tl.int64) * UNIT
+    k = load_rows(k_head, rows, entries >= 0, stride_k_dim, HEAD_SIZE, D, True)
+    if not SAME_ROWS:
+        rows = tl.load(values + entries).to(tl.int64) * UNIT
+    return k, load_rows(v_head, rows, entries >= 0, stride_v_dim, HEAD_SIZE, D, True)
 
 
-@triton.jit(do_not_specialize=["S", "T", "first_head", "stride_block_table"])
+@triton.jit(do_not_specialize=["S", "T", "first_head", "key_tiles"])
 def near_kernel(
     q: tl.tensor,
     k_cache: tl.tensor,
     v_cache: tl.tensor,
-    block_table: tl.tensor,
+    keys: tl.tensor,
+    values: tl.tensor,
     query_start_loc: tl.tensor,
     seq_lens: tl.tensor,
     exact: tl.tensor,
-    along: tl.tensor,
-    across: tl.tensor,
-    turn_along: tl.tensor,
-    turn_across: tl.tensor,
+    waves: tl.tensor,
+    turn: tl.tensor,
     curves: tl.tensor,
     out: tl.tensor,
     far_lse: tl.tensor,
@@ -109,38 +99,33 @@ def near_kernel(
     S: tl.tensor,
     T: tl.tensor,
     first_head: tl.tensor,
+    key_tiles: tl.tensor,
     scale_log2: tl.tensor,
     bias_slope: tl.tensor,
     bias_length: tl.tensor,
     R: tl.tensor,
     exact_keys: tl.tensor,
     exact_rows: tl.tensor,
-    waves: tl.tensor,
-    exact_width: tl.tensor,
+    pitch: tl.tensor,
     stride_q_row: tl.tensor,
     stride_q_head: tl.tensor,
     stride_q_dim: tl.tensor,
-    stride_k_block: tl.tensor,
-    stride_k_slot: tl.tensor,
     stride_k_head: tl.tensor,
     stride_k_dim: tl.tensor,
-    stride_v_block: tl.tensor,
-    stride_v_slot: tl.tensor,
     stride_v_head: tl.tensor,
     stride_v_dim: tl.tensor,
-    stride_block_table: tl.tensor,
     stride_out_row: tl.tensor,
     stride_out_head: tl.tensor,
     stride_out_dim: tl.tensor,
     GROUP: tl.constexpr,
     HEAD_SIZE: tl.constexpr,
     D: tl.constexpr,
-    BLOCK_SIZE: tl.constexpr,
+    ENTRIES: tl.constexpr,
+    UNIT: tl.constexpr,
     HEADS: tl.constexpr,
     BLOCK_M: tl.constexpr,
     BLOCK_N: tl.constexpr,
     BLOCK_T: tl.constexpr,
-    WAVE_KEYS: tl.constexpr,
     STAGES: tl.constexpr,
     T_STAGES: tl.constexpr,
     SCALED: tl.constexpr,
@@ -151,17 +136,18 @@ def near_kernel(
     """``BLOCK_M`` queries of one sequence, ``BLOCK_M // HEADS`` in each of ``HEADS`` heads, against the last ``R`` keys
     that each of them sees.
 
-    ``exact`` to ``curves``, and the sizes ``R`` to ``waves``, are those of a ``NearTable``. ``FAR`` says that ``out``
-    holds attention to the keys before those already, and ``far_lse`` ``[H, T]`` its natural log-sum-exp, infinite in
-    rows without such keys; the softmax goes on from there. ``strips`` has ``BLOCK_M * (exact_width + waves)`` elements
-    for each program; ``exact_width`` is at least ``exact_rows + max(BLOCK_M, BLOCK_N)``. ``SAME_ROWS`` says that both
-    caches have the same strides.
+    ``exact`` to ``curves``, and the sizes ``R`` to ``exact_rows``, are those of a ``NearTable``; ``keys``, ``values``,
+    ``key_tiles`` and ``UNIT`` those of a ``KeyRows``, and ``SAME_ROWS`` says that the first two are one. ``FAR`` says
+    that ``out`` holds attention to the keys before those already, and ``far_lse`` ``[H, T]`` its natural log-sum-exp,
+    infinite in rows without such keys; the softmax goes on from there. ``strips`` has ``BLOCK_M * pitch`` elements for
+    each program; ``pitch`` is at least ``exact_rows + max(BLOCK_M, BLOCK_N)``.
 
     Grid ``((T // BLOCK_M + S) * HEADS, groups of HEADS heads)`` from ``first_head`` on: as in ``prefill_kernel``, the
     surplus and sequences with fewer than two queries return at once.
     """
     STEP: tl.constexpr = HEADS
-    program, nth = tl.program_id(0), tl.program_id(1).to(tl.int64)
+    # Later tiles see more keys: they start first.
+    program, nth = tl.num_programs(0) - 1 - tl.program_id(0), tl.program_id(1).to(tl.int64)
     tile = program // STEP
     s = sequence_of(query_start_loc, tile, S, BLOCK_M)
     start = tl.load(query_start_loc + s)
@@ -188,7 +174,6 @@ def near_kernel(
         key_factor = tl.load(k_scale)
         factor, unscale = scale_log2 * key_factor, 1.0 / key_factor
 
-    pitch = exact_width + waves
     line = strips + (nth * tl.num_programs(0) + program) * BLOCK_M * pitch + (rows * pitch)[:, None]
     kind = strips.dtype.element_ty
     EDGE: tl.constexpr = BLOCK_M if BLOCK_M > BLOCK_N else BLOCK_N
@@ -200,14 +185,6 @@ def near_kernel(
         p = load_rows(exact, (t0 + BLOCK_T - 1 - wide) * HEAD_SIZE, wide >= 0, 1, HEAD_SIZE, D, True)
         term = product(q_tile, tl.trans(p)) * unscale
         tl.store(skewed + (exact_rows - BLOCK_T - t0 + wide)[None, :], term.to(kind))
-    if begin < with_waves:
-        turns = (rows * WAVES)[:, None] + (wide % WAVES)[None, :]
-        turned_along, turned_across = tl.load(turn_along + turns) * unscale, tl.load(turn_across + turns) * unscale
-        for w0 in tl.range(begin // WAVE_KEYS * WAVES // BLOCK_T * BLOCK_T, waves, BLOCK_T, num_stages=T_STAGES):
-            a = load_rows(along, (w0 + wide) * HEAD_SIZE, wide >= 0, 1, HEAD_SIZE, D, True)
-            b = load_rows(across, (w0 + wide) * HEAD_SIZE, wide >= 0, 1, HEAD_SIZE, D, True)
-            u = product(q_tile, tl.trans(a)) * turned_along + product(q_tile, tl.trans(b)) * turned_across
-            tl.store(line + (exact_width + w0 + wide)[None, :], u.to(kind))
     tl.debug_barrier()  # the program's other threads read what this one wrote
 
     highest = tl.full([BLOCK_M], -1e30, tl.float32)  # finite: a tile may be masked in all of a row
@@ -228,63 +205,55 @@ def near_kernel(
 
     kv_head = (first_head + nth * HEADS) // GROUP
     k_head, v_head = k_cache + kv_head * stride_k_head, v_cache + kv_head * stride_v_head
-    blocks = block_table + s.to(tl.int64) * stride_block_table
+    first_entry = (start // ENTRIES + s * key_tiles) * ENTRIES + first + 1
     from_column = tl.maximum(after, -base)[:, None]
     # Guarded, as the loops of prefill_kernel: see there.
     if begin < with_waves:
         wave = tl.arange(0, WAVES)
-        curve_rows = curves + wave[:, None] * WAVE_KEYS + columns[None, :]
-        curve = tl.load(curve_rows)
+        curve = tl.load(curves + wave[:, None] * BLOCK_N + columns[None, :])
+        turns = (rows * WAVES)[:, None] + wave[None, :]
+        turned = tl.load(turn + turns) * unscale
         for c0 in tl.range(begin, tl.minimum(with_waves, end), BLOCK_N, num_stages=STAGES):
             k, v = _keys_and_values(
-                base + c0 + columns,
-                seq_len,
-                blocks,
+                keys,
+                values,
+                first_entry + c0 + columns,
                 k_head,
                 v_head,
-                stride_k_block,
-                stride_k_slot,
                 stride_k_dim,
-                stride_v_block,
-                stride_v_slot,
                 stride_v_dim,
-                BLOCK_SIZE,
+                UNIT,
                 HEAD_SIZE,
                 D,
                 SAME_ROWS,
             )
-            if WAVE_KEYS > BLOCK_N:
-                curve = tl.load(curve_rows + c0 % WAVE_KEYS)
-            u = tl.load(line + (exact_width + c0 // WAVE_KEYS * WAVES + wave)[None, :])
-            score = _product_onto(u, curve, product(q_tile, tl.trans(k.to(q_tile.dtype))))
-            score = tl.where((c0 + columns)[None, :] >= from_column, score, float("-inf"))
+            w = load_rows(waves, (wave + c0 // BLOCK_N * WAVES) * HEAD_SIZE, wave >= 0, 1, HEAD_SIZE, D, True)
+            u = product(q_tile, tl.trans(w)) * turned
+            score = _product_onto(u.to(kind), curve, product(q_tile, tl.trans(k.to(q_tile.dtype))))
+            score = tl.where(columns[None, :] >= from_column - c0, score, float("-inf"))
             output, highest, total = _softmax_step(score, factor, v.to(q_tile.dtype), output, highest, total)
     begin = tl.maximum(begin, with_waves)
     if begin < end:
         for c0 in tl.range(begin, end, BLOCK_N, num_stages=STAGES):
             k, v = _keys_and_values(
-                base + c0 + columns,
-                seq_len,
-                blocks,
+                keys,
+                values,
+                first_entry + c0 + columns,
                 k_head,
                 v_head,
-                stride_k_block,
-                stride_k_slot,
                 stride_k_dim,
-                stride_v_block,
-                stride_v_slot,
                 stride_v_dim,
-                BLOCK_SIZE,
+                UNIT,
                 HEAD_SIZE,
                 D,
                 SAME_ROWS,
             )
             position = tl.load(line + (exact_rows - R + c0 + columns)[None, :])
             score = product(q_tile, tl.trans(k.to(q_tile.dtype))) + position.to(tl.float32)
-            score = tl.where((c0 + columns)[None, :] >= from_column, score, float("-inf"))
+            score = tl.where(columns[None, :] >= from_column - c0, score, float("-inf"))
             output, highest, total = _softmax_step(score, factor, v.to(q_tile.dtype), output, highest, total)
 
-    output = output / tl.where(total > 0, total, 1.0)[:, None]
+    output = output * (1.0 / tl.where(total > 0, total, 1.0))[:, None]
     if SCALED:
         output = output * tl.load(v_scale)
     # Loaded anew, so that no row's place takes registers during the loops.

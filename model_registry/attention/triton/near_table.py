@@ -11,7 +11,8 @@ and in these queries and keys separate, as they do in rotary positions:
     u_w(i)  = (q . a_w) cos(w i) + (q . b_w) sin(w i)
     u'_w(i) = (q . a_w) sin(w i) - (q . b_w) cos(w i)
 
-So a tile costs a product of depth 16 beside that of its keys, and no distance has to be brought to its key.
+So a tile costs a product with 32 rows, ``a_w`` and ``b_w`` twice, and one of depth 32, beside that of its keys, and no
+distance has to be brought to its key.
 """
 
 from __future__ import annotations
@@ -26,9 +27,6 @@ if TYPE_CHECKING:
     from model_registry.attention.triton.configuration import NearTile
 
 FREQUENCIES = 8
-WAVES = 2 * FREQUENCIES
-"""A sine and a cosine of each: 16, the least depth that a product on tensor cores has."""
-
 _NEGLIGIBLE = 1 / 8
 """Of what rounding may move the table's longest row by: what a row may be short of, or a wave may be off, unnoticed."""
 
@@ -41,23 +39,21 @@ class NearTable:
     """A table in the form that the near kernel reads, for one element type and one ``NearTile``.
 
     Attributes:
-        rows: keys that a query sees in the near part, a multiple of ``wave_keys``; from there on distances are far.
+        rows: keys that a query sees in the near part, a multiple of the tile's ``n``; from there on distances are far.
         exact_keys: of the keys up to a tile's first query, those nearest to it, which have no waves; a multiple too.
         exact: ``[E, d]`` the first ``E`` rows, enough for the exact keys and the tile's other queries.
-        along: ``[W, d]`` 16 rows for each ``wave_keys`` keys with waves, the farthest first: ``a_w`` twice.
-        across: ``[W, d]`` likewise ``b_w`` and ``-b_w``. ``W`` is a multiple of the tile's ``t``, and not 0.
-        turn_along: ``[m, 16]`` float32, ``cos(w i)`` and ``sin(w i)`` of the tile's rows, each ``i`` after the first.
-        turn_across: ``[m, 16]`` float32, ``sin(w i)`` and ``cos(w i)``.
-        curves: ``[16, wave_keys]``, ``cos(w j)`` and ``sin(w j)``.
+        waves: ``[W, d]`` 32 rows for each ``n`` keys with waves, the farthest first: ``a_w``, ``a_w``, ``b_w`` and
+            ``-b_w`` of 8 frequencies each.
+        turn: ``[m, 32]`` float32, ``cos(w i)``, ``sin(w i)``, ``sin(w i)`` and ``cos(w i)`` of the tile's rows, each
+            ``i`` after the first.
+        curves: ``[32, n]``, ``cos(w j)``, ``sin(w j)`` and the same again.
     """
 
     rows: int
     exact_keys: int
     exact: torch.Tensor
-    along: torch.Tensor
-    across: torch.Tensor
-    turn_along: torch.Tensor
-    turn_across: torch.Tensor
+    waves: torch.Tensor
+    turn: torch.Tensor
     curves: torch.Tensor
 
     def to(self, device: torch.device) -> NearTable:
@@ -71,8 +67,8 @@ def near_table(table: torch.Tensor, dtype: torch.dtype, tile: NearTile, least_ro
 
     Rounding to ``dtype`` moves a row ``p`` by up to ``u |p|``, with ``u`` half its epsilon. Distances past the last row
     that is longer than an eighth of what the longest may be moved by count as far, and waves must fit that closely.
-    Of ricker with the exponents 0 to 7 these are 574 of 769 rows in bfloat16, so 576 are near, and all but 64 of those
-    have waves. Haar has none: it jumps. At least ``least_rows`` keys are near.
+    Of ricker with the exponents 0 to 7 these are 574 of 769 rows in bfloat16, so 576 are near, and with 32 keys to a
+    tile all but 32 of those have waves. Haar has none: it jumps. At least ``least_rows`` keys are near.
     """
     # An engine builds its models with the GPU as the default device.
     with torch.device("cpu"):
@@ -81,29 +77,23 @@ def near_table(table: torch.Tensor, dtype: torch.dtype, tile: NearTile, least_ro
         length = exact_table.norm(dim=1)
         negligible = float(_NEGLIGIBLE * torch.finfo(dtype).eps / 2 * length.max())
         last = int((length > negligible).nonzero().amax()) if negligible > 0 else 0
-        rows = -(-max(last + 1, least_rows) // tile.wave_keys) * tile.wave_keys
+        rows = -(-max(last + 1, least_rows) // tile.n) * tile.n
 
-        frequency = 2 * math.pi * (torch.arange(FREQUENCIES).double() + 0.5) / (2 * (tile.m + tile.wave_keys))
+        frequency = 2 * math.pi * (torch.arange(FREQUENCIES).double() + 0.5) / (2 * (tile.m + tile.n))
         fits = _fits(exact_table, rows, frequency, negligible, tile)
-        waves = -(-len(fits) * WAVES // tile.t) * tile.t
-        along, across = torch.zeros(2, max(waves, tile.t), d, dtype=torch.float64)
-        for nth, (a, b) in enumerate(fits):
-            group = slice(WAVES * nth, WAVES * (nth + 1))
-            along[group], across[group] = torch.cat([a, a]), torch.cat([b, -b])
-        exact_keys = rows - len(fits) * tile.wave_keys
+        waves = torch.cat([torch.empty(0, d, dtype=torch.float64), *(torch.cat([a, a, b, -b]) for a, b in fits)])
+        exact_keys = rows - len(fits) * tile.n
         after = torch.arange(tile.m) % (tile.m // tile.heads) * tile.heads
         turn = after.double()[:, None] * frequency
-        wave = torch.arange(tile.wave_keys).double()[:, None] * frequency
+        wave = torch.arange(tile.n).double()[:, None] * frequency
         kind = strip_type(dtype)
         return NearTable(
             rows,
             exact_keys,
             _rows(exact_table, torch.arange(-(-(exact_keys + tile.m) // tile.t) * tile.t)).to(dtype),
-            along.to(dtype),
-            across.to(dtype),
-            torch.cat([turn.cos(), turn.sin()], dim=1).float(),
-            torch.cat([turn.sin(), turn.cos()], dim=1).float(),
-            torch.cat([wave.cos(), wave.sin()], dim=1).T.contiguous().to(kind),
+            waves.to(dtype),
+            torch.cat([turn.cos(), turn.sin(), turn.sin(), turn.cos()], dim=1).float(),
+            torch.cat([wave.cos(), wave.sin()] * 2, dim=1).T.contiguous().to(kind),
         ).to(table.device)
 
 
@@ -122,12 +112,12 @@ def _fits(
     table: torch.Tensor, rows: int, frequency: torch.Tensor, tolerance: float, tile: NearTile
 ) -> list[tuple[torch.Tensor, torch.Tensor]]:
     """``a`` and ``b``, each ``[8, d]``, of the tiles of keys from the farthest on, as long as the waves fit."""
-    away = torch.arange(1 - tile.wave_keys, tile.m)  # i - j
+    away = torch.arange(1 - tile.n, tile.m)  # i - j
     basis = torch.cat([(away[:, None] * frequency).cos(), (away[:, None] * frequency).sin()], dim=1)
-    damped = basis.T @ basis + _RIDGE**2 * torch.eye(WAVES, dtype=torch.float64)
+    damped = basis.T @ basis + _RIDGE**2 * torch.eye(2 * FREQUENCIES, dtype=torch.float64)
     solution = torch.linalg.solve(damped, basis.T)  # least squares, the same for every tile
     fits: list[tuple[torch.Tensor, torch.Tensor]] = []
-    for t0 in range(rows - 1, 0, -tile.wave_keys):
+    for t0 in range(rows - 1, 0, -tile.n):
         wanted = _rows(table, t0 + away)
         coefficients = solution @ wanted
         if float((basis @ coefficients - wanted).norm(dim=1).max()) > tolerance:

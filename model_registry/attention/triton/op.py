@@ -18,7 +18,7 @@ from model_registry.attention.triton.configuration import (
 from model_registry.attention.triton.decode import decode_kernel, merge_kernel
 from model_registry.attention.triton.launch import Arguments, arguments
 from model_registry.attention.triton.prefill import prefill_kernel
-from model_registry.attention.triton.split import Split, attend_to_far_keys, attend_to_near_keys
+from model_registry.attention.triton.split import Split, attend_in_two_parts
 
 if TYPE_CHECKING:
     from model_registry.attention.batch import PagedBatch
@@ -53,6 +53,7 @@ def paged_attention(
     positions: bool = True,
     max_query_len: int | None = None,
     max_seq_len: int | None = None,
+    single_queries: bool = True,
     k_scale: torch.Tensor | None = None,
     v_scale: torch.Tensor | None = None,
     split: Split | None = None,
@@ -70,6 +71,7 @@ def paged_attention(
         max_query_len: most queries of a sequence; by default any count.
         max_seq_len: most keys of a sequence; by default what the block table can hold. It sets the count of parts, and
             with ``split`` it is a limit.
+        single_queries: False promises that no sequence has a single query, and saves the decode kernel's launch.
         k_scale: float32 scalar on the device of ``q``; true keys are those of the cache times it. Default 1.
         v_scale: likewise for values.
         split: how to attend in two parts where sequences have two queries or more, by the table that it brings; by
@@ -83,13 +85,9 @@ def paged_attention(
     most_keys = batch.block_table.shape[1] * batch.k_cache.shape[1] if max_seq_len is None else max_seq_len
     prompts = max_query_len is None or max_query_len > 1
     given = arguments(batch, out, positions=positions, k_scale=k_scale, v_scale=v_scale)
-    far_lse = None
     if prompts and split is not None:
         # First: it writes to the rows of single queries too.
-        far_lse = attend_to_far_keys(split, batch, out, max_query_len or q.shape[0], most_keys)
-    _decode(given, positions, tiles, most_keys)
-    if prompts and split is not None:
-        attend_to_near_keys(given, split.near_table(most_keys), far_lse)
+        attend_in_two_parts(split, batch, given, max_query_len or q.shape[0], most_keys)
     elif prompts:
         prefill_kernel[(q.shape[0] // tiles.prefill.m + S, q.shape[1])](
             *given.tensors,
@@ -105,6 +103,8 @@ def paged_attention(
             STAGES=tiles.prefill.stages,
             num_warps=tiles.prefill.warps,
         )
+    if single_queries:
+        _decode(given, positions, tiles, most_keys)
 
 
 def count_parts(S: int, H_kv: int, max_seq_len: int, tiles: Configuration) -> int:

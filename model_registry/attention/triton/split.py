@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 
 from model_registry.attention.triton.configuration import near_tile
+from model_registry.attention.triton.key_rows import ENTRIES, KeyRows, key_rows
 from model_registry.attention.triton.near import near_kernel
-from model_registry.attention.triton.near_table import WAVES, NearTable, near_table, strip_type
+from model_registry.attention.triton.near_table import NearTable, near_table, strip_type
 
 if TYPE_CHECKING:
     from model_registry.attention.batch import PagedBatch
@@ -56,23 +57,22 @@ class Split:
         plain: attends to the far keys.
         table: what ``near_table`` gives for the queries' type and their ``near_tile``.
         short: the same with rows for ``SHORT_CONTEXT`` keys or more.
-        far_lens: ``[S]`` int32, what ``far_lengths`` gives for the batch; by default it is computed for the call.
+        of_step: what ``key_rows`` gives for the batch; by default it is computed for the call.
     """
 
     plain: PlainAttention
     table: NearTable
     short: NearTable
-    far_lens: torch.Tensor | None = None
+    of_step: KeyRows | None = None
 
     def near_table(self, max_seq_len: int) -> NearTable:
         """The table for sequences of so many keys at most."""
         return self.short if max_seq_len <= self.short.rows else self.table
 
-    def far_lengths(self, batch: PagedBatch) -> torch.Tensor:
-        """``[S]`` int32: the keys that are far for a sequence's last query; none for sequences of a single query, which
-        the decode kernel does as a whole. Stays on the device."""
-        prompt = batch.query_start_loc.diff() > 1
-        return (batch.seq_lens - self.table.rows).clamp_(min=0) * prompt
+    def key_rows(self, batch: PagedBatch, max_seq_len: int) -> KeyRows:
+        """What the layers of a step share, whose caches are alike, for sequences of so many keys at most."""
+        tile = near_tile(batch.q.shape[2], batch.q.element_size(), batch.q.shape[1] // batch.k_cache.shape[2])
+        return key_rows(batch, self.near_table(max_seq_len).rows, tile.n)
 
 
 def make_split(
@@ -93,65 +93,69 @@ def make_split(
     return Split(plain, near, near)
 
 
-def attend_to_far_keys(
-    split: Split, batch: PagedBatch, out: torch.Tensor, max_query_len: int, max_seq_len: int
-) -> torch.Tensor | None:
-    """The far part into ``out``; its log-sum-exp ``[H, T]``, or None if no sequence has far keys."""
-    rows = split.near_table(max_seq_len).rows
-    if max_seq_len <= rows:
-        return None
-    far_lens = split.far_lengths(batch) if split.far_lens is None else split.far_lens
-    return split.plain(batch._replace(seq_lens=far_lens), out, max_query_len, max_seq_len - rows)
-
-
 class Strips(NamedTuple):
     """Memory for the near kernel's strips, and what they measure.
 
     Attributes:
         memory: a strip for each tile of queries of ``heads`` heads.
         heads: how many heads have theirs at a time.
-        exact_width: elements of a row for the terms of exact keys.
-        waves: elements of a row for waves.
+        pitch: elements of a row.
     """
 
     memory: torch.Tensor
     heads: int
-    exact_width: int
-    waves: int
+    pitch: int
 
 
 def take_strips(q: torch.Tensor, H_kv: int, sequences: int, table: NearTable) -> Strips:
     """Strips for the queries ``q`` ``[T, H, d]`` of so many sequences, and ``H_kv`` KV heads."""
     T, H, d = q.shape
     tile = near_tile(d, q.element_size(), H // H_kv)
-    waves = -(-WAVES * (table.rows - table.exact_keys) // tile.wave_keys // tile.t) * tile.t
-    exact_width = -(-(table.exact.shape[0] + max(tile.m, tile.n)) // 16) * 16
+    pitch = -(-(table.exact.shape[0] + max(tile.m, tile.n)) // 16) * 16
     kind = strip_type(q.dtype)
-    of_head = (T // tile.m + sequences) * tile.m * (exact_width + waves)
+    of_head = (T // tile.m + sequences) * tile.m * pitch
     heads = min(H, max(1, MOST_STRIP_BYTES // (of_head * kind.itemsize) // tile.heads) * tile.heads)
-    return Strips(torch.empty(heads * of_head, dtype=kind, device=q.device), heads, exact_width, waves)
+    return Strips(torch.empty(heads * of_head, dtype=kind, device=q.device), heads, pitch)
 
 
-def attend_to_near_keys(arguments: Arguments, table: NearTable, far_lse: torch.Tensor | None) -> None:
-    """The near part, onto what ``attend_to_far_keys`` left in the output."""
-    q, k_cache, v_cache, block_table, query_start_loc, seq_lens, _, out = arguments.tensors
+def attend_in_two_parts(
+    split: Split, batch: PagedBatch, arguments: Arguments, max_query_len: int, max_seq_len: int
+) -> None:
+    """The batch's sequences with two queries or more. What it writes to the rows of single queries does not matter.
+
+    Args:
+        split: how.
+        batch: the batch.
+        arguments: what the kernels take of it, the output among them.
+        max_query_len: most queries of a sequence.
+        max_seq_len: most keys of a sequence.
+    """
+    rows = split.of_step or split.key_rows(batch, max_seq_len)
+    table, far_lse = split.near_table(max_seq_len), None
+    if max_seq_len > table.rows:
+        far = batch._replace(seq_lens=rows.far_lens)
+        far_lse = split.plain(far, arguments.tensors[-1], max_query_len, max_seq_len - table.rows)
+    attend_to_near_keys(arguments, table, rows, far_lse)
+
+
+def attend_to_near_keys(arguments: Arguments, table: NearTable, rows: KeyRows, far_lse: torch.Tensor | None) -> None:
+    """The near part, onto the far part in the output if ``far_lse`` ``[H, T]`` is given, its log-sum-exp."""
+    q, k_cache, v_cache, _, query_start_loc, seq_lens, _, out = arguments.tensors
     (T, H, d), S = q.shape, seq_lens.shape[0]
     tile = near_tile(d, q.element_size(), H // k_cache.shape[2])
     strips = take_strips(q, k_cache.shape[2], S, table)
-    options = {"maxnreg": tile.registers} if tile.registers and not arguments.constants["SCALED"] else {}
     for first_head in range(0, H, strips.heads):
         near_kernel[((T // tile.m + S) * tile.heads, min(strips.heads, H - first_head) // tile.heads)](
             q,
             k_cache,
             v_cache,
-            block_table,
+            rows.keys,
+            rows.values,
             query_start_loc,
             seq_lens,
             table.exact,
-            table.along,
-            table.across,
-            table.turn_along,
-            table.turn_across,
+            table.waves,
+            table.turn,
             table.curves,
             out,
             q if far_lse is None else far_lse,
@@ -160,24 +164,27 @@ def attend_to_near_keys(arguments: Arguments, table: NearTable, far_lse: torch.T
             S,
             T,
             first_head,
+            rows.tiles,
             arguments.scalars[0],
             *arguments.scalars[2:4],
             table.rows,
             table.exact_keys,
             table.exact.shape[0],
-            strips.waves,
-            strips.exact_width,
-            *arguments.strides,
-            **arguments.constants,
+            strips.pitch,
+            *q.stride(),
+            *k_cache.stride()[2:],
+            *v_cache.stride()[2:],
+            *out.stride(),
+            **{name: value for name, value in arguments.constants.items() if name != "BLOCK_SIZE"},
+            ENTRIES=ENTRIES,
+            UNIT=rows.unit,
             HEADS=tile.heads,
             BLOCK_M=tile.m,
             BLOCK_N=tile.n,
             BLOCK_T=tile.t,
-            WAVE_KEYS=tile.wave_keys,
             STAGES=tile.stages,
             T_STAGES=tile.t_stages,
-            SAME_ROWS=k_cache.stride() == v_cache.stride(),
+            SAME_ROWS=rows.keys is rows.values,
             FAR=far_lse is not None,
             num_warps=tile.warps,
-            **options,
         )

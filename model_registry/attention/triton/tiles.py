@@ -19,12 +19,14 @@ def product(a: tl.tensor, b: tl.tensor) -> tl.tensor:
 
 
 @triton.jit
-def sequence_of(query_start_loc: tl.tensor, tile: tl.tensor, S: tl.tensor, BLOCK_M: tl.constexpr) -> tl.tensor:
-    """The sequence of a tile: tiles of sequence ``s`` start at ``query_start_loc[s] // BLOCK_M + s``."""
+def sequence_of(
+    query_start_loc: tl.tensor, tile: tl.tensor, S: tl.tensor, BLOCK_M: tl.constexpr, more: tl.tensor = 1
+) -> tl.tensor:
+    """The sequence of a tile: tiles of sequence ``s`` start at ``query_start_loc[s] // BLOCK_M + s * more``."""
     first, last = 0, S - 1
     while first < last:
         middle = (first + last + 1) // 2
-        if tl.load(query_start_loc + middle) // BLOCK_M + middle <= tile:
+        if tl.load(query_start_loc + middle) // BLOCK_M + middle * more <= tile:
             first = middle
         else:
             last = middle - 1

@@ -1,6 +1,6 @@
 """Prompts in two parts under Triton's interpreter, with PyTorch's attention for the far keys; see `test_triton.py`.
 
-The near kernel's tile there has 32 queries, of 4 heads where a group has as many, and 32 keys; 64 keys share waves.
+The near kernel's tile there has 32 queries, of 4 heads where a group has as many, and 32 keys.
 """
 
 from dataclasses import replace
@@ -125,15 +125,27 @@ def test_batches_of_single_queries_are_decoded_without_it():
 
 def test_the_far_keys_of_single_queries_and_of_short_sequences_are_none():
     case = paged_case([154, 97, 0, 64, 63, 124], [50, 1, 0, 2, 19, 1], R=64, dtype=torch.float32)
-    far = split_of(case).far_lengths(case.batch())
+    far = split_of(case).key_rows(case.batch(), 200).far_lens
     assert far.tolist() == [90, 0, 0, 0, 0, 0]
     assert far.dtype is torch.int32
 
 
-def test_far_lengths_that_are_given_are_used():
+def test_what_a_step_is_given_once_is_used():
     case = paged_case([90, 33], [50, 1], R=32, dtype=torch.float32)
     split = split_of(case)
-    assert torch.equal(run(case, replace(split, far_lens=split.far_lengths(case.batch()))), run(case, split))
+    of_step = split.key_rows(case.batch(), 90)
+    assert torch.equal(run(case, replace(split, of_step=of_step), max_seq_len=90), run(case, split, max_seq_len=90))
+    none_far = of_step._replace(far_lens=torch.zeros_like(of_step.far_lens))
+    assert not torch.equal(
+        run(case, replace(split, of_step=none_far), max_seq_len=90), run(case, split, max_seq_len=90)
+    )
+
+
+def test_without_single_queries_nothing_is_decoded(monkeypatch):
+    case = paged_case([90, 33], [50, 2], R=32, dtype=torch.float32)
+    expected = run(case)
+    monkeypatch.setattr("model_registry.attention.triton.op._decode", None)
+    assert torch.equal(run(case, single_queries=False), expected)
 
 
 def test_in_a_short_context_all_keys_are_near(monkeypatch):

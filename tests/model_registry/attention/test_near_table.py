@@ -9,7 +9,7 @@ from model_registry.attention.triton.configuration import NearTile
 from model_registry.attention.triton.near_table import near_table
 from model_registry.positions.wavelet import position_table, wavelet_names
 
-TILE = NearTile(64, 32, 64, 4, 2, 2, 4, 64)
+TILE = NearTile(64, 64, 64, 4, 2, 2, 4)
 RICKER = position_table("ricker", [*range(8)], [*range(16)])
 
 
@@ -34,7 +34,7 @@ def test_how_much_of_ricker_is_near_and_how_much_of_that_exact(dtype, rows, exac
 
 
 @pytest.mark.parametrize("wavelet", wavelet_names())
-@pytest.mark.parametrize("tile", [TILE, NearTile(128, 32, 64, 8, 2, 2, 1, 32)], ids=["64x64", "128x32"])
+@pytest.mark.parametrize("tile", [TILE, NearTile(128, 32, 64, 8, 2, 2, 1)], ids=["64x64", "128x32"])
 def test_what_is_left_out_and_what_waves_replace_is_negligible(wavelet, tile):
     """Coefficients turned by a query's angle, times the curves of the keys, are the rows of the table between them."""
     table = position_table(wavelet, [*range(8)], [*range(16)])
@@ -44,16 +44,14 @@ def test_what_is_left_out_and_what_waves_replace_is_negligible(wavelet, tile):
         if near.rows < len(table)
         else True
     )
-    for nth in range((near.rows - near.exact_keys) // tile.wave_keys):
-        group = slice(16 * nth, 16 * nth + 16)
-        along, across = (x[group].double() for x in (near.along, near.across))
-        u = near.turn_along.double()[:, :, None] * along + near.turn_across.double()[:, :, None] * across
-        p = torch.einsum("iwd,wj->ijd", u, near.curves.double())
-        t0 = near.rows - 1 - nth * tile.wave_keys
+    for nth in range((near.rows - near.exact_keys) // tile.n):
+        waves = near.waves[32 * nth : 32 * nth + 32].double()
+        p = torch.einsum("iw,wd,wj->ijd", near.turn.double(), waves, near.curves.double())
+        t0 = near.rows - 1 - nth * tile.n
         after = torch.arange(tile.m) % (tile.m // tile.heads) * tile.heads
-        t = t0 + after[:, None] - torch.arange(tile.wave_keys)
+        t = t0 + after[:, None] - torch.arange(tile.n)
         error = (p - rows_of(table, t.flatten()).view(*t.shape, -1)).norm(dim=2).max()
-        rounding = torch.finfo(torch.bfloat16).eps / 2 * along.norm(dim=0).norm().hypot(across.norm())
+        rounding = torch.finfo(torch.bfloat16).eps / 2 * waves.norm()
         assert error <= negligible(table, torch.bfloat16) + rounding
 
 
@@ -65,9 +63,9 @@ def test_tables_that_jump_or_swing_between_neighbours_have_no_waves():
 
 def test_a_table_of_zeros_is_one_tile_of_zeros():
     near = near_table(torch.zeros(3, 32), torch.float32, TILE)
-    assert near.rows == TILE.wave_keys
+    assert near.rows == TILE.n
     assert not near.exact.any()
-    assert not near.along.any()
+    assert not near.waves.any()
 
 
 def test_waves_do_not_cancel():
@@ -75,9 +73,9 @@ def test_waves_do_not_cancel():
     the rows does."""
     near = near_table(RICKER, torch.bfloat16, TILE)
     largest = RICKER[near.exact_keys :].norm(dim=1).max()
-    for nth in range((near.rows - near.exact_keys) // TILE.wave_keys):
-        group = slice(16 * nth, 16 * nth + 8)
-        assert math.hypot(near.along[group].double().norm(), near.across[group].double().norm()) <= largest
+    for nth in range((near.rows - near.exact_keys) // TILE.n):
+        a, _, b, _ = near.waves[32 * nth : 32 * nth + 32].double().view(4, 8, -1)
+        assert math.hypot(a.norm(), b.norm()) <= largest
 
 
 def test_it_does_not_depend_on_the_default_device_and_type():
