@@ -19,6 +19,9 @@ logger = init_logger(f"vllm.{__name__}")  # vLLM shows what is logged under its 
 VARIABLE = "WAVELET_GPU_PREFILL"
 """Environment variable that asks for a way: ``auto``, ``fused`` or ``split``."""
 
+ON_ITS_OWN = 3
+"""The version of FlashAttention that is taken without being asked for."""
+
 MOST_ROWS = 4096
 """Most rows of a table in two parts: near keys cost several times what far ones do, and memory."""
 
@@ -52,11 +55,23 @@ class FlashAttention:
         return lse
 
 
-def flash_attention(head_size: int, dtype: torch.dtype, float8: bool, rows: int) -> FlashAttention | None:
-    """The kernel for the far keys of prompts, or None where one kernel of ours does all; logged once.
+def asked_way() -> str:
+    """``auto``, ``fused`` or ``split``, whichever the variable asks for.
 
-    ``auto`` takes one kernel: an engine has served with it on a GPU. ``split`` takes two parts, with any version of
-    FlashAttention that vLLM has for the GPU; alone on a GPU they ran and were faster (docs/gpu-attention.md).
+    Raises:
+        UnsupportedByWaveletAttentionError: it asks for something else.
+    """
+    asked = os.environ.get(VARIABLE, "auto")
+    if asked not in ("auto", "fused", "split"):
+        raise UnsupportedByWaveletAttentionError(VARIABLE, asked, "it is auto, fused or split")
+    return asked
+
+
+def flash_attention(head_size: int, dtype: torch.dtype, float8: bool, rows: int) -> FlashAttention | None:
+    """The kernel for the far keys of prompts, or None where one kernel of ours does all, for a reason that is logged.
+
+    ``auto`` takes two parts with FlashAttention 3, with which an engine has served on a GPU and was faster
+    (docs/gpu-attention.md); ``split`` with any version that vLLM has for the GPU.
 
     Args:
         head_size: of the model.
@@ -68,10 +83,7 @@ def flash_attention(head_size: int, dtype: torch.dtype, float8: bool, rows: int)
     Raises:
         UnsupportedByWaveletAttentionError: the variable asks for ``split`` where it cannot be, or for something else.
     """
-    asked = os.environ.get(VARIABLE, "auto")
-    if asked not in ("auto", "fused", "split"):
-        raise UnsupportedByWaveletAttentionError(VARIABLE, asked, "it is auto, fused or split")
-    version = _version(head_size)
+    asked, version = asked_way(), _version(head_size)
     against = None
     if version is None:
         against = "vLLM has no FlashAttention for this device and head size"
@@ -83,13 +95,25 @@ def flash_attention(head_size: int, dtype: torch.dtype, float8: bool, rows: int)
         against = f"the position table has {rows} rows, more than {MOST_ROWS}"
     if asked == "split" and against is not None:
         raise UnsupportedByWaveletAttentionError(VARIABLE, asked, against)
-    if asked != "split":
-        against = against or f"{VARIABLE}=split asks for two parts"
+    if asked == "fused":
+        against = f"{VARIABLE}=fused"
+    elif asked == "auto" and version != ON_ITS_OWN:
+        against = against or f"no engine has served with FlashAttention {version} yet; {VARIABLE}=split asks for it"
     if against is not None or version is None:
-        logger.info_once("Wavelet attention: prompts in one kernel (%s)", against)
+        log_one_kernel(against)
         return None
-    logger.info_once("Wavelet attention: far keys of prompts by FlashAttention %d, near keys by our kernel", version)
     return FlashAttention(version)
+
+
+def log_one_kernel(against: str | None) -> None:
+    """Once, why prompts do not go in two parts."""
+    logger.info_once("Wavelet attention: prompts in one kernel (%s)", against)
+
+
+def log_two_parts(kernel: FlashAttention) -> None:
+    """Once, that prompts go in two parts."""
+    name = f"FlashAttention {kernel.version}"
+    logger.info_once("Wavelet attention: far keys of prompts by %s, near keys by our kernel", name)
 
 
 def _version(head_size: int) -> int | None:

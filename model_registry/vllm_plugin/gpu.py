@@ -15,7 +15,14 @@ from model_registry.attention.triton.op import HEAD_SIZES, paged_attention
 from model_registry.attention.triton.split import NearKeysError, Split, make_split, take_strips
 from model_registry.vllm_plugin.base import WaveletAttentionBase
 from model_registry.vllm_plugin.errors import UnsupportedByWaveletAttentionError
-from model_registry.vllm_plugin.flash import VARIABLE, FlashAttention, flash_attention
+from model_registry.vllm_plugin.flash import (
+    VARIABLE,
+    FlashAttention,
+    asked_way,
+    flash_attention,
+    log_one_kernel,
+    log_two_parts,
+)
 
 if TYPE_CHECKING:
     from model_registry.attention import NearBias
@@ -50,16 +57,12 @@ def _split(
     """Worked out once for as long as the table lives, for all layers of a model.
 
     Raises:
-        UnsupportedByWaveletAttentionError: other keys have a bonus than the near kernel attends to.
+        NearKeysError: other keys have a bonus than the near kernel attends to.
     """
     splits: dict[tuple[object, ...], Split] = _splits.setdefault(table, {})  # type: ignore[no-untyped-call]
     key = (kernel.version, dtype, group, near_bias)
     if key not in splits:
-        try:
-            splits[key] = make_split(kernel, table, dtype, group, near_bias)
-        except NearKeysError as error:
-            reason = f"in two parts ({VARIABLE}=split) it must be {error.rows}, or a larger multiple of the tile's keys"
-            raise UnsupportedByWaveletAttentionError("near_bias_keys", error.keys, reason) from error
+        splits[key] = make_split(kernel, table, dtype, group, near_bias)
     return splits[key]
 
 
@@ -82,8 +85,20 @@ class WaveletGpuAttentionImpl(WaveletAttentionBase):
         dtype = torch.get_default_dtype()
         self.table = _in_type(table, dtype)
         kernel = flash_attention(head_size, dtype, self.float8, table.shape[0])
-        group = self.num_heads // self.num_kv_heads
-        self.split = None if kernel is None else _split(kernel, table, dtype, group, self.near_bias)
+        self.split = None if kernel is None else self._two_parts(kernel, table, dtype)
+        self._compiled = False
+
+    def _two_parts(self, kernel: FlashAttention, table: torch.Tensor, dtype: torch.dtype) -> Split | None:
+        try:
+            split = _split(kernel, table, dtype, self.num_heads // self.num_kv_heads, self.near_bias)
+        except NearKeysError as error:
+            reason = f"in two parts ({VARIABLE}=split) it must be {error.rows}, or a larger multiple of the tile's keys"
+            if asked_way() == "split":
+                raise UnsupportedByWaveletAttentionError("near_bias_keys", error.keys, reason) from error
+            log_one_kernel(f"near_bias_keys={error.keys}: {reason}")
+            return None
+        log_two_parts(kernel)
+        return split
 
     def _check_cache(self) -> None:
         reason, least = None, LEAST_CAPABILITY.get(self.kv_cache_dtype, 0)
@@ -127,10 +142,10 @@ class WaveletGpuAttentionImpl(WaveletAttentionBase):
     def _split_of_step(self, batch: PagedBatch, metadata: WaveletAttentionMetadata) -> Split | None:
         if self.split is None or metadata.max_query_len == 1:
             return None
-        rows = self.split.table.rows
-        if rows not in metadata.far_lens:
-            metadata.far_lens[rows] = self.split.far_lengths(batch)
-        return replace(self.split, far_lens=metadata.far_lens[rows])
+        near_keys = self.split.near_table(metadata.max_seq_len).rows
+        if near_keys not in metadata.key_rows:
+            metadata.key_rows[near_keys] = self.split.key_rows(batch, metadata.max_seq_len)
+        return replace(self.split, of_step=metadata.key_rows[near_keys])
 
     def _attend(
         self,
@@ -140,13 +155,19 @@ class WaveletGpuAttentionImpl(WaveletAttentionBase):
         metadata: WaveletAttentionMetadata,
         output: torch.Tensor,
     ) -> None:
-        batch = self._batch(query, kv_cache, metadata)
+        batch, out = self._batch(query, kv_cache, metadata), output[: metadata.num_actual_tokens]
+        scales = {"k_scale": layer._k_scale, "v_scale": layer._v_scale} if self.float8 else {}
+        if not self._compiled:
+            # vLLM starts with a short batch. What longer ones need is compiled then too: no request waits for it.
+            for longest in (1, None):
+                paged_attention(batch, out, max_seq_len=longest, split=self.split, **scales)
+            self._compiled = True
         paged_attention(
             batch,
-            output[: metadata.num_actual_tokens],
+            out,
             max_query_len=metadata.max_query_len,
             max_seq_len=metadata.max_seq_len,
-            k_scale=layer._k_scale if self.float8 else None,
-            v_scale=layer._v_scale if self.float8 else None,
+            single_queries=metadata.single_queries,
             split=self._split_of_step(batch, metadata),
+            **scales,
         )

@@ -4,6 +4,7 @@
 import os
 import sys
 from types import SimpleNamespace
+from unittest.mock import patch
 
 import pytest
 import torch
@@ -14,6 +15,7 @@ from vllm.v1.attention.backends import fa_utils
 from model_registry.attention import NearBias
 from model_registry.attention.triton import split
 from model_registry.vllm_plugin import flash
+from model_registry.vllm_plugin import gpu as gpu_module
 from model_registry.vllm_plugin.backend import WaveletAttentionBackend
 from model_registry.vllm_plugin.cpu import WaveletCpuAttentionImpl
 from model_registry.vllm_plugin.errors import UnsupportedByWaveletAttentionError
@@ -92,12 +94,19 @@ for queries, lengths in (([20, 1, 7], [50, 33, 7]), ([1, 1], [60, 17])):
     with pytest.raises(UnsupportedByWaveletAttentionError, match="it must be 64") as caught:
         WaveletGpuAttentionImpl(H, D, D**-0.5, H_KV, table=table, near_bias=NearBias(0.9, 10, 40))
     assert (caught.value.feature, caught.value.value) == ("near_bias_keys", 40)
-    torch.set_default_dtype(torch.float32)
     del os.environ[flash.VARIABLE]
+    fa_utils.get_flash_attn_version = lambda head_size: flash.ON_ITS_OWN
+    assert WaveletGpuAttentionImpl(H, D, D**-0.5, H_KV, table=table).split is not None
+    assert WaveletGpuAttentionImpl(H, D, D**-0.5, H_KV, table=table, near_bias=NearBias(0.9, 10, 40)).split is None
+    torch.set_default_dtype(torch.float32)
     caches, rounded = kv_cache.bfloat16(), query.bfloat16()
     for layer_of_step in range(2):
-        out = in_two_parts.forward(layer, rounded, None, None, caches, now, torch.full_like(rounded, 7.0))
-        assert len(now.far_lens) == (max(queries) > 1), layer_of_step
+        with patch.object(gpu_module, "paged_attention", wraps=gpu_module.paged_attention) as attend:
+            out = in_two_parts.forward(layer, rounded, None, None, caches, now, torch.full_like(rounded, 7.0))
+        longest = [call.kwargs["max_seq_len"] for call in attend.call_args_list]
+        # The first time it compiles what batches of any length need.
+        assert longest == ([max(lengths)] if layer_of_step else [1, None, max(lengths)])
+        assert len(now.key_rows) == (max(queries) > 1), layer_of_step
     expected = one_kernel.forward(layer, rounded.float(), None, None, caches.float(), now, query.clone())
     assert (out[:-2] - expected[:-2]).abs().max() < 4 * torch.finfo(torch.bfloat16).eps * caches.abs().max()
     assert (out[-2:] == 7).all()

@@ -41,11 +41,17 @@ def chosen(head_size=128, dtype=torch.bfloat16, float8=False, rows=769):
     return None if kernel is None else kernel.version
 
 
-@pytest.mark.parametrize("asked", [None, "auto", "fused"])
-def test_one_kernel_is_the_default_and_can_be_asked_for(on, asked):
-    for version in (2, 3, 4):
+@pytest.mark.parametrize("asked", [None, "auto"])
+def test_two_parts_are_the_default_with_the_version_that_an_engine_has_served_with(on, asked):
+    for version, expected in ((2, None), (3, 3), (4, None)):
         on(Gpu(), version, asked)
-        assert chosen() is None
+        assert chosen() == expected
+
+
+@pytest.mark.parametrize("version", [2, 3, 4])
+def test_one_kernel_can_be_asked_for(on, version):
+    on(Gpu(), version, "fused")
+    assert chosen() is None
 
 
 @pytest.mark.parametrize("version", [2, 3, 4])
