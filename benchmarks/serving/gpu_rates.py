@@ -59,7 +59,8 @@ def checkpoint(folder: Path, encoding: str, shape: dict[str, int], longest: int)
     position: dict[str, Any] = {"type": encoding}
     if encoding == "wavelet":
         position |= {"wavelet": "ricker", "scale_exponents": [*range(8)], "shifts": [*range(shape["head_dim"] // 8)]}
-    config |= {"position_encoding": position, "logit_scaling": "none", "max_position_embeddings": longest}
+    config |= {"position_encoding": position, "logit_scaling": "none", "logit_scaling_length": None}
+    config |= {"near_bias_slope": 0.0, "near_bias_keys": None, "max_position_embeddings": longest}
     (target / "config.json").write_text(json.dumps(config))
     return target
 

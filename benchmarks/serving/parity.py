@@ -2,8 +2,9 @@
 
 python -m benchmarks.serving.parity [--rehearse] [--output FILE]
 
-Chunked prefill, a prefix cache that is used, and decode, with CUDA graphs and without. ``--rehearse`` runs one case,
-without graphs, on whatever vLLM finds.
+Chunked prefill, a prefix cache that is used, and decode, with CUDA graphs and without; prompts in one kernel and, where
+vLLM has FlashAttention, in two parts, with a bonus for near keys too. ``--rehearse`` runs one case, without graphs, on
+whatever vLLM finds.
 """
 
 from __future__ import annotations
@@ -49,8 +50,22 @@ def case(
 CASES = [
     case(4, 4, 64, range(16), "none", "float32", {}),
     case(4, 2, 32, range(8), "log_n", "float32", GRAPHS),
-    case(4, 1, 128, range(8), "none", "bfloat16", GRAPHS),
+    case(4, 1, 128, range(8), "none", "bfloat16", GRAPHS) | {"environment": {"WAVELET_GPU_PREFILL": "fused"}},
 ]
+SPLIT = {"environment": {"WAVELET_GPU_PREFILL": "split"}}
+BONUS = {"near_bias_slope": 0.3, "near_bias_keys": 768}
+SPLIT_CASES = [
+    CASES[2] | SPLIT,
+    case(8, 2, 64, range(8), "log_n", "bfloat16", GRAPHS) | BONUS | SPLIT,
+]
+
+
+def has_flash_attention() -> bool:
+    """Whether vLLM has one for this GPU. Asked in another process: this one starts engines and takes no GPU."""
+    asks = (
+        "import sys; from vllm.v1.attention.backends import fa_utils; sys.exit(not fa_utils.get_flash_attn_version())"
+    )
+    return subprocess.run([sys.executable, "-c", asks], check=False, capture_output=True).returncode == 0
 
 
 def main() -> None:
@@ -60,7 +75,8 @@ def main() -> None:
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         cases, found = Path(folder) / "cases.json", Path(folder) / "results.json"
-        asked = CASES[:1] if options.rehearse else [c | {"engine": SHARE | c["engine"]} for c in CASES]
+        cases_here = CASES + (SPLIT_CASES if has_flash_attention() else [])
+        asked = CASES[:1] if options.rehearse else [c | {"engine": SHARE | c["engine"]} for c in cases_here]
         cases.write_text(json.dumps(asked))
         # A rounded product would hide in TF32 what the bound of float32 is there to show.
         environment = os.environ | {"NVIDIA_TF32_OVERRIDE": "0"}

@@ -17,6 +17,7 @@ import json
 import os
 import tempfile
 from pathlib import Path
+from unittest.mock import patch
 
 LENGTHS = (1777, 63, 901)
 CHUNK = 512
@@ -30,7 +31,8 @@ def checkpoint_config(case: dict) -> dict:
     """Config of the case's checkpoint; `case` has heads, kv_heads, head_dim, position_encoding, logit_scaling.
 
     Besides, it may have logit_scaling_length, near_bias_slope and near_bias_keys, dtype, engine: further arguments of
-    vLLM's engine, adapter: true for a LoRA adapter on all matrices, and int8: true for quantised weights.
+    vLLM's engine, environment: variables for it, adapter: true for a LoRA adapter on all matrices, and int8: true for
+    quantised weights.
     """
     return {
         "vocab_size": VOCABULARY,
@@ -202,7 +204,7 @@ def main() -> None:
 
     results = []
     for case in json.loads(options.cases.read_text()):
-        with tempfile.TemporaryDirectory() as folder:
+        with tempfile.TemporaryDirectory() as folder, patch.dict(os.environ, case.get("environment", {})):
             results.append(worst_error(case, options.tensor_parallel, Path(folder)))
         options.results.write_text(json.dumps(results, indent=1))
 

@@ -5,7 +5,11 @@ import os
 import subprocess
 import sys
 
+import pytest
 from helpers.python import ROOT, run
+
+from benchmarks.serving import gpu_rates
+from model_registry.configuration_wavelet import WaveletLlamaConfig
 
 
 def test_the_benchmark_checks_parity_before_it_times(tmp_path):
@@ -60,6 +64,14 @@ def test_the_script_for_gpus_says_what_it_lacks(tmp_path):
     assert finished.returncode == 2
     assert "torch sees no GPU" in finished.stderr
     assert not [*tmp_path.iterdir()]
+
+
+@pytest.mark.parametrize("encoding", ["wavelet", "rope"])
+def test_the_models_whose_serving_is_timed_are_valid(encoding, tmp_path):
+    """They are the bundled model's config in another shape, and whatever that has must go with it."""
+    config = WaveletLlamaConfig.from_pretrained(gpu_rates.checkpoint(tmp_path, encoding, gpu_rates.LAYER, 32192))
+    assert config.position_encoding["type"] == encoding
+    assert config.num_hidden_layers == gpu_rates.LAYER["num_hidden_layers"]
 
 
 def test_the_smoke_run_refuses_to_start_without_the_interpreter():
