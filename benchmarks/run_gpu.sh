@@ -2,14 +2,21 @@
 # Everything that needs a GPU, within eight minutes: parity, a replayed graph, compute-sanitizer, the benchmark with its
 # plot, and the model in vLLM: parity, and speed beside its rotary twin. Needs torch and triton; what needs more is
 # skipped by name.
-#   benchmarks/run_gpu.sh [--rehearse] [PYTHON]
+#   benchmarks/run_gpu.sh [--rehearse] [--only STEPS] [PYTHON]
 # --rehearse runs what it can of every step without a GPU, on tiny shapes under Triton's interpreter.
+# --only runs the steps whose names have STEPS in them, as they are printed; it may be a regular expression.
 # Results and logs go to benchmarks/results/gpu, or to $RESULTS. Each step has a limit of its own, and together they
 # have the eight minutes: what matters most comes first. Exits 1 if a step fails or does not get its turn.
 set -uo pipefail
 cd "$(dirname "$0")/.." || exit
-rehearse=
-if [[ ${1:-} == --rehearse ]]; then rehearse=1; shift; fi
+rehearse='' only=''
+while [[ ${1:-} == --* ]]; do
+  case $1 in
+    --rehearse) rehearse=1; shift ;;
+    --only) only=${2:?--only needs the names of steps}; shift 2 ;;
+    *) echo "run_gpu.sh: $1 is no option" >&2; exit 2 ;;
+  esac
+done
 python=${1:-python3}
 export PYTHONPATH=$PWD${PYTHONPATH:+:$PYTHONPATH} PYTHONWARNINGS=ignore
 results=${RESULTS:-benchmarks/results/gpu}
@@ -21,6 +28,7 @@ failed=() skipped=()
 step() {
   local name=$1 limit=$2 left=$((minutes * 60 - SECONDS)) started=$SECONDS code
   shift 2
+  [[ $name =~ $only ]] || return
   if ((left < 10)); then
     failed+=("$name: no time left")
     return
@@ -36,6 +44,7 @@ step() {
   esac
 }
 skip() {
+  [[ $1 =~ $only ]] || return
   echo "== $1: skipped, $2"
   skipped+=("$1: $2")
 }

@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 ENTRIES = 128
 """Entries that a program writes, and what the entries of a sequence are a multiple of."""
 
+MOST_IN_INT32 = 2**31 - 1
+"""The largest offset that takes 4 bytes: those of a larger cache take 8."""
+
 
 class KeyRows(NamedTuple):
     """What a step's near kernels read instead of the block table.
@@ -98,14 +101,16 @@ def key_rows(batch: PagedBatch, near_keys: int, tile_keys: int) -> KeyRows:
     S, device = seq_lens.shape[0], q.device
     strides = [cache.stride()[:2] for cache in (k_cache, v_cache)]
     unit = next(unit for unit in (16, 8, 1) if all(stride % unit == 0 for pair in strides for stride in pair))
-    small = k_cache.shape[0] * max(block for block, _ in strides) // unit < 2**31
+    blocks, slots = k_cache.shape[:2]
+    last = max((blocks - 1) * block + (slots - 1) * slot for block, slot in strides) // unit
+    dtype = torch.int32 if last <= MOST_IN_INT32 else torch.int64
     tiles = -(-(near_keys + tile_keys) // ENTRIES) + 1
     programs = q.shape[0] // ENTRIES + S * tiles
     far_lens = torch.empty(S, dtype=torch.int32, device=device)
     block_table = block_table if block_table.stride(1) == 1 else block_table.contiguous()
 
     def rows_of(stride_block: int, stride_slot: int) -> torch.Tensor:
-        rows = torch.empty(programs * ENTRIES, dtype=torch.int32 if small else torch.int64, device=device)
+        rows = torch.empty(programs * ENTRIES, dtype=dtype, device=device)
         key_rows_kernel[(programs,)](
             block_table,
             query_start_loc.contiguous(),

@@ -141,6 +141,14 @@ def test_what_a_step_is_given_once_is_used():
     )
 
 
+def test_in_a_cache_too_large_for_offsets_of_4_bytes_they_have_8(monkeypatch):
+    case = paged_case(*RAGGED, R=40, dtype=torch.float32)
+    assert split_of(case).key_rows(case.batch(), 120).keys.dtype is torch.int32
+    monkeypatch.setattr("model_registry.attention.triton.key_rows.MOST_IN_INT32", 0)
+    assert split_of(case).key_rows(case.batch(), 120).keys.dtype is torch.int64
+    assert_parity(case)
+
+
 def test_without_single_queries_nothing_is_decoded(monkeypatch):
     case = paged_case([90, 33], [50, 2], R=32, dtype=torch.float32)
     expected = run(case)
