@@ -25,6 +25,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
+from model_registry.attention.triton.near_table import FREQUENCIES
 from model_registry.attention.triton.tiles import (
     INTERPRETED,
     load_rows,
@@ -33,7 +34,7 @@ from model_registry.attention.triton.tiles import (
     sequence_of,
 )
 
-WAVES = tl.constexpr(32)
+WAVES = tl.constexpr(4 * FREQUENCIES)
 
 
 @triton.jit
