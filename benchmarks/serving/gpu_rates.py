@@ -11,6 +11,7 @@ the text is noise. The twin runs on vLLM's own attention: on Hopper the ratio is
 from __future__ import annotations
 
 import argparse
+import importlib
 import json
 import os
 import shutil
@@ -76,18 +77,19 @@ def start(model: Path, smoke: bool, log: Path) -> tuple[subprocess.Popen[bytes],
     return process, f"http://127.0.0.1:{port}"
 
 
-def bench(model: Path, url: str, load: tuple[int, int, int, int], output: Path) -> dict[str, float]:
-    """The figures of one run of ``vllm bench serve``."""
+def bench(model: Path, url: str, load: tuple[int, int, int, int]) -> dict[str, float]:
+    """The figures of one run of ``vllm bench serve``, in this process: it imported vLLM while the servers started."""
+    from vllm.benchmarks import serve
+    from vllm.utils.argparse_utils import FlexibleArgumentParser
+
     tokens_in, tokens_out, prompts, concurrency = load
-    command = [sys.executable, "-m", "vllm.entrypoints.cli.main", "bench", "serve", "--base-url", url]
-    command += ["--model", str(model), "--dataset-name", "random", "--ignore-eos", "--disable-tqdm", "--seed", "1"]
-    command += ["--random-input-len", str(tokens_in), "--random-output-len", str(tokens_out)]
-    command += ["--num-prompts", str(prompts), "--max-concurrency", str(concurrency), "--temperature", "0"]
-    command += ["--save-result", "--result-dir", str(output.parent), "--result-filename", output.name]
-    finished = subprocess.run(command, capture_output=True, text=True, check=False)
-    if finished.returncode:
-        raise RuntimeError(f"vllm bench serve exited {finished.returncode}:\n{finished.stderr[-4000:]}")
-    result = json.loads(output.read_text())
+    options = ["--base-url", url, "--model", str(model), "--dataset-name", "random", "--ignore-eos", "--disable-tqdm"]
+    options += ["--seed", "1", "--temperature", "0"]
+    options += ["--random-input-len", str(tokens_in), "--random-output-len", str(tokens_out)]
+    options += ["--num-prompts", str(prompts), "--max-concurrency", str(concurrency)]
+    parser = FlexibleArgumentParser()
+    serve.add_cli_args(parser)
+    result = serve.main(parser.parse_args(options))
     if result["completed"] != prompts:
         raise RuntimeError(f"{result['completed']} of {prompts} requests were answered")
     return {name: result[name] for name in FIGURES}
@@ -114,6 +116,7 @@ def main() -> None:
         try:
             for name, model in models.items():
                 servers[name] = start(model, options.smoke, folder / f"{name}.log")
+            importlib.import_module("vllm.benchmarks.serve")  # takes seconds, as the servers' start does
             for name, (process, url) in servers.items():
                 wait_ready(process, f"{url}/health", folder / f"{name}.log")
             if options.go is not None:
@@ -123,7 +126,7 @@ def main() -> None:
             for load in loads:
                 row: dict[str, Any] = dict(zip(("input", "output", "prompts", "concurrency"), load, strict=True))
                 for name, (_, url) in servers.items():
-                    row[name] = bench(models[name], url, load, folder / f"{name}.json")
+                    row[name] = bench(models[name], url, load)
                 row["wavelet / rope"] = {name: row["wavelet"][name] / row["rope"][name] for name in FIGURES}
                 report["rows"].append(row)
                 print(json.dumps(row), flush=True)
