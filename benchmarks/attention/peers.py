@@ -75,7 +75,7 @@ def _ours(case: Case, *, positions: bool = True, split: Split | None = None) -> 
 
 
 def wavelet(case: Case) -> Call:
-    """Prompts in two parts where vLLM has FlashAttention 3 for the device, as its plugin runs them when asked to."""
+    """Prompts in two parts where vLLM has FlashAttention 3 for the device, as its plugin runs them."""
     if case.shape.queries == 1 or not _has_flash_attention_3():
         return _ours(case)
     return _ours(case, split=split_of(case))
