@@ -133,23 +133,19 @@ def test_graphs_are_recorded_for_batches_of_equal_query_counts_only() -> None:
 
 
 RICKER = {"type": "wavelet", "wavelet": "ricker", "scale_exponents": [0, 1, 2, 3], "shifts": [*range(8)]}
-MODEL = {"heads": 4, "kv_heads": 1, "head_dim": 32, "position_encoding": RICKER, "engine": {}}
 
 
 def test_an_engine_in_two_parts_serves_what_the_dense_reference_computes(tmp_path) -> None:
     """Real vLLM: chunks of prompts, decodes beside them, and a prefix cache that is used."""
-    exact = MODEL | {"dtype": "float32", "logit_scaling": "log_n"}
-    bonus = {"near_bias_slope": 0.3, "near_bias_keys": 64}
-    rounded = MODEL | {"dtype": "bfloat16", "logit_scaling": "none"} | bonus
+    model = {"heads": 4, "kv_heads": 1, "head_dim": 32, "position_encoding": RICKER, "logit_scaling": "log_n"}
+    case = model | {"dtype": "float32", "near_bias_slope": 0.3, "near_bias_keys": 96}
     cases, results = tmp_path / "cases.json", tmp_path / "results.json"
-    cases.write_text(json.dumps([exact, rounded]))
+    cases.write_text(json.dumps([case]))
     run(Path(__file__).with_name("engine_interpreted.py"), cases, results, TRITON_INTERPRET="1")
-    in_float32, in_bfloat16 = json.loads(results.read_text())
-    assert max(in_float32["prefill"], in_float32["decode"]) < 1e-3
-    assert in_bfloat16["prefill_rms"] <= 2 * in_bfloat16["torch_bf16_rms"]
-    for result in (in_float32, in_bfloat16):
-        assert result["cached_tokens"] > 0
-        assert result["position_effect"] > 0.1
+    [result] = json.loads(results.read_text())
+    assert max(result["prefill"], result["decode"]) < 1e-3
+    assert result["cached_tokens"] > 0
+    assert result["position_effect"] > 0.1
 
 
 def test_the_gpu_implementation_computes_what_the_cpu_one_does() -> None:
