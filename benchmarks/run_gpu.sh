@@ -100,8 +100,8 @@ if has vllm; then
   printf 'Metadata-Version: 2.1\nName: wave-serve-benchmark\nVersion: 0\n' > "$plugin/wave_serve_benchmark-0.dist-info/METADATA"
   printf '[vllm.general_plugins]\nwavelet = model_registry:register\n' > "$plugin/wave_serve_benchmark-0.dist-info/entry_points.txt"
   export PYTHONPATH=$PYTHONPATH:$plugin
-  step "vLLM parity" 120 "$python" -m benchmarks.serving.parity ${rehearse:+--rehearse} --output "$results/serving_parity.json"
-  step "vLLM bench serve" 190 env WAVELET_GPU_PREFILL="${WAVELET_GPU_PREFILL:-split}" "$python" -m benchmarks.serving.gpu_rates "${rates[@]}" --output "$results/serving.json"
+  step "vLLM parity" 170 "$python" -m benchmarks.serving.parity ${rehearse:+--rehearse} --output "$results/serving_parity.json"
+  step "vLLM bench serve" 170 env WAVELET_GPU_PREFILL="${WAVELET_GPU_PREFILL:-split}" "$python" -m benchmarks.serving.gpu_rates "${rates[@]}" --output "$results/serving.json"
 else
   skip "vLLM parity, vLLM bench serve" "vllm is not installed"
 fi
