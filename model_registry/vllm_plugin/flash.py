@@ -70,8 +70,8 @@ def asked_way() -> str:
 def flash_attention(head_size: int, dtype: torch.dtype, float8: bool, rows: int) -> FlashAttention | None:
     """The kernel for the far keys of prompts, or None where one kernel of ours does all, for a reason that is logged.
 
-    ``auto`` takes two parts with FlashAttention 3, with which an engine has served on a GPU and was faster
-    (docs/gpu-attention.md); ``split`` with any version that vLLM has for the GPU.
+    ``auto`` takes two parts with FlashAttention 3: an engine has served so on a GPU, where the kernels were faster
+    (docs/gpu-attention.md). ``split`` takes them with any version that vLLM has for the GPU.
 
     Args:
         head_size: of the model.

@@ -157,7 +157,7 @@ class WaveletGpuAttentionImpl(WaveletAttentionBase):
     ) -> None:
         batch, out = self._batch(query, kv_cache, metadata), output[: metadata.num_actual_tokens]
         scales = {"k_scale": layer._k_scale, "v_scale": layer._v_scale} if self.float8 else {}
-        if not self._compiled:
+        if not (self._compiled or (query.is_cuda and torch.cuda.is_current_stream_capturing())):
             # vLLM starts with a short batch. What longer ones need is compiled then too: no request waits for it.
             for longest in (1, None):
                 paged_attention(batch, out, max_seq_len=longest, split=self.split, **scales)
