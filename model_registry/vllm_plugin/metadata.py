@@ -83,7 +83,7 @@ class WaveletAttentionMetadataBuilder(AttentionMetadataBuilder[WaveletAttentionM
             block_table=common.block_table_tensor,
             max_query_len=common.max_query_len,
             max_seq_len=common.max_seq_len,
-            single_queries=bool((common.query_start_loc_cpu.diff() == 1).any()),
+            single_queries=common.max_query_len == 1 or bool((common.query_start_loc_cpu.diff() == 1).any()),
         )
 
     def build_for_cudagraph_capture(self, common_attn_metadata: CommonAttentionMetadata) -> WaveletAttentionMetadata:
