@@ -5,11 +5,12 @@ import math
 import pytest
 import torch
 
-from model_registry.attention.triton.configuration import NearTile
+from model_registry.attention.triton.configuration import NearTile, near_tile_for_target
 from model_registry.attention.triton.near_table import near_table
 from model_registry.positions.wavelet import position_table, wavelet_names
 
 TILE = NearTile(64, 64, 64, 4, 2, 2, 4)
+HOPPER = near_tile_for_target("cuda", 90, 128, 2)
 RICKER = position_table("ricker", [*range(8)], [*range(16)])
 
 
@@ -34,7 +35,9 @@ def test_how_much_of_ricker_is_near_and_how_much_of_that_exact(dtype, rows, exac
 
 
 @pytest.mark.parametrize("wavelet", wavelet_names())
-@pytest.mark.parametrize("tile", [TILE, NearTile(128, 32, 64, 8, 2, 2, 1)], ids=["64x64", "128x32"])
+@pytest.mark.parametrize(
+    "tile", [TILE, NearTile(128, 32, 64, 8, 2, 2, 1), HOPPER], ids=["64x64", "128x32", "as on Hopper"]
+)
 def test_what_is_left_out_and_what_waves_replace_is_negligible(wavelet, tile):
     """Coefficients turned by a query's angle, times the curves of the keys, are the rows of the table between them."""
     table = position_table(wavelet, [*range(8)], [*range(16)])
@@ -53,6 +56,11 @@ def test_what_is_left_out_and_what_waves_replace_is_negligible(wavelet, tile):
         error = (p - rows_of(table, t.flatten()).view(*t.shape, -1)).norm(dim=2).max()
         rounding = torch.finfo(torch.bfloat16).eps / 2 * waves.norm()
         assert error <= negligible(table, torch.bfloat16) + rounding
+
+
+def test_on_hopper_only_the_nearest_tile_of_ricker_is_exact():
+    near = near_table(RICKER, torch.bfloat16, HOPPER)
+    assert (near.rows, near.exact_keys) == (576, 32)
 
 
 def test_tables_that_jump_or_swing_between_neighbours_have_no_waves():

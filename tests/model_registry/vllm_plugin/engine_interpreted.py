@@ -21,9 +21,9 @@ from model_registry.vllm_plugin.cpu import WaveletCpuAttentionImpl
 from model_registry.vllm_plugin.flash import FlashAttention
 
 fa_utils.flash_attn_varlen_func = plain_attention.flash_attn_varlen_func
-# The interpreter takes seconds for a step. Chunks come before the context is no longer short, and after.
-engine_parity.LENGTHS, engine_parity.CHUNK, engine_parity.DECODED = (577, 63, 301), 256, 3
-split.SHORT_CONTEXT = 256
+# The interpreter takes seconds for a step. The longest prompt has chunks while its context is short, and after.
+engine_parity.LENGTHS, engine_parity.CHUNK, engine_parity.DECODED = (321, 63, 150), 128, 2
+split.SHORT_CONTEXT = 192
 
 
 class Interpreted(gpu.WaveletGpuAttentionImpl):
