@@ -1,11 +1,16 @@
 """Shared memory that an engine's processes leave behind: vLLM's workers share files in /dev/shm, which outlive them.
 
 A worker that is killed, and on CPU any worker of several, leaves its files there. Memory that nobody uses would pile up
-with every restart, and in a container /dev/shm is small.
+with every restart, and in a container /dev/shm is small. Where it cannot be looked up, as without a descriptor left to
+list processes with, it stays: the engine is started again all the same.
 """
 
+import logging
 from pathlib import Path
 
+from wave_serve.logs import event
+
+logger = logging.getLogger("wave_serve.supervisor")
 PROCESSES = Path("/proc")
 SHARED = Path("/dev/shm")  # noqa: S108 - not a place of ours for temporary files: others' are looked up there
 
@@ -21,14 +26,20 @@ class SharedMemory:
 
     def note(self, group: int) -> None:
         """Takes down what the processes of a group have mapped now."""
-        self._inodes.update(inode for pid in _processes() if _group(pid) == group for inode in _mapped(pid))
+        try:
+            self._inodes.update(inode for pid in _processes() if _group(pid) == group for inode in _mapped(pid))
+        except OSError as error:
+            event(logger, logging.WARNING, "shared memory not noted", group=group, reason=str(error))
 
     def free(self) -> None:
         """Removes those of the files that no process has mapped any more, and forgets them all."""
-        unused = self._inodes.difference(*map(_mapped, _processes())) if self._inodes else set()
-        for path in SHARED.iterdir() if unused else ():
-            if _inode(path) in unused:
-                path.unlink(missing_ok=True)
+        try:
+            unused = self._inodes.difference(*map(_mapped, _processes())) if self._inodes else set()
+            for path in SHARED.iterdir() if unused else ():
+                if _inode(path) in unused:
+                    path.unlink(missing_ok=True)
+        except OSError as error:
+            event(logger, logging.WARNING, "shared memory not freed", reason=str(error))
         self._inodes.clear()
 
 

@@ -120,18 +120,25 @@ class Supervisor:
         return self._process, asyncio.create_task(self._read(read_end))
 
     async def _read(self, read_end: int) -> None:
-        reader = asyncio.StreamReader()
-        loop = asyncio.get_running_loop()
-        with os.fdopen(read_end, "rb", buffering=0) as pipe:
-            transport, _ = await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), pipe)
-            try:
-                while data := await reader.read(2**16):
+        # Not connect_read_pipe: uvloop closes the descriptor by its number, and the file that it was given closes it
+        # too. By the second time the number may be a client's connection.
+        loop, readable = asyncio.get_running_loop(), asyncio.Event()
+        os.set_blocking(read_end, False)
+        loop.add_reader(read_end, readable.set)
+        try:
+            while await readable.wait():
+                readable.clear()
+                with contextlib.suppress(BlockingIOError):
+                    data = os.read(read_end, 2**16)
+                    if not data:
+                        return
                     self._log.feed(data)
                     if self._settings.show_log:
                         sys.stderr.buffer.write(data)
                         sys.stderr.flush()
-            finally:
-                transport.close()
+        finally:
+            loop.remove_reader(read_end)
+            os.close(read_end)
 
 
 def describe_exit(status: int) -> str:

@@ -5,11 +5,14 @@ import logging
 import mmap
 import os
 import sys
+import threading
 import time
 from pathlib import Path
 
 import pytest
+import uvloop
 
+from wave_serve.engine import shared_memory
 from wave_serve.engine.command import free_port
 from wave_serve.engine.supervisor import EngineStartError, Supervisor
 from wave_serve.settings import EngineSettings, TimeoutSettings
@@ -153,3 +156,56 @@ def test_memory_that_a_killed_engine_shared_is_freed_unless_another_uses_it(tmp_
     shared = asyncio.run(scenario())
     assert [path.exists() for path in shared] == [False, True, False]
     shared[1].unlink()
+
+
+@pytest.mark.parametrize("run", [uvloop.run, asyncio.run])
+def test_the_engines_pipe_is_closed_once(run, tmp_path: Path) -> None:
+    """A number that is closed again may have become another thread's file, or a client's connection."""
+    supervisor, _ = make(ENGINE, tmp_path)
+    lost: list[OSError] = []
+    done = threading.Event()
+
+    def open_and_close() -> None:
+        while not done.is_set():
+            owned = os.open(tmp_path, os.O_RDONLY)
+            time.sleep(0)
+            try:
+                os.close(owned)
+            except OSError as error:
+                lost.append(error)
+
+    async def read_to_the_end() -> None:
+        read_end, write_end = os.pipe()
+        reading = asyncio.create_task(supervisor._read(read_end))
+        for text in (b"first\n", b"last\n"):
+            os.write(write_end, text)
+            await asyncio.sleep(0)
+        os.close(write_end)
+        await reading
+
+    async def many_times() -> None:
+        for _ in range(500):
+            await read_to_the_end()
+
+    others = [threading.Thread(target=open_and_close) for _ in range(4)]
+    for other in others:
+        other.start()
+    try:
+        run(many_times())
+    finally:
+        done.set()
+        for other in others:
+            other.join()
+    assert supervisor._log.tail(2) == ["first", "last"]
+    assert not lost
+
+
+def test_memory_that_cannot_be_looked_up_stays_and_ends_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(shared_memory, "PROCESSES", tmp_path / "none")
+    memory = shared_memory.SharedMemory()
+    memory._inodes.add(1)
+    memory.note(1)
+    memory.free()
+    assert [record.message for record in caplog.records] == ["shared memory not noted", "shared memory not freed"]
