@@ -123,23 +123,28 @@ def turns_of(entries: Sequence[Entry]) -> Turns:
     Before the last user's message that is a whole turn: a user's message with all that answers it, so that roles still
     alternate; what stands before the first user's message is a turn too. After it, where an agent works on by itself,
     it is an exchange: calls of tools with their results. What system and developer say, the last user's message, and
-    what comes last after it stay in any case. Without any user's message nothing may be dropped.
+    what comes last after it stay in any case; so do calls that were made before that message and answered after it,
+    with their results. Without any user's message nothing may be dropped.
     """
     users = [index for index, entry in enumerate(entries) if entry.role is Role.USER]
     if not users:
         return Turns(len(entries), ())
-    before = _groups(entries[: users[-1]], _begins_turn)
-    if before and _unanswered(entries[: users[-1]]):  # the results come after the last user's message, and stay
-        before.pop()
-    after = _groups(entries[users[-1] + 1 :], _begins_exchange)[:-1]
-    shifted = [tuple(index + users[-1] + 1 for index in group) for group in after]
-    return Turns(len(entries), (*before, *shifted))
+    unanswered = _unanswered(entries[: users[-1]])  # by the last user's message
+    before = _groups(entries[: users[-1]], _begins_turn)[: -1 if unanswered else None]
+    groups = _groups(entries[users[-1] + 1 :], _begins_exchange)[:-1]
+    after = [tuple(index + users[-1] + 1 for index in group) for group in groups]
+    after = [group for group in after if not _answers(unanswered, [entries[index] for index in group])]
+    return Turns(len(entries), (*before, *after))
 
 
-def _unanswered(entries: Sequence[Entry]) -> bool:
-    """Whether calls are left whose results are not among the entries."""
+def _unanswered(entries: Sequence[Entry]) -> frozenset[str]:
+    """The calls whose results are not among the entries."""
     calls = frozenset[str]().union(*(entry.calls for entry in entries))
-    return not calls <= frozenset[str]().union(*(entry.results for entry in entries))
+    return calls.difference(*(entry.results for entry in entries))
+
+
+def _answers(calls: frozenset[str], entries: Sequence[Entry]) -> bool:
+    return any(entry.results & calls for entry in entries)
 
 
 def _begins_turn(entry: Entry, _before: Entry) -> bool:

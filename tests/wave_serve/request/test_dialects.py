@@ -193,6 +193,9 @@ def test_a_call_whose_result_comes_after_the_last_question_stays() -> None:
     result = {"role": "tool", "tool_call_id": "a"}
     assert droppable(CHAT, [USER, {"role": "assistant"}, USER, call, USER, result]) == ((0, 1),)
     assert droppable(CHAT, [call | {"role": "system"}, USER]) == ()
+    other = [{"role": "assistant", "tool_calls": [{"id": "b"}]}, {"role": "tool", "tool_call_id": "b"}]
+    said = {"role": "assistant"}
+    assert droppable(CHAT, [USER, said, USER, call, USER, result, *other, said]) == ((0, 1), (6, 7))
 
 
 def test_a_plain_error_stays_openais_where_no_other_dialect_is_spoken() -> None:
