@@ -1,7 +1,8 @@
 """Decides which of several models a request goes to, and what it gets there."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 from fastapi import Request
 
@@ -40,12 +41,12 @@ async def fit(
     if outcome is None:
         outcome = await gateway.ask(request, model, Fitting(model, generation, chosen.cap).fit)
     exchange_of(request).is_for(model.name)
-    return model, _named(model, generation, outcome)
+    return model, replace(outcome, changes=outcome.changes | naming(model, generation.payload))
 
 
-def _named(model: ServedModel, generation: Generation, outcome: Outcome) -> Outcome:
-    """With the model's own name in the body where an alias stands there, or none in a dialect that needs one."""
-    named = generation.payload.get("model")
-    if named == model.name or (named is None and not generation.dialect.needs_model):
-        return outcome
-    return replace(outcome, changes=outcome.changes | {"model": model.name})
+def naming(model: ServedModel, payload: Mapping[str, Any]) -> dict[str, str]:
+    """The field that names the model, where the body names an alias or none.
+
+    A vLLM that serves adapters too would answer a body without a name by the model that they adapt.
+    """
+    return {} if payload.get("model") == model.name else {"model": model.name}

@@ -7,6 +7,7 @@ from starlette.responses import JSONResponse, Response
 
 from wave_serve.api.count_messages import count_messages
 from wave_serve.api.entry import enter, gateway_of
+from wave_serve.api.fit import naming
 from wave_serve.api.generate import generate
 from wave_serve.api.preflight import preflight
 from wave_serve.api.readable import ReadableRoute
@@ -137,6 +138,7 @@ async def _ask(request: Request, path: str, **kinds: type[Body]) -> Response:
         check_messages(payload)
     elif "prompt" in given:
         check_size(payload["prompt"], model, exchange.key_limit)
+    body = await gateway.bodies.edit(body, payload, naming(model, payload))
     answer = await gateway.ask(request, model, lambda upstream: upstream.client.ask_object(path, body))
     await exchange.charge(len(payload["tokens"]) if "tokens" in given else len(UpstreamTokens(answer)))
     return Response(answer, media_type="application/json")

@@ -20,10 +20,6 @@ class Api(Protocol):
     def param(self) -> str:
         """The field that holds the prompt."""
 
-    @property
-    def needs_model(self) -> bool:
-        """Whether an upstream must be told the model's name even where it serves only one."""
-
 
 @dataclass(frozen=True)
 class Generation:

@@ -135,7 +135,7 @@ def forwarded(upstream: FakeUpstream) -> dict:
 def test_a_text_is_cut_in_tokens_and_forwarded_as_ids(serve: Serve, upstream: FakeUpstream) -> None:
     answer = serve(overflow="truncate_head").post({"prompt": "abcdefghij" * 20, "max_tokens": 92})
     assert answer.status_code == 200
-    assert forwarded(upstream) == {"prompt": [1, *b"defghij"], "max_tokens": 92}
+    assert forwarded(upstream) == {"model": "fake", "prompt": [1, *b"defghij"], "max_tokens": 92}
     assert answer.json()["usage"] == USAGE | {
         "truncation": {
             "overflow": "truncate_head",
@@ -218,7 +218,8 @@ def test_the_request_may_ask_for_it_and_the_field_is_not_passed_on(serve: Serve,
     body = {"prompt": list(range(150)), "max_tokens": 90, "seed": 3}
     assert one.post(body).status_code == 400
     answer = one.post(body | {"overflow": "truncate_middle"})
-    assert forwarded(upstream) == {"prompt": [0, 1, 2, 3, 4, 145, 146, 147, 148, 149], "max_tokens": 90, "seed": 3}
+    prompt = [0, 1, 2, 3, 4, 145, 146, 147, 148, 149]
+    assert forwarded(upstream) == {"model": "fake", "prompt": prompt, "max_tokens": 90, "seed": 3}
     assert answer.headers["x-wave-kept-tokens"] == "0-5,145-150"
 
 
@@ -229,8 +230,8 @@ def test_the_request_may_ask_to_be_refused_instead(serve: Serve) -> None:
 
 
 def test_a_prompt_that_fits_is_passed_on_as_it_came(serve: Serve, upstream: FakeUpstream) -> None:
-    answer = serve(overflow="truncate_head").post({"prompt": "abc", "max_tokens": 96})
-    assert upstream.requests[-1].body == b'{"prompt":"abc","max_tokens":96}'
+    answer = serve(overflow="truncate_head").post({"model": "fake", "prompt": "abc", "max_tokens": 96})
+    assert upstream.requests[-1].body == b'{"model":"fake","prompt":"abc","max_tokens":96}'
     assert "truncation" not in answer.json()["usage"]
     assert not [name for name in answer.headers if name.startswith(("x-wave-truncated", "x-wave-kept"))]
 
@@ -251,7 +252,7 @@ def test_ranges_too_many_for_a_header_are_in_the_usage(serve: Serve) -> None:
 
 def test_without_max_tokens_room_is_left_for_the_default_completion(serve: Serve, upstream: FakeUpstream) -> None:
     serve(default_max_completion_tokens=30).post({"prompt": [7] * 101, "overflow": "truncate_tail"})
-    assert forwarded(upstream) == {"prompt": [7] * 70, "max_tokens": 30}
+    assert forwarded(upstream) == {"model": "fake", "prompt": [7] * 70, "max_tokens": 30}
 
 
 @pytest.mark.parametrize(

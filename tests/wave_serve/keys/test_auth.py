@@ -2,6 +2,7 @@
 
 import asyncio
 import hashlib
+import json
 import logging
 import re
 from collections.abc import Iterator
@@ -10,7 +11,7 @@ from pathlib import Path
 import httpx
 import openai
 import pytest
-from helpers.fake_upstream import DONE, FakeUpstream, delta, stream
+from helpers.fake_upstream import DONE, FakeUpstream, delta, reply_json, stream
 from helpers.running import Running, running, settings_for
 from typer.testing import CliRunner
 
@@ -128,6 +129,34 @@ def test_no_body_is_read_for_who_may_not_ask(guarded: Running) -> None:
         client.post(f"{guarded.url}/v1/completions", content=parts())
     big = httpx.post(f"{guarded.url}/v1/completions", content=b"x" * 5_000_000)
     assert big.status_code == 401
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("/v1/completions", {"prompt": "x"}),
+        ("/v1/chat/completions", {"messages": [{"role": "user", "content": "x"}]}),
+        ("/v1/responses", {"input": "x"}),
+        ("/v1/messages", {"messages": [{"role": "user", "content": "x"}], "max_tokens": 5}),
+        ("/tokenize", {"prompt": "x"}),
+        ("/detokenize", {"tokens": [65]}),
+    ],
+)
+def test_a_body_without_a_model_asks_the_engine_for_the_keys_own(
+    tmp_path: Path, upstream: FakeUpstream, path: str, body: dict
+) -> None:
+    """vLLM answers such a body by its base model, which this key may not use."""
+    models = [{"id": "base", "max_model_len": 1000}, {"id": "adapter", "parent": "base"}]
+    upstream.answers["/v1/models"] = reply_json({"data": models})
+    keys = write(tmp_path / "keys.yaml", entry_for(BOB, "bob", {"models": ["adapter"]}))
+    served = [{"base_url": upstream.url, "models": ["base", "adapter"]}]
+    settings = settings_for(
+        upstream, models={"base": {}, "adapter": {}}, upstreams=served, auth={"keys_file": str(keys)}
+    )
+    with running(settings) as one:
+        one.post(body, path, **bearer(BOB))
+    sent = next(json.loads(request.body) for request in upstream.requests if request.path == path)
+    assert sent["model"] == "adapter"
 
 
 def test_a_keys_own_cap_lowers_the_models(guarded: Running) -> None:

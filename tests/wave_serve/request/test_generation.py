@@ -75,6 +75,8 @@ def test_token_ids_out_of_range_or_of_another_type_are_named(ids: list, said: st
         ("max_tokens", 2.5),
         ("truncate_prompt_tokens", 5),
         ("prompt_embeds", "AA=="),
+        ("suffix", "return x"),
+        ("previous_input_messages", [{"role": "user", "content": "hello"}]),
     ],
 )
 def test_fields_that_the_policy_reads_are_checked(field: str, value: object) -> None:

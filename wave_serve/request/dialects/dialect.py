@@ -12,7 +12,7 @@ from wave_serve.request.fields import StreamedBody, check_fields
 from wave_serve.request.generation import Generation
 from wave_serve.request.schemas import check_schemas
 
-UNCOUNTABLE = ("truncate_prompt_tokens", "prompt_embeds")
+UNCOUNTABLE = ("truncate_prompt_tokens", "prompt_embeds", "suffix", "previous_input_messages")
 
 
 class Dialect(ABC):
@@ -25,7 +25,6 @@ class Dialect(ABC):
         policy_fields: addressed to the gateway alone; no upstream sees them.
         preamble: types of a stream's events that come before the first token.
         last_events: types of the events of which one ends a complete stream; `data: [DONE]` always does.
-        needs_model: whether an upstream must be told the model's name even where it serves only one.
         usage_inside: the member of a stream's event that may hold the usage in the event's place.
     """
 
@@ -36,7 +35,6 @@ class Dialect(ABC):
     preamble: ClassVar[frozenset[str]] = frozenset()
     last_events: ClassVar[frozenset[str]] = frozenset()
     usage_inside: ClassVar[str | None] = None
-    needs_model: ClassVar[bool] = False
 
     def read(self, payload: Mapping[str, Any]) -> Generation:
         """What the cap's policy needs of a body. Raises ApiError 400 naming field and value."""

@@ -67,7 +67,6 @@ class Messages(Conversation):
     path: ClassVar = "/v1/messages"
     body: ClassVar = MessagesRequest
     param: ClassVar = "messages"
-    needs_model: ClassVar = True
     preamble: ClassVar = frozenset({"message_start", "ping"})
     last_events: ClassVar = frozenset({"message_stop"})
     usage_inside: ClassVar = "message"
