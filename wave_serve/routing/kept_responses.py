@@ -32,7 +32,10 @@ class KeptResponses:
         self._kept: OrderedDict[str, KeptResponse] = OrderedDict()
 
     def note(self, response_id: str, upstream: Upstream, key: str | None, tokens: int | None) -> None:
-        """Remembers a response; what is told last of it counts."""
+        """Remembers a response; what is told last of it counts. One that another key has stays that key's."""
+        held = self._kept.get(response_id)
+        if held is not None and held.key != key:
+            return
         self._kept[response_id] = KeptResponse(upstream, upstream.life, key, tokens)
         self._kept.move_to_end(response_id)
         while len(self._kept) > MOST:

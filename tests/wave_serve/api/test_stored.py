@@ -78,6 +78,17 @@ def test_a_response_is_only_its_own_keys(keeping: Running) -> None:
     assert caught.value.param == "previous_response_id"
 
 
+def test_no_request_can_give_its_response_the_id_of_another(keeping: Running, upstream: FakeUpstream) -> None:
+    client_of(keeping, "ada").responses.create(**BODY, store=True)
+    bob = client_of(keeping, "bob")
+    taken = bob.responses.with_raw_response.create(**BODY, store=True, extra_body={"request_id": "resp_1"})
+    assert "request_id" not in json.loads(upstream.requests[-1].body)
+    assert taken.headers["x-request-id"] == "resp_1"
+    with pytest.raises(openai.NotFoundError):
+        bob.responses.retrieve("resp_1")
+    assert client_of(keeping, "ada").responses.retrieve("resp_1").id == "resp_1"
+
+
 def test_one_that_is_not_complete_cannot_be_gone_on_from(keeping: Running, upstream: FakeUpstream) -> None:
     upstream.answers["/v1/responses"] = reply_json(RESPONSE | {"status": "queued", "usage": None})
     ada = client_of(keeping, "ada")

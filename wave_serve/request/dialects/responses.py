@@ -27,6 +27,8 @@ class Responses(Conversation):
     body: ClassVar = ResponsesRequest
     param: ClassVar = "input"
     unit: ClassVar = "item"
+    # vLLM would call the response by a body's request_id, also by one under which it keeps another client's response.
+    policy_fields: ClassVar = (*Conversation.policy_fields, "request_id")
     preamble: ClassVar = frozenset({"response.created", "response.queued", "response.in_progress"})
     last_events: ClassVar = frozenset({"response.completed", "response.incomplete", "response.failed"})
     usage_inside: ClassVar = "response"
