@@ -36,7 +36,7 @@ async def generate(gateway: Gateway, request: Request, dialect: Dialect) -> Resp
     dispatch = gateway.dispatch(exchange, model, generation, outcome, payload | outcome.changes)
     handling = Handling(
         on_usage=partial(_compare, gateway, model, outcome) if not generation.earlier else None,
-        on_part=partial(note, gateway, exchange) if generation.kept is not None else None,
+        on_part=partial(note, gateway, exchange) if generation.stored else None,
         hide_usage=bool(usage),
         echoed_prefix="" if outcome.truncated is None else outcome.truncated.echoed_prefix,
         held_to_grammar=any(field in payload for field in CONSTRAINTS),

@@ -43,12 +43,12 @@ def resume(gateway: Gateway, generation: Generation, exchange: Exchange) -> Gene
 
 
 def note(gateway: Gateway, exchange: Exchange, part: Any) -> None:
-    """Remembers the response in an answer, or in an event of its stream, if there is one."""
+    """Remembers the response in an answer, or in an event of its stream, if there is one and its upstream keeps it."""
     response = part.get("response", part) if isinstance(part, dict) else None
     if not isinstance(response, dict) or response.get("object") != "response":
         return
     upstream = next((one for one in gateway.upstreams if one.base_url == exchange.upstream), None)
-    if upstream is not None and isinstance(response.get("id"), str):
+    if upstream is not None and upstream.keeps_responses and isinstance(response.get("id"), str):
         usage = response.get("usage")
         tokens = usage.get("total_tokens") if isinstance(usage, dict) else None
         gateway.responses.note(response["id"], upstream, exchange.key_name, tokens)

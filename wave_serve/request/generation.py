@@ -35,7 +35,8 @@ class Generation:
         overflow: what is to happen to a prompt over the cap; None where that is the model's policy.
         truncates: whether a prompt over the cap is to be cut even where the model's policy is to reject it.
         min_tokens: shortest completion asked for, in tokens.
-        kept: the field that asks an upstream to keep the response, or to go on from a kept one; None without.
+        kept: the field that needs an upstream that keeps responses; None without.
+        stored: whether an upstream that keeps responses is to keep this one.
         earlier: tokens of the kept response that it goes on from.
         holder: URL of the upstream that has that response.
     """
@@ -49,6 +50,7 @@ class Generation:
     overflow: Overflow | None
     truncates: bool = False
     kept: str | None = None
+    stored: bool = False
     min_tokens: int = 0
     earlier: int = 0
     holder: str | None = None

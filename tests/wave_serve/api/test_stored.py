@@ -12,6 +12,7 @@ from helpers.fake_upstream import FakeUpstream, reply_json, stream
 from helpers.running import Running, running, sdk, settings_for
 
 from wave_serve.keys.file import entry_for
+from wave_serve.settings import Settings
 
 BODY = {"model": "fake", "input": "hello", "max_output_tokens": 5}
 USED = {"input_tokens": 40, "output_tokens": 10, "total_tokens": 50}
@@ -37,6 +38,12 @@ def keeping(upstream: FakeUpstream, tmp_path: Path) -> Iterator[Running]:
         assert forgetful.generations == 0
 
 
+def keeping_at(upstream: FakeUpstream, **options: object) -> Settings:
+    """Settings of a gateway without keys, before an upstream with a store."""
+    entry = {"base_url": upstream.url, "models": ["fake"], "keeps_responses": True}
+    return settings_for(upstream, upstreams=[entry], **options)
+
+
 def client_of(one: Running, name: str) -> openai.OpenAI:
     return sdk(one).with_options(api_key=KEYS[name])
 
@@ -50,6 +57,16 @@ def test_a_response_is_kept_gone_on_from_retrieved_and_cancelled(keeping: Runnin
     assert json.loads(upstream.requests[-1].body)["previous_response_id"] == first.id
     assert ada.responses.retrieve(first.id).usage.total_tokens == 50
     assert ada.responses.cancel(first.id).status == "cancelled"
+
+
+def test_without_store_a_response_is_kept_where_its_upstream_keeps_any(upstream: FakeUpstream) -> None:
+    upstream.answers |= {"/v1/responses": reply_json(KEPT), "/v1/responses/resp_1": reply_json(KEPT)}
+    with running(keeping_at(upstream)) as one:
+        sdk(one).responses.create(**BODY, store=False)
+        with pytest.raises(openai.NotFoundError):
+            sdk(one).responses.retrieve("resp_1")
+        sdk(one).responses.create(**BODY)
+        assert sdk(one).responses.retrieve("resp_1").id == "resp_1"
 
 
 def test_what_was_said_before_counts_against_the_cap(keeping: Running, upstream: FakeUpstream) -> None:

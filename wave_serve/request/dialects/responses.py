@@ -42,7 +42,7 @@ class Responses(Conversation):
         """What the cap's policy needs of a body. Raises ApiError 400 naming field and value."""
         found = super().read(payload)
         asked = (field for field in ("previous_response_id", "background", "store") if payload.get(field))
-        found = replace(found, kept=next(asked, None))
+        found = replace(found, kept=next(asked, None), stored=payload.get("store") is not False)
         truncation = payload.get("truncation")
         if found.overflow is not None or truncation is None:
             return found

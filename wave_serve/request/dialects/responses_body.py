@@ -56,7 +56,7 @@ class ResponsesRequest(SampledBody):
     include_reasoning: bool | None = about("Reasoning beside the answer.")
     top_logprobs: NaturalOrAll32 | None = about("Log-probabilities of so many tokens at each position; -1 for all.")
     metadata: StringsByName | None = about("Repeated in the answer.")
-    store: bool | None = about("Keep the response, where the engine has a store.")
+    store: bool | None = about("Keep the response; by default where the engine has a store, true needs one.")
     background: bool | None = about("Answer at once and go on working, where the engine has a store.")
     previous_response_id: str | None = about("The stored response that the input goes on from.")
     chat_template_kwargs: Object | None = about("Arguments of the chat template.")
