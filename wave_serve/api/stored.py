@@ -15,6 +15,7 @@ from wave_serve.routing.kept_responses import KeptResponse
 from wave_serve.settings import Overflow
 from wave_serve.upstream.answer import FAILURES
 from wave_serve.upstream.errors import from_upstream
+from wave_serve.upstream.upstream import Upstream
 
 NO_STORE = "the engine keeps no responses (VLLM_ENABLE_RESPONSES_API_STORE=1 makes vLLM keep them)"
 
@@ -35,10 +36,10 @@ def resume(gateway: Gateway, generation: Generation, exchange: Exchange) -> Gene
     previous = generation.payload.get("previous_response_id")
     if previous is None:
         return generation
-    found = _find(gateway, previous, exchange, "previous_response_id")
+    found, upstream = _find(gateway, previous, exchange, "previous_response_id")
     if found.tokens is None:
         raise invalid(f"the response {shown(previous)} is not complete yet", "previous_response_id")
-    holder = found.upstream.base_url
+    holder = upstream.base_url
     return replace(generation, earlier=found.tokens, holder=holder, overflow=Overflow.REJECT, truncates=False)
 
 
@@ -47,18 +48,18 @@ def note(gateway: Gateway, exchange: Exchange, part: Any) -> None:
     response = part.get("response", part) if isinstance(part, dict) else None
     if not isinstance(response, dict) or response.get("object") != "response":
         return
-    upstream = next((one for one in gateway.upstreams if one.base_url == exchange.upstream), None)
-    if upstream is not None and upstream.keeps_responses and isinstance(response.get("id"), str):
+    upstream = _keeper(gateway, exchange.upstream)
+    if upstream is not None and isinstance(response.get("id"), str):
         usage = response.get("usage")
         tokens = usage.get("total_tokens") if isinstance(usage, dict) else None
-        gateway.responses.note(response["id"], upstream, exchange.key_name, tokens)
+        gateway.responses.note(response["id"], upstream.base_url, exchange.key_name, tokens)
 
 
 async def retrieve(gateway: Gateway, response_id: str, exchange: Exchange) -> bytes:
     """A kept response as its upstream has it. Raises ApiError 400, 404 or 503."""
-    found = _find(gateway, response_id, exchange)
+    _, upstream = _find(gateway, response_id, exchange)
     try:
-        status, content = await found.upstream.client.get(f"/v1/responses/{response_id}")
+        status, content = await upstream.client.get(f"/v1/responses/{response_id}")
     except FAILURES:
         message = "The upstream that keeps the response does not answer."
         raise unavailable(message, gateway.settings.timeouts.retry_after) from None
@@ -69,14 +70,22 @@ async def retrieve(gateway: Gateway, response_id: str, exchange: Exchange) -> by
 
 async def cancel(gateway: Gateway, response_id: str, exchange: Exchange) -> bytes:
     """Ends a kept response's work in the background. Raises ApiError 400, 404 or that of the upstream."""
-    found = _find(gateway, response_id, exchange)
-    return await found.upstream.client.ask_object(f"/v1/responses/{response_id}/cancel", b"")
+    _, upstream = _find(gateway, response_id, exchange)
+    return await upstream.client.ask_object(f"/v1/responses/{response_id}/cancel", b"")
 
 
-def _find(gateway: Gateway, response_id: str, exchange: Exchange, param: str | None = None) -> KeptResponse:
+def _find(
+    gateway: Gateway, response_id: str, exchange: Exchange, param: str | None = None
+) -> tuple[KeptResponse, Upstream]:
     if not any(upstream.keeps_responses for upstream in gateway.upstreams):
         raise invalid(f"There is no response {shown(response_id)}: {NO_STORE}", param)
     found = gateway.responses.find(response_id, exchange.key_name)
-    if found is None:
+    upstream = None if found is None else _keeper(gateway, found.base_url)
+    if found is None or upstream is None:
         raise ApiError(404, f"There is no response {shown(response_id)}.", param=param)
-    return found
+    return found, upstream
+
+
+def _keeper(gateway: Gateway, base_url: str | None) -> Upstream | None:
+    """The upstream of that URL, where there is one and it keeps responses."""
+    return next((one for one in gateway.upstreams if one.keeps_responses and one.base_url == base_url), None)

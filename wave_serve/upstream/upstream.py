@@ -145,10 +145,9 @@ class Upstream:
                 self._set(late if isinstance(error, TimeoutError) else "it closes connections unanswered")
 
     def retire(self) -> None:
-        """It is listed no more: it gets nothing new, what it works on goes on, what it keeps counts as lost."""
+        """It is listed no more: it gets nothing new, and what it works on goes on."""
         event(logger, logging.INFO, "upstream leaves", base_url=self.base_url, requests=self.in_flight)
         self.reason = "it is listed no more"
-        self.life += 1
         self._up.clear()
 
     def mark_down(self, reason: str) -> None:

@@ -8,7 +8,7 @@ import openai
 import pytest
 from helpers.cancelling import until
 from helpers.dialects import RESPONSE, named
-from helpers.fake_upstream import FakeUpstream, reply_json, stream
+from helpers.fake_upstream import FakeUpstream, reply, reply_json, stream
 from helpers.running import Running, running, sdk, settings_for
 
 from wave_serve.keys.file import entry_for
@@ -17,6 +17,7 @@ from wave_serve.settings import Settings
 BODY = {"model": "fake", "input": "hello", "max_output_tokens": 5}
 USED = {"input_tokens": 40, "output_tokens": 10, "total_tokens": 50}
 KEPT = RESPONSE | {"status": "completed", "usage": USED}
+GO_ON = {"previous_response_id": "resp_1"}
 KEYS = {name: f"sk-wave-{name:-<40}" for name in ("ada", "bob")}
 
 
@@ -93,6 +94,22 @@ def test_a_response_is_only_its_own_keys(keeping: Running) -> None:
     with pytest.raises(openai.NotFoundError) as caught:
         bob.responses.create(**BODY, previous_response_id="resp_1")
     assert caught.value.param == "previous_response_id"
+
+
+def test_whether_a_response_is_still_there_is_the_engines_to_say(upstream: FakeUpstream) -> None:
+    upstream.answers |= {"/v1/responses": reply_json(KEPT), "/v1/responses/resp_1": reply_json(KEPT)}
+    with running(keeping_at(upstream)) as one:
+        sdk(one).responses.create(**BODY, store=True)
+        health, upstream.answers["/health"] = upstream.answers["/health"], reply(b"", "500 Internal Server Error")
+        one.wait(503)
+        upstream.answers["/health"] = health
+        one.wait(200)
+        assert sdk(one).responses.retrieve("resp_1").id == "resp_1"
+        lost = reply_json({"error": {"message": "Response with id 'resp_1' not found."}}, "404 Not Found")
+        upstream.answers |= {"/v1/responses": lost, "/v1/responses/resp_1": lost}
+        for ask in (lambda: sdk(one).responses.retrieve("resp_1"), lambda: sdk(one).responses.create(**BODY, **GO_ON)):
+            with pytest.raises(openai.NotFoundError, match="'resp_1' not found"):
+                ask()
 
 
 def test_no_request_can_give_its_response_the_id_of_another(keeping: Running, upstream: FakeUpstream) -> None:
