@@ -6,7 +6,9 @@ Only an engine with VLLM_ENABLE_RESPONSES_API_STORE=1 keeps any; where none does
 from dataclasses import replace
 from typing import Any
 
-from wave_serve.errors import ApiError, invalid, unavailable
+from pydantic_core import from_json
+
+from wave_serve.errors import ApiError, Code, invalid, unavailable
 from wave_serve.exchange import Exchange
 from wave_serve.gateway import Gateway
 from wave_serve.request.generation import Generation
@@ -20,7 +22,7 @@ from wave_serve.upstream.upstream import Upstream
 NO_STORE = "the engine keeps no responses (VLLM_ENABLE_RESPONSES_API_STORE=1 makes vLLM keep them)"
 
 
-def resume(gateway: Gateway, generation: Generation, exchange: Exchange) -> Generation:
+async def resume(gateway: Gateway, generation: Generation, exchange: Exchange) -> Generation:
     """The generation with the tokens of the response that it goes on from, where it goes on from one.
 
     Their sum with the request's own is an upper bound: the template's beginning is counted twice.
@@ -37,10 +39,13 @@ def resume(gateway: Gateway, generation: Generation, exchange: Exchange) -> Gene
     if previous is None:
         return generation
     found, upstream = _find(gateway, previous, exchange, "previous_response_id")
-    if found.tokens is None:
+    tokens = found.tokens
+    if tokens is None:  # when it passed; work in the background may be done by now
+        tokens = await _tokens_now(gateway, previous, upstream)
+    if tokens is None:
         raise invalid(f"the response {shown(previous)} is not complete yet", "previous_response_id")
     holder = upstream.base_url
-    return replace(generation, earlier=found.tokens, holder=holder, overflow=Overflow.REJECT, truncates=False)
+    return replace(generation, earlier=tokens, holder=holder, overflow=Overflow.REJECT, truncates=False)
 
 
 def note(gateway: Gateway, exchange: Exchange, part: Any) -> None:
@@ -50,14 +55,16 @@ def note(gateway: Gateway, exchange: Exchange, part: Any) -> None:
         return
     upstream = _keeper(gateway, exchange.upstream)
     if upstream is not None and isinstance(response.get("id"), str):
-        usage = response.get("usage")
-        tokens = usage.get("total_tokens") if isinstance(usage, dict) else None
-        gateway.responses.note(response["id"], upstream.base_url, exchange.key_name, tokens)
+        gateway.responses.note(response["id"], upstream.base_url, exchange.key_name, _tokens_of(response))
 
 
 async def retrieve(gateway: Gateway, response_id: str, exchange: Exchange) -> bytes:
     """A kept response as its upstream has it. Raises ApiError 400, 404 or 503."""
     _, upstream = _find(gateway, response_id, exchange)
+    return await _fetch(gateway, response_id, upstream)
+
+
+async def _fetch(gateway: Gateway, response_id: str, upstream: Upstream) -> bytes:
     try:
         status, content = await upstream.client.get(f"/v1/responses/{response_id}")
     except FAILURES:
@@ -84,6 +91,21 @@ def _find(
     if found is None or upstream is None:
         raise ApiError(404, f"There is no response {shown(response_id)}.", param=param)
     return found, upstream
+
+
+async def _tokens_now(gateway: Gateway, response_id: str, upstream: Upstream) -> int | None:
+    content = await _fetch(gateway, response_id, upstream)
+    try:
+        return _tokens_of(from_json(content))
+    except ValueError:
+        raise ApiError(502, "The upstream's answer is not JSON.", code=Code.UPSTREAM_MALFORMED) from None
+
+
+def _tokens_of(response: Any) -> int | None:
+    """Tokens of a response's prompt and answer; None while it is not complete."""
+    usage = response.get("usage") if isinstance(response, dict) else None
+    tokens = usage.get("total_tokens") if isinstance(usage, dict) else None
+    return tokens if isinstance(tokens, int) else None
 
 
 def _keeper(gateway: Gateway, base_url: str | None) -> Upstream | None:

@@ -123,12 +123,16 @@ def test_no_request_can_give_its_response_the_id_of_another(keeping: Running, up
     assert client_of(keeping, "ada").responses.retrieve("resp_1").id == "resp_1"
 
 
-def test_one_that_is_not_complete_cannot_be_gone_on_from(keeping: Running, upstream: FakeUpstream) -> None:
-    upstream.answers["/v1/responses"] = reply_json(RESPONSE | {"status": "queued", "usage": None})
+def test_one_is_gone_on_from_as_soon_as_it_is_complete(keeping: Running, upstream: FakeUpstream) -> None:
+    queued = reply_json(RESPONSE | {"status": "queued", "usage": None})
+    upstream.answers |= {"/v1/responses": queued, "/v1/responses/resp_1": queued}
     ada = client_of(keeping, "ada")
     ada.responses.create(**BODY, background=True)
     with pytest.raises(openai.BadRequestError, match="is not complete yet"):
-        ada.responses.create(**BODY, previous_response_id="resp_1")
+        ada.responses.create(**BODY, **GO_ON)
+    upstream.answers["/v1/responses/resp_1"] = reply_json(KEPT)
+    answer = ada.responses.with_raw_response.create(**BODY, **GO_ON)
+    assert int(answer.headers["x-wave-context-tokens"]) == 50 + len("\0hello")
 
 
 @pytest.mark.parametrize("extra", [{"store": True}, {"background": True}, {"previous_response_id": "resp_1"}])
