@@ -130,7 +130,7 @@ class Gateway:
         """
         found: list[Candidate] = []
         refusals: list[ApiError] = []
-        for model in self._models_of(payload, exchange):
+        for model in self.models_of(payload, exchange):
             try:
                 cap = model.cap(exchange.key_limit)
                 exchange.is_held_against(cap.headers())
@@ -143,7 +143,8 @@ class Gateway:
             raise refusals[0]
         return by_window(found)
 
-    def _models_of(self, payload: Mapping[str, Any], exchange: Exchange) -> list[ServedModel]:
+    def models_of(self, payload: Mapping[str, Any], exchange: Exchange) -> list[ServedModel]:
+        """The models that a request may go to, ready or not. Raises ApiError 400, 403 or 404."""
         members = self.members(payload.get("model"))
         if not members:
             return [self.model_of(payload, exchange)]
@@ -205,7 +206,7 @@ class Gateway:
     ) -> Dispatch:
         """The way to an upstream whose window takes an accepted generation; `payload` is what will be sent."""
         reach = outcome.accepted().reach
-        upstreams = Eligible(self.pool, lambda: _those_for(generation, model.upstreams_for(reach)))
+        upstreams = Eligible(self.pool, lambda: those_for(generation, model.upstreams_for(reach)))
         prefixes = prefixes_of(model.name, payload) if len(upstreams) > 1 else None
         demand = Demand(sum(outcome.tokens), exchange.key_name or "", upstreams, prefixes)
         return Dispatch(exchange, demand, self.admission, self.drain, self.settings)
@@ -228,10 +229,8 @@ class Gateway:
         self.metrics.forget_upstream(base_url)
 
 
-def _those_for(generation: Generation, upstreams: list[Upstream]) -> list[Upstream]:
+def those_for(generation: Generation, upstreams: Sequence[Upstream]) -> list[Upstream]:
     """Those of the upstreams that have what a generation needs of the responses that are kept."""
-    if generation.kept is not None:
-        upstreams = [one for one in upstreams if one.keeps_responses]
-    if generation.holder is not None:
-        upstreams = [one for one in upstreams if one.base_url == generation.holder]
-    return upstreams
+    kept, holder = generation.kept, generation.holder
+    keepers = [one for one in upstreams if kept is None or one.keeps_responses]
+    return [one for one in keepers if holder is None or one.base_url == holder]

@@ -24,7 +24,7 @@ async def generate(gateway: Gateway, request: Request, dialect: Dialect) -> Resp
     exchange = exchange_of(request)
     body, payload = await gateway.read(request)
     candidates = gateway.find(payload, exchange)
-    generation = await resume(gateway, dialect.read(payload), exchange)
+    candidates, generation = await resume(gateway, candidates, dialect.read(payload), exchange)
     exchange.asks_for_stream(generation.stream)
     exchange.asks_for(payload)
     model, outcome = await fit(gateway, request, candidates, generation)

@@ -80,7 +80,8 @@ async def preflight(gateway: Gateway, request: Request) -> Context:
     await exchange.may_count()
     _, payload = await gateway.read(request)
     candidates = gateway.find(payload, exchange)
-    generation = await resume(gateway, dialect_of(payload, request.headers).read(payload), exchange)
+    generation = dialect_of(payload, request.headers).read(payload)
+    candidates, generation = await resume(gateway, candidates, generation, exchange)
     chosen, _ = await choose(gateway, request, candidates, generation)
     model, cap = chosen.model, chosen.cap
     fitting = Fitting(model, generation, cap)

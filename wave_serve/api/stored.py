@@ -3,14 +3,16 @@
 Only an engine with VLLM_ENABLE_RESPONSES_API_STORE=1 keeps any; where none does, all that needs a store is refused.
 """
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
 from pydantic_core import from_json
 
+from wave_serve.context.choice import Candidate, by_window
 from wave_serve.errors import ApiError, Code, invalid, unavailable
 from wave_serve.exchange import Exchange
-from wave_serve.gateway import Gateway
+from wave_serve.gateway import Gateway, those_for
 from wave_serve.request.generation import Generation
 from wave_serve.request.values import shown
 from wave_serve.routing.kept_responses import KeptResponse
@@ -22,22 +24,45 @@ from wave_serve.upstream.upstream import Upstream
 NO_STORE = "the engine keeps no responses (VLLM_ENABLE_RESPONSES_API_STORE=1 makes vLLM keep them)"
 
 
-async def resume(gateway: Gateway, generation: Generation, exchange: Exchange) -> Generation:
-    """The generation with the tokens of the response that it goes on from, where it goes on from one.
+async def resume(
+    gateway: Gateway, candidates: list[Candidate], generation: Generation, exchange: Exchange
+) -> tuple[list[Candidate], Generation]:
+    """A generation with the tokens of the response that it goes on from, and the candidates that have what it needs.
 
-    Their sum with the request's own is an upper bound: the template's beginning is counted twice.
+    Each candidate is held against its widest upstream that has it, so that what fits no such upstream is refused.
 
     Raises:
-        ApiError: 400, it asks for a store and there is none, or goes on from what is not complete; 404, from what is
-            not kept.
+        ApiError: 400, it asks for a store where there is none, or goes on from what is not complete, or with another
+            model; 404, from what is not kept; 503, no model that has what it needs is ready.
     """
     if generation.kept is None:
-        return generation
-    if not any(upstream.keeps_responses for upstream in gateway.upstreams):
-        raise invalid(f"{generation.kept} is not supported: {NO_STORE}", generation.kept)
+        return candidates, generation
     previous = generation.payload.get("previous_response_id")
-    if previous is None:
-        return generation
+    if previous is not None:
+        generation = await _gone_on_from(gateway, previous, generation, exchange)
+    if not any(those_for(generation, model.upstreams) for model in gateway.models_of(generation.payload, exchange)):
+        reason = NO_STORE if generation.holder is None else "another model's engine keeps that response"
+        raise invalid(f"{generation.kept} is not supported: {reason}", generation.kept)
+    found = [_within(one, able) for one in candidates if (able := those_for(generation, one.model.upstreams))]
+    if not found:
+        raise unavailable("No upstream that keeps responses is ready.", gateway.settings.timeouts.retry_after)
+    for one in found:
+        exchange.is_held_against(one.cap.headers())
+    return by_window(found), generation
+
+
+def _within(candidate: Candidate, upstreams: Sequence[Upstream]) -> Candidate:
+    """The candidate, held against the widest of these of its upstreams."""
+    limit = candidate.cap.limit
+    widest = max(candidate.model.window(one) or limit for one in upstreams)
+    return replace(candidate, cap=replace(candidate.cap, limit=min(limit, widest)))
+
+
+async def _gone_on_from(gateway: Gateway, previous: str, generation: Generation, exchange: Exchange) -> Generation:
+    """The generation with the tokens of the response before it.
+
+    Their sum with its own is an upper bound: the template's beginning is counted twice.
+    """
     found, upstream = _find(gateway, previous, exchange, "previous_response_id")
     tokens = found.tokens
     if tokens is None:  # when it passed; work in the background may be done by now

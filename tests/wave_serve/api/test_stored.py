@@ -79,6 +79,66 @@ def test_what_was_said_before_counts_against_the_cap(keeping: Running, upstream:
     assert caught.value.code == "context_length_exceeded"
 
 
+@pytest.fixture
+def two_models(upstream: FakeUpstream) -> Iterator[Running]:
+    """A gateway before a narrow upstream with a store and a wide one without, of one model each, and an alias."""
+    upstream.answers |= {"/v1/responses": reply_json(KEPT), "/v1/responses/resp_1": reply_json(KEPT)}
+    with FakeUpstream(model="wide", max_model_len=5000) as wide:
+        described = {
+            "models": {"fake": {}, "wide": {}},
+            "aliases": {"any": ["fake", "wide"]},
+            "upstreams": [
+                {"base_url": upstream.url, "models": ["fake"], "keeps_responses": True},
+                {"base_url": wide.url, "models": ["wide"]},
+            ],
+        }
+        with running(settings_for(upstream, **described)) as one:
+            until(lambda: all(each.ready for each in one.gateway.upstreams))
+            one.post(BODY | {"store": True}, "/v1/responses")
+            yield one
+        assert wide.generations == 0
+
+
+@pytest.mark.parametrize("extra", [{"store": True}, {"background": True}, GO_ON])
+def test_what_the_engine_of_a_model_does_not_keep_is_refused_by_name(two_models: Running, extra: dict) -> None:
+    answer = two_models.post(BODY | {"model": "wide"} | extra, "/v1/responses")
+    assert (answer.status_code, answer.json()["error"]["param"]) == (400, next(iter(extra)))
+
+
+@pytest.mark.parametrize("extra", [{"store": True}, GO_ON])
+def test_of_an_alias_only_models_that_keep_responses_are_asked(two_models: Running, extra: dict) -> None:
+    assert two_models.post(BODY | {"model": "any"} | extra, "/v1/responses").status_code == 200
+    for path in ("/v1/responses", "/v1/context"):
+        answer = two_models.post(BODY | {"model": "any", "input": "x" * 1200} | extra, path)
+        assert answer.headers["x-wave-context-limit"] == "1000"
+        error = answer.json()["error"]
+        assert (error["code"], error["n_ctx"]) == ("context_length_exceeded", 1000)
+
+
+def test_a_model_that_is_down_is_no_reason_to_refuse_what_its_upstream_keeps(
+    two_models: Running, upstream: FakeUpstream
+) -> None:
+    upstream.stop()
+    until(lambda: not two_models.gateway.upstreams[0].ready)
+    answer = two_models.post(BODY | {"model": "any"} | GO_ON, "/v1/responses")
+    assert answer.status_code == 503
+
+
+def test_the_window_of_the_upstream_that_keeps_a_response_is_the_cap(upstream: FakeUpstream) -> None:
+    upstream.answers["/v1/responses"] = reply_json(KEPT)
+    with FakeUpstream(max_model_len=5000) as wide:
+        entries = [
+            {"base_url": wide.url, "models": ["fake"]},
+            {"base_url": upstream.url, "models": ["fake"], "keeps_responses": True},
+        ]
+        with running(settings_for(upstream, upstreams=entries)) as one:
+            until(lambda: all(each.ready for each in one.gateway.upstreams))
+            one.post(BODY | {"store": True}, "/v1/responses")
+            for extra in ({"store": True}, GO_ON):
+                error = one.post(BODY | {"input": "x" * 1200} | extra, "/v1/responses").json()["error"]
+                assert (error["code"], error["n_ctx"]) == ("context_length_exceeded", 1000)
+
+
 def test_a_streamed_response_is_kept_too(keeping: Running, upstream: FakeUpstream) -> None:
     created = named({"type": "response.created", "response": RESPONSE | {"status": "in_progress"}})
     upstream.answers["/v1/responses"] = stream(created, named({"type": "response.completed", "response": KEPT}))
