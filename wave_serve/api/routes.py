@@ -21,6 +21,7 @@ from wave_serve.exchange import exchange_of
 from wave_serve.request.dialects import CHAT, COMPLETIONS, MESSAGES, RESPONSES
 from wave_serve.request.fields import Body, DetokenizeRequest, TokenizeChat, TokenizeText, check_fields
 from wave_serve.request.generation import check_messages
+from wave_serve.request.values import shown
 from wave_serve.tokens.upstream_tokens import UpstreamTokens
 
 
@@ -57,7 +58,10 @@ async def responses(request: Request) -> Response:
 
 @router.get("/v1/responses/{response_id}")
 async def kept_response(request: Request, response_id: str) -> Response:
-    """A response that an upstream keeps."""
+    """A response that an upstream keeps. Raises ApiError 400 where it is asked for as a stream."""
+    stream = request.query_params.get("stream", "false")
+    if stream.lower() not in ("false", "0"):
+        raise invalid(f"stream is not supported of a kept response, which comes whole, got {shown(stream)}", "stream")
     content = await retrieve(gateway_of(request), response_id, exchange_of(request))
     return Response(content, media_type="application/json")
 

@@ -146,6 +146,15 @@ def test_a_streamed_response_is_kept_too(keeping: Running, upstream: FakeUpstrea
     assert client_of(keeping, "ada").responses.retrieve("resp_1").id == "resp_1"
 
 
+def test_a_kept_response_comes_whole_and_not_as_a_stream(keeping: Running) -> None:
+    ada = client_of(keeping, "ada")
+    ada.responses.create(**BODY, store=True)
+    assert ada.responses.retrieve("resp_1", stream=False).id == "resp_1"
+    with pytest.raises(openai.BadRequestError) as caught:
+        ada.responses.retrieve("resp_1", stream=True, starting_after=3)
+    assert caught.value.param == "stream"
+
+
 def test_a_response_is_only_its_own_keys(keeping: Running) -> None:
     client_of(keeping, "ada").responses.create(**BODY, store=True)
     bob = client_of(keeping, "bob")
