@@ -55,7 +55,7 @@ def _without_trailing_slash(app: ASGIApp) -> ASGIApp:
 
     async def call(scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http" and scope["path"].endswith("/"):
-            scope = {**scope, "path": scope["path"].rstrip("/") or "/"}
+            scope["path"] = scope["path"].rstrip("/") or "/"  # in place: the server finds the exchange in its scope
         await app(scope, receive, send)
 
     return call

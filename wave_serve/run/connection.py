@@ -2,18 +2,26 @@
 
 import asyncio
 import json
+import logging
+import socket
+import struct
 from http import HTTPStatus
-from typing import Any
+from typing import Any, cast
 
 import httptools
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn._types import ASGI3Application
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from wave_serve.errors import ApiError, invalid
+from wave_serve.exchange import KEY, Exchange
+from wave_serve.logs import event
 from wave_serve.run.head import HeadBounds
 from wave_serve.settings import Settings
 
+logger = logging.getLogger("wave_serve.connection")
 MOST_WAITING = 100  # requests of one connection that were sent before an earlier one was answered
 LINGER_SECONDS = 2.0  # for a refused client to read why, while what it still sends is dropped
+RESET = struct.pack("ii", 1, 0)  # SO_LINGER: at the end the system too drops what was not taken, up to megabytes
 
 
 class Connection(HttpToolsProtocol):
@@ -21,6 +29,7 @@ class Connection(HttpToolsProtocol):
 
     A head that is too large is refused before all of it has come. A body has bounds of its own, and who misses its
     deadline is told so. A request to go on with another protocol (`Upgrade`) is answered as if it did not ask for it.
+    A client that takes nothing of what it was sent is cut off, whether the answer is under way, over, or the last one.
     """
 
     settings: Settings
@@ -35,16 +44,47 @@ class Connection(HttpToolsProtocol):
         self._body_left = 0  # bytes of its body that are yet to come, where its head says how many
         self._refusal: ApiError | None = None
         self._patience: asyncio.TimerHandle | None = None
+        self._answered: RequestResponseCycle | None = (
+            None  # `cycle` is the last that has come; it may wait for this one
+        )
+        self._untaken = 0  # bytes that waited for the client at the last look; 0 where it has taken some since then
+        self._next_look: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """A client has come."""
         super().connection_made(transport)  # type: ignore[arg-type]
         self._wait()
+        self._look()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """The client has gone."""
         self._wait_no_more()
+        if self._next_look is not None:
+            self._next_look.cancel()
+        if self._answered is not None and self._answered is not self.cycle:
+            self._answered.disconnected = True
+            self._answered.message_event.set()
         super().connection_lost(exc)
+
+    def resume_writing(self) -> None:
+        """The client has taken most of what waited for it."""
+        self._untaken = 0
+        super().resume_writing()
+
+    def cut_off(self) -> None:
+        """Ends the connection where something waits for the client, which is not waited for."""
+        untaken = self.transport.get_write_buffer_size()
+        if not untaken:
+            return
+        exchange = None if self._answered is None else cast("Exchange | None", self._answered.scope.get(KEY))
+        request_id = None
+        if exchange is not None:
+            request_id = exchange.request_id
+            exchange.client_left()
+        message = "client cut off: it does not take its answer"
+        event(logger, logging.WARNING, message, request_id=request_id, untaken_bytes=untaken)
+        self.transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
+        self.transport.abort()
 
     def data_received(self, data: bytes) -> None:
         """More has come; the limit on idle connections ends here, though it may be no request."""
@@ -113,9 +153,14 @@ class Connection(HttpToolsProtocol):
 
     def on_response_complete(self) -> None:
         """The last byte of an answer; where the client has sent nonsense behind the request, that was the last one."""
+        self._untaken = 0
         super().on_response_complete()
         if self._refusal is not None and not self._answering():
             self.transport.close()
+
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGI3Application) -> None:
+        self._answered = cycle
+        super()._start_asgi_task(cycle, app)
 
     def _parse(self, left: memoryview) -> None:
         """Has the parser read all that is left; it calls the methods above.
@@ -168,6 +213,20 @@ class Connection(HttpToolsProtocol):
 
     def _answering(self) -> bool:
         return self.cycle is not None and not self.cycle.response_complete
+
+    def _look(self) -> None:
+        """Cuts the client off where it has taken nothing since the last look, of what was sent before that.
+
+        The sizes at two looks tell so only where nothing was added between them: while uvicorn waits for the client,
+        between requests, and once the connection is closing, which it does for as long as something is left.
+        """
+        nothing_added = self.flow.write_paused or not self._answering() or self.transport.is_closing()
+        untaken = self.transport.get_write_buffer_size() if nothing_added else 0
+        if untaken and untaken == self._untaken:
+            self.cut_off()
+        else:
+            self._untaken = untaken
+            self._next_look = self.loop.call_later(self.settings.timeouts.idle, self._look)
 
     def _wait(self) -> None:
         if not self.transport.is_closing():

@@ -147,12 +147,17 @@ async def _shut_down(
     supervisor: Supervisor | None,
     engine: asyncio.Task[None] | None,
 ) -> None:
-    """Lets running and waiting requests finish for a while, then ends them with an error event, and the engine."""
+    """Lets running and waiting requests finish for a while, then ends them with an error event, and the engine.
+
+    A client that has not taken its answer or that error by then is cut off.
+    """
     timeouts = gateway.settings.timeouts
     gateway.drain.begin()
     server.stop()
     await asyncio.wait({serving}, timeout=timeouts.drain)
     gateway.drain.end()
+    await asyncio.wait({serving}, timeout=FAREWELL_SECONDS)
+    server.cut_off()
     if engine is not None and supervisor is not None:
         engine.cancel()
         await asyncio.gather(engine, return_exceptions=True)

@@ -15,7 +15,8 @@ class TimeoutSettings(Frozen):
     )
     idle: PositiveFloat = Field(
         120.0,
-        description="For a client's connection to stay open without a request; above what a proxy in front keeps it.",
+        description="For a client's connection to stay open without a request; above what a proxy in front keeps it. "
+        "A client that takes nothing of its answer for as long is cut off.",
     )
     connect: PositiveFloat = Field(5.0, description="TCP connection to an upstream.")
     silence: PositiveFloat = Field(600.0, description="Longest gap without a byte from an upstream.")

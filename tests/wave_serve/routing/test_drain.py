@@ -10,7 +10,8 @@ import time
 from collections.abc import Iterator
 
 import httpx
-from helpers.fake_upstream import DONE, delta, never, stream
+import pytest
+from helpers.fake_upstream import DONE, delta, never, reply_json, stream
 from helpers.gateway_process import ALICE, BODY, Process, Streamed
 
 
@@ -100,14 +101,21 @@ def test_sigterm_ends_what_has_not_come_as_far_as_an_upstream(start) -> None:
     assert "Traceback" not in gateway.log.read_text()
 
 
-def test_sigterm_does_not_wait_for_a_client_that_reads_nothing(start) -> None:
+@pytest.mark.parametrize("streaming", [False, True], ids=["whole", "stream"])
+def test_sigterm_does_not_wait_for_a_client_that_reads_nothing(start, streaming: bool) -> None:
     gateway = start(timeouts=OTHER_LIMITS)
-    gateway.fake.answers["/v1/completions"] = stream(*[delta("x" * 2**16)] * 1000, never)
-    body = BODY | {"stream": True}
+    whole = reply_json({"choices": [], "text": "x" * 2**24})
+    gateway.fake.answers["/v1/completions"] = stream(*[delta("x" * 2**16)] * 1000, never) if streaming else whole
+    body = BODY | {"stream": streaming}
     headers = {"authorization": f"Bearer {ALICE}"}
     with httpx.stream("POST", f"{gateway.url}/v1/completions", json=body, headers=headers):
         gateway.process.send_signal(signal.SIGTERM)
         assert gateway.process.wait(PATIENCE) == 0
+    (request_id,) = [line["request_id"] for line in gateway.events("request")]
+    assert [line["request_id"] for line in gateway.events("client cut off: it does not take its answer")] == [
+        request_id
+    ]
+    assert "running task" not in gateway.log.read_text()
 
 
 def test_sigterm_waits_neither_for_idle_connections_nor_for_those_that_have_sent_half_a_head(start) -> None:
