@@ -14,6 +14,7 @@ from wave_serve.upstream.errors import event_error
 KEEP_ALIVE = b": keep-alive\n\n"
 DONE = b"[DONE]"
 BOUNDARY = re.compile(rb"\r\n\r\n|\n\n|\r\r")
+LONGEST_BOUNDARY = 4
 LARGEST_EVENT = 64 * 2**20
 
 
@@ -36,7 +37,8 @@ class EventStream:
         self.has_event = False
         self.has_token = False
         self.done = False
-        self._rest = b""
+        self._rest = bytearray()
+        self._searched = 0  # bytes of it in which no boundary begins
 
     def feed(self, data: bytes) -> bytes:
         """The whole events completed by `data`.
@@ -47,14 +49,15 @@ class EventStream:
         self._rest += data
         whole = bytearray()
         start = 0
-        for boundary in BOUNDARY.finditer(self._rest):
-            part = self._rest[start : boundary.end()]
+        for boundary in BOUNDARY.finditer(self._rest, self._searched):
+            part = bytes(self._rest[start : boundary.end()])
             start = boundary.end()
             try:
                 whole += self._checked(part)
             except ApiError as error:
                 raise BrokenStreamError(bytes(whole), error) from None
-        self._rest = self._rest[start:]
+        del self._rest[:start]
+        self._searched = max(0, len(self._rest) - LONGEST_BOUNDARY + 1)
         if len(self._rest) > LARGEST_EVENT:
             raise BrokenStreamError(bytes(whole), _malformed(f"an event of more than {LARGEST_EVENT} bytes"))
         return bytes(whole)

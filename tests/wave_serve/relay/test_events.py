@@ -1,10 +1,13 @@
 """Event streams are passed on in whole events, and broken ones end in an error."""
 
 import json
+import re
+from collections.abc import Iterator
 
 import pytest
 
-from wave_serve.relay.events import BrokenStreamError, EventStream
+from wave_serve.relay import events as events_module
+from wave_serve.relay.events import BOUNDARY, BrokenStreamError, EventStream
 from wave_serve.relay.usage import AnswerUsage
 from wave_serve.request.dialects import COMPLETIONS
 
@@ -51,6 +54,27 @@ def test_half_an_event_is_held_back() -> None:
     stream = new_stream()
     assert stream.feed(b'data: {"a": 1}\n\ndata: {"b"') == b'data: {"a": 1}\n\n'
     assert not stream.done
+
+
+class Searches:
+    """Counts the bytes in which a boundary is looked for."""
+
+    def __init__(self) -> None:
+        self.bytes = 0
+
+    def finditer(self, data: bytes, start: int = 0) -> Iterator[re.Match[bytes]]:
+        self.bytes += len(data) - start
+        return BOUNDARY.finditer(data, start)
+
+
+@pytest.mark.parametrize("end", [b"\n\n", b"\r\r", b"\r\n\r\n"])
+def test_a_large_event_is_searched_once_however_it_is_cut(monkeypatch: pytest.MonkeyPatch, end: bytes) -> None:
+    searches = Searches()
+    monkeypatch.setattr(events_module, "BOUNDARY", searches)
+    event = b'data: {"text": "' + b"x" * 10_000 + b'"}' + end
+    stream = new_stream()
+    assert b"".join(stream.feed(event[start : start + 7]) for start in range(0, len(event), 7)) == event
+    assert searches.bytes < 2 * len(event)
 
 
 def test_done_inside_a_text_is_not_the_end() -> None:
