@@ -44,9 +44,7 @@ class Connection(HttpToolsProtocol):
         self._body_left = 0  # bytes of its body that are yet to come, where its head says how many
         self._refusal: ApiError | None = None
         self._patience: asyncio.TimerHandle | None = None
-        self._answered: RequestResponseCycle | None = (
-            None  # `cycle` is the last that has come; it may wait for this one
-        )
+        self._answered: RequestResponseCycle | None = None  # the last that has come, `cycle`, may wait for this one
         self._untaken = 0  # bytes that waited for the client at the last look; 0 where it has taken some since then
         self._next_look: asyncio.TimerHandle | None = None
 
