@@ -31,6 +31,7 @@ class WaveletAttentionBase(AttentionImpl[WaveletAttentionMetadata]):
         kv_cache_dtypes: values of vLLM's option of this name that the device's kernels can read.
         table: ``[R, d]`` float32, the position table, one tensor for all layers.
         near_bias: what near keys' scores get added, or None; the table has a row for each of them.
+        buffers: by name, the tensors that attention reads beside the caches; the layer registers them as its buffers.
     """
 
     kv_cache_dtypes: ClassVar[tuple[str, ...]] = ("auto", "float16", "bfloat16")
@@ -72,6 +73,7 @@ class WaveletAttentionBase(AttentionImpl[WaveletAttentionMetadata]):
         self.kv_cache_dtype = kv_cache_dtype
         self.table = table
         self.near_bias = near_bias
+        self.buffers = {"position_table": table}
         # Asked at start, since the CPU's kernel may have to be compiled: no request should wait for that.
         implementation = default_implementation(current_platform.device_type)
         logger.info_once("Wavelet attention runs on impl=%r", implementation)

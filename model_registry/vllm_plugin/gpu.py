@@ -83,9 +83,11 @@ class WaveletGpuAttentionImpl(WaveletAttentionBase):
             raise UnsupportedByWaveletAttentionError("VLLM_BATCH_INVARIANT", True, reason)
         # While vLLM builds a model, torch's default type is the model's.
         dtype = torch.get_default_dtype()
-        self.table = _in_type(table, dtype)
+        self.table = self.buffers["converted_table"] = _in_type(table, dtype)
         kernel = flash_attention(head_size, dtype, self.float8, table.shape[0])
         self.split = None if kernel is None else self._two_parts(kernel, table, dtype)
+        if self.split is not None:
+            self.buffers |= self.split.tensors()
         self._compiled = False
 
     def _two_parts(self, kernel: FlashAttention, table: torch.Tensor, dtype: torch.dtype) -> Split | None:

@@ -85,6 +85,11 @@ class WaveletLlamaAttention(LlamaAttention):
             prefix=f"{prefix}.attn",
             **self._position_arguments(config, num_heads),
         )
+        if self.position_type == "wavelet":
+            # Sleep mode of level 2 discards the model's memory. vLLM brings back its buffers, and whoever woke it the
+            # weights: a table that is neither would be lost.
+            for name, tensor in self.attn.impl.buffers.items():
+                self.attn.register_buffer(name, tensor, persistent=False)
 
     def _position_arguments(self, config: Any, total_num_heads: int) -> dict[str, Any]:
         """The arguments of vLLM's ``Attention`` that depend on the config's position type."""

@@ -31,8 +31,8 @@ def checkpoint_config(case: dict) -> dict:
     """Config of the case's checkpoint; `case` has heads, kv_heads, head_dim, position_encoding, logit_scaling.
 
     Besides, it may have logit_scaling_length, near_bias_slope and near_bias_keys, dtype, engine: further arguments of
-    vLLM's engine, environment: variables for it, adapter: true for a LoRA adapter on all matrices, and int8: true for
-    quantised weights.
+    vLLM's engine, environment: variables for it, adapter: true for a LoRA adapter on all matrices, int8: true for
+    quantised weights, and slept: true for an engine that slept before its first request.
     """
     return {
         "vocab_size": VOCABULARY,
@@ -85,6 +85,34 @@ def dense(rows: list) -> object:
     return table
 
 
+def sleep_and_wake(model: object) -> None:
+    """What sleep mode of level 2 does on a GPU to what attention reads: all is lost, and the model's buffers come back.
+
+    The weights, which would be loaded again, stay as they are.
+    """
+
+    saved = {name: buffer.clone() for name, buffer in model.named_buffers()}
+    for layer in model.modules():
+        for tensor in _tensors_in(getattr(layer, "impl", None)):
+            tensor.zero_()
+    for name, buffer in model.named_buffers():
+        buffer.data.copy_(saved[name])
+
+
+def _tensors_in(value: object) -> list:
+    """All tensors that an object of ours holds, or one that it holds."""
+    import torch
+
+    if isinstance(value, torch.Tensor):
+        return [value]
+    if isinstance(value, (list, tuple)):
+        return [tensor for part in value for tensor in _tensors_in(part)]
+    if isinstance(value, dict):
+        return _tensors_in(list(value.values()))
+    ours = type(value).__module__.partition(".")[0] in ("model_registry", "__main__")
+    return _tensors_in(vars(value)) if ours and hasattr(value, "__dict__") else []
+
+
 def worst_error(case: dict, tensor_parallel: int, folder: Path) -> dict:
     """Run one case; returns its worst errors and how much the reference depends on positions."""
     import torch
@@ -124,6 +152,8 @@ def worst_error(case: dict, tensor_parallel: int, folder: Path) -> dict:
         disable_log_stats=False,
         seed=0,
     )
+    if case.get("slept"):
+        engine.apply_model(sleep_and_wake)
     prompts = random_prompts()
     scored = engine.generate(
         [{"prompt_token_ids": p} for p in prompts],

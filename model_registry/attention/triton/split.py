@@ -65,6 +65,16 @@ class Split:
     short: NearTable
     of_step: KeyRows | None = None
 
+    def tensors(self) -> dict[str, torch.Tensor]:
+        """What a model's split keeps on the device, by name."""
+        tables = {"near": self.table, "short": self.short}
+        return {
+            f"{which}_{name}": tensor
+            for which, table in tables.items()
+            for name, tensor in vars(table).items()
+            if isinstance(tensor, torch.Tensor)
+        }
+
     def near_table(self, max_seq_len: int) -> NearTable:
         """The table for sequences of so many keys at most."""
         return self.short if max_seq_len <= self.short.rows else self.table

@@ -125,6 +125,8 @@ def test_layers_share_one_converted_table(monkeypatch) -> None:
     first, second = (WaveletGpuAttentionImpl(2, 32, 1.0, table=TABLE) for _ in range(2))
     assert first.table.dtype is torch.bfloat16
     assert first.table is second.table
+    assert first.buffers["position_table"] is TABLE  # both are kept while vLLM sleeps
+    assert first.buffers["converted_table"] is first.table
 
 
 def test_graphs_are_recorded_for_batches_of_equal_query_counts_only() -> None:
@@ -136,11 +138,11 @@ RICKER = {"type": "wavelet", "wavelet": "ricker", "scale_exponents": [0, 1, 2, 3
 
 
 def test_an_engine_in_two_parts_serves_what_the_dense_reference_computes(tmp_path) -> None:
-    """Real vLLM: chunks of prompts, decodes beside them, and a prefix cache that is used."""
+    """Real vLLM: chunks of prompts, decodes beside them, and a prefix cache that is used; one after sleep mode."""
     model = {"heads": 4, "kv_heads": 1, "head_dim": 32, "position_encoding": RICKER, "logit_scaling": "log_n"}
     bonus = {"near_bias_slope": 0.3, "near_bias_keys": 96}
     cases, results = tmp_path / "cases.json", tmp_path / "results.json"
-    cases.write_text(json.dumps([model | {"dtype": "float32"}, model | {"dtype": "float32"} | bonus]))
+    cases.write_text(json.dumps([model | {"dtype": "float32", "slept": True}, model | {"dtype": "float32"} | bonus]))
     run(Path(__file__).with_name("engine_interpreted.py"), cases, results, TRITON_INTERPRET="1")
     for result in json.loads(results.read_text()):
         assert max(result["prefill"], result["decode"]) < 1e-3
