@@ -53,13 +53,23 @@ class WaveletLlamaConfig(LlamaConfig):
     near_bias_keys: int | None = None
 
     def __post_init__(self, **kwargs: Any) -> None:
-        self._check_heads()
+        self._check_heads()  # Llama divides by them
         super().__post_init__(**kwargs)
+        self.validate()
+
+    def validate(self) -> None:
+        """Check all entries. Models do when they are built, since entries may be changed after the config is.
+
+        Transformers calls it before it writes a config, and vLLM's ``--hf-overrides`` change one that was read.
+
+        Raises:
+            WaveletConfigError: see the class.
+        """
+        self._check_heads()
         self._check_position_encoding()
         self._check_train_length()
         self._check_near_bias()
-        # Transformers generates an __init__ for this class; Llama's validators run in the one that it replaces.
-        self.validate()
+        super().validate()
 
     @property
     def position_type(self) -> str:

@@ -159,6 +159,7 @@ class WaveletLlamaModel(WaveletLlamaPreTrainedModel, LlamaModel):
     """Embedding, layers and final norm."""
 
     def __init__(self, config: WaveletLlamaConfig) -> None:
+        config.validate()
         # Not LlamaModel's: it would build and initialise Llama's layers first.
         LlamaPreTrainedModel.__init__(self, config)
         self.padding_idx = config.pad_token_id

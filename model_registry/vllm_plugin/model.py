@@ -139,6 +139,7 @@ class WaveletLlamaForCausalLM(LlamaForCausalLM):
     }
 
     def __init__(self, *, vllm_config: Any, prefix: str = "") -> None:
+        vllm_config.model_config.hf_config.validate()
         check_stages(
             vllm_config.parallel_config.pipeline_parallel_size,
             on_cpu=current_platform.is_cpu(),

@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 
 import pytest
-from helpers.small_models import WAVELET, config_entries, each_position
+from helpers.small_models import WAVELET, build, config_entries, each_position
 from transformers import AutoConfig
 
 from model_registry.configuration_wavelet import WaveletConfigError, WaveletLlamaConfig
+from model_registry.modeling_wavelet import WaveletLlamaForCausalLM
 
 
 def without(key: str) -> dict:
@@ -121,12 +122,28 @@ def test_a_config_file_without_a_required_entry_is_refused(tmp_path, key):
         AutoConfig.from_pretrained(tmp_path)
 
 
-def test_an_entry_made_wrong_after_loading_is_not_served_from_a_saved_copy(tmp_path):
+@pytest.mark.parametrize(("changes", "field", "named"), BROKEN.values(), ids=BROKEN)
+def test_an_entry_made_wrong_later_is_refused_by_name_and_value(changes, field, named):
+    config = WaveletLlamaConfig(**config_entries())
+    config.update(changes)
+    with pytest.raises(WaveletConfigError) as caught:
+        config.validate()
+    assert caught.value.field == field
+    assert named in str(caught.value)
+
+
+def test_an_entry_made_wrong_later_is_not_written(tmp_path):
     config = WaveletLlamaConfig(**config_entries())
     config.train_length = -3
-    config.save_pretrained(tmp_path)
     with pytest.raises(WaveletConfigError, match="train_length=-3"):
-        AutoConfig.from_pretrained(tmp_path)
+        config.save_pretrained(tmp_path)
+    assert not (tmp_path / "config.json").exists()
+
+
+def test_no_model_is_built_from_an_entry_made_wrong_later(tmp_path):
+    build().save_pretrained(tmp_path)
+    with pytest.raises(WaveletConfigError, match="logit_scaling='logn'"):
+        WaveletLlamaForCausalLM.from_pretrained(tmp_path, logit_scaling="logn")
 
 
 @each_position

@@ -5,6 +5,7 @@ import subprocess
 import sys
 from importlib.metadata import entry_points
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -14,10 +15,11 @@ from vllm import ModelRegistry
 from vllm.v1.attention.backends.registry import AttentionBackendEnum
 
 import model_registry
-from model_registry.configuration_wavelet import WaveletLlamaConfig
+from model_registry.configuration_wavelet import WaveletConfigError, WaveletLlamaConfig
 from model_registry.vllm_plugin.backend import BACKEND_NAME, WaveletAttentionBackend
 from model_registry.vllm_plugin.cpu import WaveletCpuAttentionImpl
 from model_registry.vllm_plugin.errors import UnsupportedByWaveletAttentionError
+from model_registry.vllm_plugin.model import WaveletLlamaForCausalLM
 
 TABLE = torch.ones(3, 32)
 
@@ -66,6 +68,18 @@ def test_what_wavelet_attention_cannot_do_is_refused_at_start(argument: str, val
     with pytest.raises(UnsupportedByWaveletAttentionError, match=argument) as caught:
         WaveletCpuAttentionImpl(2, 32, 1.0, **{argument: value}, table=TABLE)
     assert caught.value.value == value
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("logit_scaling", "logn"), ("position_encoding", {"type": "rop"}), ("near_bias_slope", -0.2), ("train_length", 0)],
+)
+def test_an_entry_that_is_overridden_with_nonsense_ends_the_start(field: str, value: object) -> None:
+    """As `--hf-overrides` does, after the config was read."""
+    config = WaveletLlamaConfig(**_config())
+    config.update({field: value})
+    with pytest.raises(WaveletConfigError, match=field):
+        WaveletLlamaForCausalLM(vllm_config=SimpleNamespace(model_config=SimpleNamespace(hf_config=config)))
 
 
 def test_padding_slots_are_not_written() -> None:
