@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from typing import TYPE_CHECKING, Any, ClassVar
 
+import torch
 from vllm.logger import init_logger
 from vllm.platforms import current_platform
 from vllm.v1.attention.backend import AttentionImpl, AttentionType
@@ -15,8 +16,6 @@ from model_registry.vllm_plugin.errors import UnsupportedByWaveletAttentionError
 from model_registry.vllm_plugin.metadata import WaveletAttentionMetadata
 
 if TYPE_CHECKING:
-    import torch
-
     from model_registry.attention import NearBias
 
 logger = init_logger(f"vllm.{__name__}")  # under "vllm." vLLM's handlers show it
@@ -28,13 +27,20 @@ class WaveletAttentionBase(AttentionImpl[WaveletAttentionMetadata]):
     ``cpu`` and ``gpu`` write the cache and compute the attention, each with what its device has.
 
     Attributes:
-        kv_cache_dtypes: values of vLLM's option of this name that the device's kernels can read.
+        kv_cache_dtypes: values of vLLM's option of this name that the device's kernels can read, and the types that
+            they stand for; ``auto`` is the model's.
+        dtype: of the model.
+        cache_dtype: of the cache.
         table: ``[R, d]`` float32, the position table, one tensor for all layers.
         near_bias: what near keys' scores get added, or None; the table has a row for each of them.
         buffers: by name, the tensors that attention reads beside the caches; the layer registers them as its buffers.
     """
 
-    kv_cache_dtypes: ClassVar[tuple[str, ...]] = ("auto", "float16", "bfloat16")
+    kv_cache_dtypes: ClassVar[dict[str, torch.dtype | None]] = {
+        "auto": None,
+        "float16": torch.float16,
+        "bfloat16": torch.bfloat16,
+    }
 
     def __init__(
         self,
@@ -71,6 +77,10 @@ class WaveletAttentionBase(AttentionImpl[WaveletAttentionMetadata]):
         self.scale = float(scale)
         self.num_kv_heads = num_heads if num_kv_heads is None else num_kv_heads
         self.kv_cache_dtype = kv_cache_dtype
+        # While vLLM builds a model, torch's default type is the model's.
+        self.dtype = torch.get_default_dtype()
+        self.cache_dtype = self.kv_cache_dtypes[kv_cache_dtype] or self.dtype
+        self._check_cache()
         self.table = table
         self.near_bias = near_bias
         self.buffers = {"position_table": table}
@@ -120,6 +130,10 @@ class WaveletAttentionBase(AttentionImpl[WaveletAttentionMetadata]):
             self.scale,
             self.near_bias,
         )
+
+    @abstractmethod
+    def _check_cache(self) -> None:
+        """Refuse a cache that the kernels cannot write and read for a model of this type, on this device."""
 
     def _profile(self, query: torch.Tensor) -> None:
         """Take the memory that attention of ``query`` ``[T, H, d]`` takes, for vLLM to see how much is left."""

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from model_registry.attention import CacheWriter, PreparedAttention
 from model_registry.vllm_plugin.base import WaveletAttentionBase
+from model_registry.vllm_plugin.errors import UnsupportedByWaveletAttentionError
 
 if TYPE_CHECKING:
     import torch
@@ -23,6 +24,11 @@ class WaveletCpuAttentionImpl(WaveletAttentionBase):
     """Its keys and values, ``[num_blocks, block, H_kv, d]`` each."""
 
     _writer: CacheWriter
+
+    def _check_cache(self) -> None:
+        if self.cache_dtype is not self.dtype:
+            reason = f"on a CPU the cache has the model's type, {self.dtype}: use auto"
+            raise UnsupportedByWaveletAttentionError("kv_cache_dtype", self.kv_cache_dtype, reason)
 
     def do_kv_cache_update(
         self,

@@ -67,7 +67,7 @@ def asked_way() -> str:
     return asked
 
 
-def flash_attention(head_size: int, dtype: torch.dtype, float8: bool, rows: int) -> FlashAttention | None:
+def flash_attention(head_size: int, dtype: torch.dtype, cache_dtype: torch.dtype, rows: int) -> FlashAttention | None:
     """The kernel for the far keys of prompts, or None where one kernel of ours does all, for a reason that is logged.
 
     ``auto`` takes two parts with FlashAttention 3: an engine has served so on a GPU, where the kernels were faster
@@ -76,8 +76,8 @@ def flash_attention(head_size: int, dtype: torch.dtype, float8: bool, rows: int)
     Args:
         head_size: of the model.
         dtype: of the queries.
-        float8: whether the cache is float8. FlashAttention would then round the queries to float8 too, which costs
-            digits that the fused kernel keeps.
+        cache_dtype: of the cache. FlashAttention takes that of the queries; over a float8 cache it would round the
+            queries to float8 too, which costs digits that the fused kernel keeps.
         rows: of the position table.
 
     Raises:
@@ -89,8 +89,10 @@ def flash_attention(head_size: int, dtype: torch.dtype, float8: bool, rows: int)
         against = "vLLM has no FlashAttention for this device and head size"
     elif dtype not in (torch.float16, torch.bfloat16):
         against = f"FlashAttention does not take {dtype}"
-    elif float8:
+    elif cache_dtype is torch.float8_e4m3fn:
         against = "over a float8 cache FlashAttention rounds queries to float8 too"
+    elif cache_dtype is not dtype:
+        against = f"FlashAttention does not take {dtype} over a cache of {cache_dtype}"
     elif rows > MOST_ROWS:
         against = f"the position table has {rows} rows, more than {MOST_ROWS}"
     if asked == "split" and against is not None:

@@ -69,30 +69,29 @@ def _split(
 class WaveletGpuAttentionImpl(WaveletAttentionBase):
     """One layer's attention on a GPU; nothing in it waits for the device, so that it can be recorded in a graph."""
 
-    kv_cache_dtypes: ClassVar[tuple[str, ...]] = (*WaveletAttentionBase.kv_cache_dtypes, "fp8", "fp8_e4m3")
+    kv_cache_dtypes: ClassVar[dict[str, torch.dtype | None]] = WaveletAttentionBase.kv_cache_dtypes | {
+        "fp8": torch.float8_e4m3fn,
+        "fp8_e4m3": torch.float8_e4m3fn,
+    }
 
     def __init__(self, num_heads: int, head_size: int, *arguments: Any, table: torch.Tensor, **options: Any) -> None:
         super().__init__(num_heads, head_size, *arguments, table=table, **options)
         if not HEAD_SIZES[0] <= head_size <= HEAD_SIZES[1]:
             reason = f"the kernels take {HEAD_SIZES[0]} to {HEAD_SIZES[1]}"
             raise UnsupportedByWaveletAttentionError("head_size", head_size, reason)
-        self.float8 = self.kv_cache_dtype.startswith("fp8")
-        self._check_cache()
         if envs.VLLM_BATCH_INVARIANT:
             reason = "into how many parts a decode is split, and so its rounding, depends on the batch"
             raise UnsupportedByWaveletAttentionError("VLLM_BATCH_INVARIANT", True, reason)
-        # While vLLM builds a model, torch's default type is the model's.
-        dtype = torch.get_default_dtype()
-        self.table = self.buffers["converted_table"] = _in_type(table, dtype)
-        kernel = flash_attention(head_size, dtype, self.float8, table.shape[0])
-        self.split = None if kernel is None else self._two_parts(kernel, table, dtype)
+        self.table = self.buffers["converted_table"] = _in_type(table, self.dtype)
+        kernel = flash_attention(head_size, self.dtype, self.cache_dtype, table.shape[0])
+        self.split = None if kernel is None else self._two_parts(kernel, table)
         if self.split is not None:
             self.buffers |= self.split.tensors()
         self._compiled = False
 
-    def _two_parts(self, kernel: FlashAttention, table: torch.Tensor, dtype: torch.dtype) -> Split | None:
+    def _two_parts(self, kernel: FlashAttention, table: torch.Tensor) -> Split | None:
         try:
-            split = _split(kernel, table, dtype, self.num_heads // self.num_kv_heads, self.near_bias)
+            split = _split(kernel, table, self.dtype, self.num_heads // self.num_kv_heads, self.near_bias)
         except NearKeysError as error:
             reason = f"in two parts ({VARIABLE}=split) it must be {error.rows}, or a larger multiple of the tile's keys"
             if asked_way() == "split":
@@ -101,6 +100,11 @@ class WaveletGpuAttentionImpl(WaveletAttentionBase):
             return None
         log_two_parts(kernel)
         return split
+
+    @property
+    def float8(self) -> bool:
+        """Whether the cache is float8."""
+        return self.cache_dtype is torch.float8_e4m3fn
 
     def _check_cache(self) -> None:
         reason, least = None, LEAST_CAPABILITY.get(self.kv_cache_dtype, 0)

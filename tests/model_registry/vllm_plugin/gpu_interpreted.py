@@ -73,6 +73,12 @@ for queries, lengths in (([20, 1, 7], [50, 33, 7]), ([1, 1], [60, 17])):
     assert (biased[0] - biased[1]).abs().max() < 1e-5
     assert (biased[0] - outputs[0]).abs().max() > 1e-2
 
+    # Keys of another type than the queries are converted.
+    narrow = kv_cache.bfloat16()
+    out = gpu.forward(layer, query, None, None, narrow, now, torch.full_like(query, 7.0))
+    expected = cpu.forward(layer, query, None, None, narrow.float(), now, torch.full_like(query, 7.0))
+    assert (out - expected).abs().max() < 1e-5
+
     torch.set_default_dtype(torch.bfloat16)
     float8 = WaveletGpuAttentionImpl(H, D, D**-0.5, H_KV, None, None, "fp8", table=table)
     torch.set_default_dtype(torch.float32)

@@ -36,8 +36,8 @@ def on(monkeypatch):
     return use
 
 
-def chosen(head_size=128, dtype=torch.bfloat16, float8=False, rows=769):
-    kernel = flash_attention(head_size, dtype, float8, rows)
+def chosen(head_size=128, dtype=torch.bfloat16, cache_dtype=torch.bfloat16, rows=769):
+    kernel = flash_attention(head_size, dtype, cache_dtype, rows)
     return None if kernel is None else kernel.version
 
 
@@ -62,7 +62,8 @@ def test_they_can_be_asked_for_wherever_there_is_a_flash_attention(on, version):
 
 CANNOT = [
     ({"dtype": torch.float32}, "does not take torch.float32"),
-    ({"float8": True}, "float8"),
+    ({"cache_dtype": torch.float8_e4m3fn}, "float8"),
+    ({"cache_dtype": torch.float16}, "torch.bfloat16 over a cache of torch.float16"),
     ({"rows": MOST_ROWS + 1}, f"{MOST_ROWS + 1} rows"),
     ({"head_size": 36}, "no FlashAttention"),
 ]

@@ -87,6 +87,14 @@ def test_caches_that_the_kernels_cannot_read_are_refused(platform, kv_cache_dtyp
     assert (caught.value.feature, caught.value.value) == ("kv_cache_dtype", kv_cache_dtype)
 
 
+@pytest.mark.parametrize("kv_cache_dtype", ["auto", "float16", "bfloat16", "fp8"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+def test_on_gpus_a_cache_may_have_another_type_than_the_model(dtype, kv_cache_dtype, monkeypatch) -> None:
+    on(Platform(), monkeypatch)
+    monkeypatch.setattr(torch, "get_default_dtype", lambda: dtype)
+    WaveletGpuAttentionImpl(2, 32, 1.0, kv_cache_dtype=kv_cache_dtype, table=TABLE)
+
+
 def test_scales_of_single_heads_are_refused(monkeypatch) -> None:
     on(Platform(), monkeypatch)
     scheme = {"type": "float", "num_bits": 8, "strategy": "attn_head"}

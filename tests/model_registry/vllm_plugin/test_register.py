@@ -71,6 +71,30 @@ def test_what_wavelet_attention_cannot_do_is_refused_at_start(argument: str, val
 
 
 @pytest.mark.parametrize(
+    ("dtype", "kv_cache_dtype", "taken"),
+    [
+        (torch.float32, "auto", True),
+        (torch.bfloat16, "auto", True),
+        (torch.bfloat16, "bfloat16", True),
+        (torch.float16, "float16", True),
+        (torch.float32, "bfloat16", False),
+        (torch.bfloat16, "float16", False),
+        (torch.float16, "bfloat16", False),
+    ],
+)
+def test_on_a_cpu_a_cache_has_the_type_of_the_model(
+    dtype: torch.dtype, kv_cache_dtype: str, taken: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch, "get_default_dtype", lambda: dtype)
+    if taken:
+        WaveletCpuAttentionImpl(2, 32, 1.0, kv_cache_dtype=kv_cache_dtype, table=TABLE)
+        return
+    with pytest.raises(UnsupportedByWaveletAttentionError, match=f"the model's type, {dtype}: use auto") as caught:
+        WaveletCpuAttentionImpl(2, 32, 1.0, kv_cache_dtype=kv_cache_dtype, table=TABLE)
+    assert (caught.value.feature, caught.value.value) == ("kv_cache_dtype", kv_cache_dtype)
+
+
+@pytest.mark.parametrize(
     ("field", "value"),
     [("logit_scaling", "logn"), ("position_encoding", {"type": "rop"}), ("near_bias_slope", -0.2), ("train_length", 0)],
 )
