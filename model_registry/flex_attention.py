@@ -24,6 +24,10 @@ class NearBonus(NamedTuple):
     of_query: torch.Tensor
     keys: int
 
+    def to(self, device: torch.device | str | int) -> NearBonus:
+        """The same on another device."""
+        return self._replace(of_query=self.of_query.to(device))
+
 
 def attend(
     q: torch.Tensor,

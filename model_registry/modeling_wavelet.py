@@ -7,8 +7,8 @@ this file registers the classes with ``AutoConfig`` and ``AutoModelForCausalLM``
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Self
 
 import torch
 from torch import nn
@@ -37,7 +37,16 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Geometry:
+class _Movable:
+    """Tensors that accelerate takes along to a layer's device, in models over several (``device_map``)."""
+
+    def to(self, device: torch.device | str | int) -> Self:
+        """The same on another device."""
+        return replace(self, **{name: part.to(device) for name, part in vars(self).items() if part is not None})
+
+
+@dataclass(frozen=True)
+class Geometry(_Movable):
     """What all layers of one forward pass share: ``Q`` queries, ``K`` keys, ``H`` heads of ``d`` dimensions.
 
     Attributes:
@@ -50,7 +59,7 @@ class Geometry:
 
 
 @dataclass(frozen=True)
-class DenseGeometry:
+class DenseGeometry(_Movable):
     """Arguments of ``dense_attention``.
 
     Attributes:
@@ -65,7 +74,7 @@ class DenseGeometry:
 
 
 @dataclass(frozen=True)
-class FlexGeometry:
+class FlexGeometry(_Movable):
     """Arguments of ``flex_attention.attend``.
 
     Attributes:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import pytest
 import torch
+from accelerate.hooks import AlignDevicesHook, add_hook_to_module
+from accelerate.utils import send_to_device
 from helpers.small_models import POSITIONS, WAVELET, build, each_position, tokens
 from torch.testing import assert_close
 from transformers import AutoModelForCausalLM, StaticCache
@@ -180,6 +182,30 @@ def test_loss_and_gradients_reach_every_weight(position):
     model, ids = build(position_encoding=position).train(), tokens(2, 21)
     model(input_ids=ids, labels=ids).loss.backward()
     assert [name for name, weight in model.named_parameters() if weight.grad is None or not weight.grad.any()] == []
+
+
+@each_model
+def test_layers_may_lie_on_several_devices(entries):
+    """As `device_map="auto"` does on two GPUs; the second device here has no memory, but checks devices too."""
+    model = build(logit_scaling="log_n", **entries)
+    for module in (model.model.layers[1], model.model.norm, model.lm_head):
+        add_hook_to_module(module.to("meta"), AlignDevicesHook(execution_device="meta"))
+    assert logits(model, tokens(1, 40), use_cache=False).device.type == "meta"
+
+
+def test_what_flex_attention_gets_moves_to_another_device_too():
+    model = build(**NEAR_BIAS, logit_scaling="log_n")
+    model.set_attn_implementation("flex_attention")
+    given = []
+    model.model.layers[0].register_forward_pre_hook(
+        lambda _, __, options: given.append(options["geometry"]), with_kwargs=True
+    )
+    logits(model, tokens(1, 40), use_cache=False)
+    moved = send_to_device(given[0], "meta")
+    flex = moved.attention
+    for tensor in (moved.factor, flex.mask.kv_indices, flex.table, flex.bonus.of_query):
+        assert tensor.device.type == "meta"
+    assert flex.bonus.keys == NEAR_BIAS["near_bias_keys"]
 
 
 def test_ids_and_embeddings_together_or_neither_are_refused():
