@@ -2,7 +2,7 @@
 
 Attention is plain dense PyTorch (``attn_implementation="eager"``), the parity oracle of the vLLM model; or
 FlexAttention (``"flex_attention"``), which trains on a GPU at lengths that dense scores have no memory for. Importing
-this file registers the classes with ``AutoConfig`` and ``AutoModelForCausalLM``.
+this file registers the classes with ``AutoConfig``, ``AutoModel`` and ``AutoModelForCausalLM``.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 import torch
 from torch import nn
-from transformers import AutoModelForCausalLM
+from transformers import AutoModel, AutoModelForCausalLM
 from transformers.masking_utils import create_causal_mask
 from transformers.models.llama.modeling_llama import (
     LlamaAttention,
@@ -283,4 +283,5 @@ class WaveletLlamaForCausalLM(WaveletLlamaPreTrainedModel, LlamaForCausalLM):
         self.post_init()
 
 
+AutoModel.register(WaveletLlamaConfig, WaveletLlamaModel, exist_ok=True)
 AutoModelForCausalLM.register(WaveletLlamaConfig, WaveletLlamaForCausalLM, exist_ok=True)

@@ -13,6 +13,7 @@ from pathlib import Path
 
 AUTO_MAP = {
     "AutoConfig": "configuration_wavelet.WaveletLlamaConfig",
+    "AutoModel": "modeling_wavelet.WaveletLlamaModel",
     "AutoModelForCausalLM": "modeling_wavelet.WaveletLlamaForCausalLM",
 }
 ENTRIES = ("model_registry.configuration_wavelet", "model_registry.modeling_wavelet")

@@ -111,9 +111,11 @@ def test_transformers_loads_it_with_its_own_code_and_no_package_of_ours(tmp_path
 import sys
 sys.modules["model_registry"] = sys.modules["wave_serve"] = None  # importing either fails
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM
+from transformers import AutoConfig, AutoModel, AutoModelForCausalLM
 config = AutoConfig.from_pretrained({str(target)!r}, trust_remote_code=True)
 model = AutoModelForCausalLM.from_pretrained({str(target)!r}, trust_remote_code=True, dtype=torch.float64).eval()
+bare = AutoModel.from_pretrained({str(target)!r}, trust_remote_code=True)
+assert type(bare).__name__ == "WaveletLlamaModel"
 ids = torch.arange(2, 92)[None]
 with torch.inference_mode():
     print(config.position_encoding["type"], model(ids).logits.double().sum().item())

@@ -8,7 +8,7 @@ from accelerate.hooks import AlignDevicesHook, add_hook_to_module
 from accelerate.utils import send_to_device
 from helpers.small_models import POSITIONS, WAVELET, build, each_position, tokens
 from torch.testing import assert_close
-from transformers import AutoModelForCausalLM, StaticCache
+from transformers import AutoModel, AutoModelForCausalLM, StaticCache
 
 from model_registry.modeling_wavelet import WaveletLlamaForCausalLM
 
@@ -105,6 +105,14 @@ def test_a_saved_model_loads_with_the_same_logits(tmp_path, position, changes):
     tied = loaded.lm_head.weight.data_ptr() == loaded.model.embed_tokens.weight.data_ptr()
     assert tied == changes.get("tie_word_embeddings", False)
     assert torch.equal(logits(loaded, ids), logits(model, ids))
+
+
+def test_the_model_without_its_head_loads_too(tmp_path):
+    model, ids = build(), tokens(2, 25)
+    model.save_pretrained(tmp_path)
+    bare = AutoModel.from_pretrained(tmp_path)
+    with torch.no_grad():
+        assert torch.equal(model.lm_head(bare(input_ids=ids).last_hidden_state), model(input_ids=ids).logits)
 
 
 def test_weight_names_are_llamas():
