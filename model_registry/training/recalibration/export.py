@@ -80,11 +80,9 @@ def export(
     shutil.rmtree(partial, ignore_errors=True)
     model.to(dtype).save_pretrained(partial)
     for file in source.iterdir():
-        made = file.suffix in (".safetensors", ".bin", ".png") or file.name in ("README.md", "eval.json")
+        made = file.suffix in (".safetensors", ".bin", ".png") or file.name in ("config.json", "README.md", "eval.json")
         if file.is_file() and not made and not file.name.startswith("loss_curve") and ".index." not in file.name:
-            target = partial / file.name
-            if not target.exists():
-                shutil.copyfile(file, target)
+            shutil.copyfile(file, partial / file.name)
     for weights in partial.glob("*.safetensors"):
         weights.chmod(0o644)  # safetensors writes for the owner alone
     (partial / "loss_curve.json").write_text(json.dumps(log, indent=1) + "\n")

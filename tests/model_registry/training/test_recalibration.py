@@ -19,6 +19,9 @@ from model_registry.training.cli import train
 
 SHORT = {"train_length": "32", "batch_sequences": "2", "eval_every": "3", "eval_sequences": "4", "warmup_steps": "1"}
 
+GENERATION = {"do_sample": True, "temperature": 0.6, "top_p": 0.9, "bos_token_id": 0, "eos_token_id": [0, 7, 9]}
+"""As of a chat model, with more ends than its config tells."""
+
 
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory):
@@ -27,6 +30,7 @@ def checkpoint(tmp_path_factory):
     corpus = write_corpus(folder / "corpus")
     train(out=folder / "run", corpus=corpus, steps=2, overrides=[f"{k}={v}" for k, v in TINY.items()])
     (folder / "run/model/chat_template.jinja").write_text("{{ messages }}")
+    (folder / "run/model/generation_config.json").write_text(json.dumps(GENERATION))
     return folder / "run/model"
 
 
@@ -61,6 +65,7 @@ def test_training_on_lowers_the_loss_and_keeps_what_it_does_not_train(checkpoint
     assert config.position_encoding == before.position_encoding
     assert config.dtype == before.dtype == torch.bfloat16
     assert (out / "model/chat_template.jinja").read_text() == "{{ messages }}"
+    assert json.loads((out / "model/generation_config.json").read_text()) == GENERATION
     assert (
         AutoTokenizer.from_pretrained(out / "model").get_vocab()
         == AutoTokenizer.from_pretrained(checkpoint).get_vocab()
