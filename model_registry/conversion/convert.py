@@ -25,6 +25,7 @@ KEPT_FILES = (
     "special_tokens_map.json",
     "added_tokens.json",
     "chat_template*",
+    "additional_chat_templates",
     "generation_config.json",
     "LICENSE*",
     "NOTICE*",

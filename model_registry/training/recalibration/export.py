@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from transformers import AutoConfig
+from transformers.utils import CHAT_TEMPLATE_DIR
 
 from model_registry.modeling_wavelet import WaveletLlamaForCausalLM
 from model_registry.training.export import plot_losses
@@ -83,6 +84,8 @@ def export(
         made = file.suffix in (".safetensors", ".bin", ".png") or file.name in ("config.json", "README.md", "eval.json")
         if file.is_file() and not made and not file.name.startswith("loss_curve") and ".index." not in file.name:
             shutil.copyfile(file, partial / file.name)
+    if (source / CHAT_TEMPLATE_DIR).is_dir():
+        shutil.copytree(source / CHAT_TEMPLATE_DIR, partial / CHAT_TEMPLATE_DIR)
     for weights in partial.glob("*.safetensors"):
         weights.chmod(0o644)  # safetensors writes for the owner alone
     (partial / "loss_curve.json").write_text(json.dumps(log, indent=1) + "\n")

@@ -165,7 +165,10 @@ def test_tokenizer_template_and_generation_config_come_along_and_other_files_do_
     kept = ["tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "generation_config.json", "LICENSE"]
     for name in [*kept, "pytorch_model.bin", "README.md", "eval.json"]:
         (source / name).write_text(f"{name} of the source")
+    (source / "additional_chat_templates").mkdir()
+    (source / "additional_chat_templates/tool_use.jinja").write_text("with tools")
     target = converted(source, tmp_path / "target")
+    assert (target / "additional_chat_templates/tool_use.jinja").read_text() == "with tools"
     for name in kept:
         assert (target / name).read_text() == f"{name} of the source"
     assert not (target / "pytorch_model.bin").exists()

@@ -30,6 +30,8 @@ def checkpoint(tmp_path_factory):
     corpus = write_corpus(folder / "corpus")
     train(out=folder / "run", corpus=corpus, steps=2, overrides=[f"{k}={v}" for k, v in TINY.items()])
     (folder / "run/model/chat_template.jinja").write_text("{{ messages }}")
+    (folder / "run/model/additional_chat_templates").mkdir()
+    (folder / "run/model/additional_chat_templates/tool_use.jinja").write_text("{{ tools }}")
     (folder / "run/model/generation_config.json").write_text(json.dumps(GENERATION))
     return folder / "run/model"
 
@@ -65,6 +67,7 @@ def test_training_on_lowers_the_loss_and_keeps_what_it_does_not_train(checkpoint
     assert config.position_encoding == before.position_encoding
     assert config.dtype == before.dtype == torch.bfloat16
     assert (out / "model/chat_template.jinja").read_text() == "{{ messages }}"
+    assert (out / "model/additional_chat_templates/tool_use.jinja").read_text() == "{{ tools }}"
     assert json.loads((out / "model/generation_config.json").read_text()) == GENERATION
     assert (
         AutoTokenizer.from_pretrained(out / "model").get_vocab()
