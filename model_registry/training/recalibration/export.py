@@ -7,12 +7,12 @@ import shutil
 from typing import TYPE_CHECKING, Any
 
 import torch
-from transformers import AutoConfig
 from transformers.utils import CHAT_TEMPLATE_DIR
 
 from model_registry.modeling_wavelet import WaveletLlamaForCausalLM
 from model_registry.training.export import plot_losses
 from model_registry.training.recalibration.adapters import adapted
+from model_registry.training.recalibration.start import result_config
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -51,7 +51,6 @@ def export(
     source: Path,
     state: dict[str, torch.Tensor],
     recipe: Recalibration,
-    length: int,
     log: list[dict[str, Any]],
     command: str,
     transfer_steps: int = 0,
@@ -63,14 +62,12 @@ def export(
         source: the checkpoint that was trained on; what is neither weights nor config nor card comes from it.
         state: the trained model's weights, adapters included where there are some.
         recipe: of the run.
-        length: tokens per row.
         log: entries of the training log, oldest first.
         command: what the user typed.
         transfer_steps: of attention transfer.
     """
-    config = AutoConfig.from_pretrained(source)
+    config = result_config(source, recipe)
     dtype = config.dtype or torch.float32
-    config.train_length = length
     model: Any = WaveletLlamaForCausalLM(config)
     if recipe.lora_rank:
         model = adapted(model, recipe)
@@ -94,7 +91,7 @@ def export(
     card = _CARD.format(
         name=path.parent.name,
         source=source.resolve().name,
-        length=length,
+        length=config.train_length,
         position=config.position_type,
         logit_scaling=config.logit_scaling,
         command=command,

@@ -226,7 +226,7 @@ class Recalibrating:
         state = accelerator.get_state_dict(model)
         if accelerator.is_main_process:
             log, made = directory.log(), directory.model
-            export(made, self.source, state, self.recipe, self.length, log, command, at.transfer_steps)
+            export(made, self.source, state, self.recipe, log, command, at.transfer_steps)
         accelerator.wait_for_everyone()
 
     def _resume(self) -> Reached:

@@ -9,6 +9,7 @@ import torch
 from accelerate import Accelerator, DistributedType
 from accelerate.utils import parse_flag_from_env
 
+from model_registry.configuration_wavelet import WaveletConfigError, WaveletLlamaConfig
 from model_registry.modeling_wavelet import WaveletLlamaForCausalLM
 from model_registry.training.errors import TrainingError
 from model_registry.training.recalibration.adapters import adapted
@@ -35,26 +36,42 @@ def accelerator() -> Accelerator:
     return found
 
 
-def load(source: Path, recipe: Recalibration, *, cuda: bool) -> Any:
-    """The checkpoint's model in float32, with its adapters where the recipe has some.
+def result_config(source: Path, recipe: Recalibration) -> WaveletLlamaConfig:
+    """The config of the checkpoint, as the recipe changes it.
 
     Raises:
-        TrainingError: it is no ``wavelet_llama`` checkpoint, or an option does not fit it.
+        TrainingError: it is no ``wavelet_llama`` checkpoint, or the recipe's ``train_length`` does not fit it.
     """
     path = source / "config.json"
     if not path.is_file():
         raise TrainingError(f"--from {str(source)!r} is no checkpoint directory: it has no config.json")
-    kind = json.loads(path.read_text()).get("model_type")
-    if kind != WaveletLlamaForCausalLM.config_class.model_type:
+    entries = json.loads(path.read_text())
+    kind = entries.get("model_type")
+    if kind != WaveletLlamaConfig.model_type:
         raise TrainingError(f"--from {str(source)!r}: model_type={kind!r}; make it one with wave-serve convert first")
+    if recipe.train_length:
+        entries["train_length"] = recipe.train_length
+    try:
+        return WaveletLlamaConfig.from_dict(entries)
+    except WaveletConfigError as error:
+        raise TrainingError(f"--from {str(source)!r}: {error}") from error
+
+
+def load(source: Path, recipe: Recalibration, *, cuda: bool) -> Any:
+    """The checkpoint's model in float32, with its adapters where the recipe has some.
+
+    Raises:
+        TrainingError: an option does not fit it, or see ``result_config``.
+    """
+    config = result_config(source, recipe)
     attention = recipe.attention
     if attention == "auto":
         attention = "flex_attention" if cuda else "eager"
     if attention == "flex_attention" and not cuda:
         raise TrainingError("attention='flex_attention': PyTorch has no backward pass of it on a CPU; take eager")
-    model = WaveletLlamaForCausalLM.from_pretrained(source, dtype=torch.float32, attn_implementation=attention)
-    if recipe.train_length:
-        model.config.train_length = recipe.train_length
+    model = WaveletLlamaForCausalLM.from_pretrained(
+        source, config=config, dtype=torch.float32, attn_implementation=attention
+    )
     model.config.use_cache = False
     if recipe.gradient_checkpointing:
         model.gradient_checkpointing_enable({"use_reentrant": False})

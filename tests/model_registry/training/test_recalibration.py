@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 
 import pytest
 import torch
 from helpers.refused import line_of
+from helpers.small_sources import edit_json
 from helpers.tiny_run import TINY, write_corpus
 from transformers import AutoTokenizer
 
@@ -189,6 +191,17 @@ def test_what_cannot_be_trained_on_is_refused_in_one_line(checkpoint, text, tmp_
     (out / "mine").touch()
     assert "is not empty; pass --resume" in refused(capsys, checkpoint, out, text)
     assert "holds no checkpoint to resume" in refused(capsys, checkpoint, out, text, resume=True)
+
+
+def test_a_training_length_that_the_config_does_not_admit_is_refused_before_training(
+    checkpoint, text, tmp_path, capsys
+):
+    source, out = tmp_path / "source", tmp_path / "run"
+    shutil.copytree(checkpoint, source)
+    edit_json(source / "config.json", logit_scaling="log_n", logit_scaling_length=16)
+    said = refused(capsys, source, out, text, train_length="8")
+    assert "logit_scaling_length=16: must be a whole number from 2 to train_length=8" in said
+    assert not out.exists()
 
 
 def test_sharding_that_would_be_passed_over_is_refused(checkpoint, text, tmp_path, capsys, monkeypatch):
