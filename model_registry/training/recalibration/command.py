@@ -44,10 +44,14 @@ def recalibrate(
     )
     work = Recalibrating(source, documents, recipe, out, teacher)
     last = work.run(budget, resume=resume, command=command, report=report)
+    unmeasured = measured and not (out / "model/eval.json").is_file()
+    if last is None and not unmeasured:
+        raise TrainingError(f"the run in {str(out)!r} has spent its budget: nothing left to do")
     if not work.accelerator.is_main_process:
         return
-    report(f"held-out loss {last['held_out_loss']:.4f} after {last['step']} steps; model in {out / 'model'}")
-    if measured:
+    if last is not None:
+        report(f"held-out loss {last['held_out_loss']:.4f} after {last['step']} steps; model in {out / 'model'}")
+    if unmeasured:
         report("measuring it as served")
         tokens = sum(len(work.tokenizer(text, verbose=False).input_ids) for text in documents.held_out)
         found = losses(measure(out / "model", documents.held_out, work.length, tokens, out / "measured"))

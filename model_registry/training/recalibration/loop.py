@@ -67,8 +67,10 @@ class Recalibrating:
         self.identity = {**recipe.to_json(), "from": str(source.resolve()), "texts_sha256": documents.digest}
         self.identity["teacher"] = None if teacher is None else str(teacher.resolve())
 
-    def run(self, budget: Budget, *, resume: bool, command: str, report: Callable[[str], None]) -> dict[str, Any]:
-        """Train until the budget is spent; returns the last log entry.
+    def run(
+        self, budget: Budget, *, resume: bool, command: str, report: Callable[[str], None]
+    ) -> dict[str, Any] | None:
+        """Train until the budget is spent; returns the last log entry, None where it was spent before.
 
         Raises:
             TrainingError: the directory does not admit the run, or the loss is no longer finite.
@@ -90,7 +92,8 @@ class Recalibrating:
         if accelerator.is_main_process:
             count = sum(parameter.numel() for parameter in trained)
             report(f"{count:,} trained parameters, {len(self.stream):,} tokens of text, starting at step {at.step}")
-        began, saved_at, entry = time.monotonic() - at.seconds, at.seconds, {}
+        began, saved_at = time.monotonic() - at.seconds, at.seconds
+        entry: dict[str, Any] | None = None
         with self._bar() as bar:
             task = bar.add_task("training", total=1.0)
             while (progress := budget.progress(at)) < 1:
@@ -118,10 +121,6 @@ class Recalibrating:
                 if ended or at.seconds - saved_at >= 60 * recipe.checkpoint_minutes:
                     saved_at = at.seconds
                     self._save(model, at, command)
-        if not entry:
-            raise TrainingError(
-                f"the run in {str(self.directory.path)!r} already is at step {at.step}: nothing left to do"
-            )
         accelerator.wait_for_everyone()
         return entry
 
@@ -220,14 +219,13 @@ class Recalibrating:
         return float(self.accelerator.reduce(told, reduction="sum"))
 
     def _save(self, model: torch.nn.Module, at: Reached, command: str) -> None:
-        """The checkpoint, then the exported model."""
+        """The exported model, then the checkpoint: a run whose checkpoint is at its end has its model."""
         accelerator, directory = self.accelerator, self.directory
-        self.checkpoint.save(at)
         state = accelerator.get_state_dict(model)
         if accelerator.is_main_process:
             log, made = directory.log(), directory.model
             export(made, self.source, state, self.recipe, log, command, at.transfer_steps)
-        accelerator.wait_for_everyone()
+        self.checkpoint.save(at)
 
     def _resume(self) -> Reached:
         at = self.checkpoint.load()

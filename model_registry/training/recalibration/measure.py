@@ -19,14 +19,16 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from pathlib import Path
 
-LONGEST_MULTIPLE = 64
+MULTIPLES = (1, 2, 4, 8, 16, 32, 64)
+"""Training lengths that are measured."""
+
 READY_SECONDS = 600
 PROGRAM = "from wave_serve.cli.main import main; main()"
 """The gateway's command line: it and this package know each other by their commands alone."""
 
 
 def measure(model: Path, held_out: Sequence[str], train_length: int, tokens: int, work: Path) -> Path:
-    """Measure the loss at 1, 2, 4 ... times the training length, as far as the held-out text and 64 times go.
+    """Measure the loss at 1, 2, 4 ... times the training length, as far as the held-out text and the checkpoint go.
 
     Args:
         model: the checkpoint directory; ``eval.json`` is written into it.
@@ -38,22 +40,33 @@ def measure(model: Path, held_out: Sequence[str], train_length: int, tokens: int
     Raises:
         TrainingError: the server does not start, or the evaluation fails.
     """
-    multiples = [m for m in (1, 2, 4, 8, 16, 32, 64) if m <= LONGEST_MULTIPLE and m * train_length < tokens]
-    if not multiples:
+    longest = json.loads((model / "config.json").read_text())["max_position_embeddings"]
+    lengths = measured_lengths(train_length, tokens, longest)
+    if not lengths:
         raise TrainingError(f"the held-out text has {tokens} tokens: too few to measure {train_length} at a time")
     shutil.rmtree(work, ignore_errors=True)
     work.mkdir(parents=True)
     text = work / "held_out.txt"
     text.write_text("\n".join(held_out), encoding="utf-8")
-    longest = multiples[-1] * train_length + 1
-    with _served(model, longest, work / "serve.log") as url:
+    with _served(model, lengths[-1] + 1, work / "serve.log") as url:
         command = [sys.executable, "-c", PROGRAM, "eval", "perplexity", "--base-url", url, "--text", str(text)]
-        command += ["--lengths", ",".join(map(str, multiples)), "--out", str(work / "loss"), "--no-plot"]
+        command += ["--lengths", ",".join(f"{length}t" for length in lengths), "--out", str(work / "loss"), "--no-plot"]
         done = subprocess.run(command, capture_output=True, text=True)  # noqa: S603
     if done.returncode:
-        raise TrainingError(f"measuring {str(model)!r} failed: {done.stderr.strip().splitlines()[-1:]}")
+        raise TrainingError(f"measuring {str(model)!r} failed: {_last_line(done.stderr)}")
     shutil.copyfile(work / "loss/perplexity.json", model / "eval.json")
     return model / "eval.json"
+
+
+def measured_lengths(train_length: int, tokens: int, longest: int) -> list[int]:
+    """Tokens of the prompts that are measured, ascending.
+
+    Args:
+        train_length: of the checkpoint.
+        tokens: of the text; each length is below it.
+        longest: ``max_position_embeddings``. A prompt is at least one token shorter: the server generates one more.
+    """
+    return sorted({min(m * train_length, longest - 1) for m in MULTIPLES if m * train_length < tokens})
 
 
 def losses(path: Path) -> dict[int, float]:
@@ -87,4 +100,8 @@ def _wait(server: subprocess.Popen[bytes], url: str, log: Path) -> None:
                     return
         except (urllib.error.URLError, TimeoutError, ConnectionError):
             time.sleep(0.5)
-    raise TrainingError(f"the server did not start; see {str(log)!r}")
+    raise TrainingError(f"the server did not start: {_last_line(log.read_text(errors='replace'))} (see {str(log)!r})")
+
+
+def _last_line(said: str) -> str:
+    return (said.strip().splitlines() or ["it said nothing"])[-1]

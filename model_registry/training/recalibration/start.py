@@ -13,6 +13,7 @@ from model_registry.configuration_wavelet import WaveletConfigError, WaveletLlam
 from model_registry.modeling_wavelet import WaveletLlamaForCausalLM
 from model_registry.training.errors import TrainingError
 from model_registry.training.recalibration.adapters import adapted
+from model_registry.training.recalibration.measure import MULTIPLES
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -49,12 +50,20 @@ def result_config(source: Path, recipe: Recalibration) -> WaveletLlamaConfig:
     kind = entries.get("model_type")
     if kind != WaveletLlamaConfig.model_type:
         raise TrainingError(f"--from {str(source)!r}: model_type={kind!r}; make it one with wave-serve convert first")
-    if recipe.train_length:
-        entries["train_length"] = recipe.train_length
     try:
-        return WaveletLlamaConfig.from_dict(entries)
+        config = WaveletLlamaConfig.from_dict(entries)
+        return WaveletLlamaConfig.from_dict(entries | _changes(config, recipe.train_length))
     except WaveletConfigError as error:
         raise TrainingError(f"--from {str(source)!r}: {error}") from error
+
+
+def _changes(config: WaveletLlamaConfig, train_length: int) -> dict[str, int]:
+    """The entries that another training length changes; 0 keeps the config's."""
+    assert config.train_length is not None
+    changes = {"train_length": train_length or config.train_length}
+    if train_length > config.train_length:
+        changes["max_position_embeddings"] = max(config.max_position_embeddings, MULTIPLES[-1] * train_length)
+    return changes
 
 
 def load(source: Path, recipe: Recalibration, *, cuda: bool) -> Any:

@@ -18,6 +18,7 @@ from transformers import AutoTokenizer
 from model_registry.configuration_wavelet import WaveletLlamaConfig
 from model_registry.modeling_wavelet import WaveletLlamaForCausalLM
 from model_registry.training.cli import train
+from model_registry.training.recalibration import measure
 
 SHORT = {"train_length": "32", "batch_sequences": "2", "eval_every": "3", "eval_sequences": "4", "warmup_steps": "1"}
 
@@ -217,11 +218,54 @@ def test_a_run_is_not_resumed_under_another_recipe(checkpoint, text, tmp_path, c
     assert "its learning_rate is 0.0002, not 0.001" in said
 
 
-@pytest.mark.engine
-def test_the_result_is_measured_as_served(checkpoint, text, tmp_path):
+def test_a_longer_training_length_raises_the_longest_context(checkpoint, text, tmp_path):
+    source = tmp_path / "source"
+    shutil.copytree(checkpoint, source)
+    for longest, length, expected in ((1000, "64", 64 * 64), (5000, "64", 5000), (1000, "32", 1000)):
+        edit_json(source / "config.json", max_position_embeddings=longest)
+        out = tmp_path / f"{longest}_{length}"
+        recalibrate(source, out, text, steps=1, train_length=length)
+        assert WaveletLlamaConfig.from_pretrained(out / "model").max_position_embeddings == expected
+
+
+@pytest.mark.parametrize(
+    ("tokens", "longest", "expected"),
+    [
+        (32 * 64 + 1, 4096, [32, 64, 128, 256, 512, 1024, 2048]),
+        (32 * 64, 4096, [32, 64, 128, 256, 512, 1024]),
+        (9999, 2048, [32, 64, 128, 256, 512, 1024, 2047]),  # as convert makes it: 64 training lengths
+        (9999, 200, [32, 64, 128, 199]),
+        (9999, 32, [31]),
+        (32, 4096, []),
+    ],
+)
+def test_it_is_measured_as_far_as_the_text_and_the_longest_context_go(tokens, longest, expected):
+    assert measure.measured_lengths(32, tokens, longest) == expected
+
+
+def test_a_measurement_that_failed_says_why_and_resuming_repeats_it(checkpoint, text, tmp_path, capsys, monkeypatch):
     out = tmp_path / "run"
-    recalibrate(checkpoint, out, text, measure=True, held_out_fraction="0.5")
+    monkeypatch.setattr(measure, "PROGRAM", "import sys; print('starting'); sys.exit('wave-serve: no room')")
+    given = {"measure": True, "held_out_fraction": "0.5"}
+    assert "the server did not start: wave-serve: no room (see " in refused(capsys, checkpoint, out, text, **given)
+    trained = weights(out / "model")
+    said = refused(capsys, checkpoint, out, text, resume=True, **given)
+    assert "the server did not start: wave-serve: no room (see " in said
+    assert all(torch.equal(value, trained[name]) for name, value in weights(out / "model").items())
+    said = refused(capsys, checkpoint, out, text, resume=True, held_out_fraction="0.5")
+    assert "has spent its budget: nothing left to do" in said
+
+
+@pytest.mark.engine
+def test_the_result_is_measured_as_served(checkpoint, text, tmp_path, capsys):
+    source, out = tmp_path / "source", tmp_path / "run"
+    shutil.copytree(checkpoint, source)
+    edit_json(source / "config.json", max_position_embeddings=64 * 32)
+    recalibrate(source, out, text, held_out_fraction="0.5")
+    recalibrate(source, out, text, held_out_fraction="0.5", measure=True, resume=True)
     document = json.loads((out / "model/eval.json").read_text())
     assert document["kind"] == "perplexity"
-    assert [row["length"] for row in document["rows"]][:3] == [32, 64, 128]
+    assert [row["length"] for row in document["rows"]] == [32, 64, 128, 256, 512, 1024, 2047]
     assert document["rows"][0]["nats_per_token"] == pytest.approx(log(out)[-1]["held_out_loss"], rel=0.1)
+    said = refused(capsys, source, out, text, held_out_fraction="0.5", measure=True, resume=True)
+    assert "has spent its budget: nothing left to do" in said
