@@ -27,6 +27,9 @@ if TYPE_CHECKING:
 FAMILIES = ("llama", "mistral", "qwen2", "wavelet_llama")
 """Values of ``model_type`` whose attention is Llama's, projections and a rotation; ``convert`` takes the same."""
 
+POSITIONS = ("wavelet", "nope")
+"""Position types that can be trained so: rope would rotate queries and keys, and ALiBi add its own term."""
+
 SAME = (
     "num_hidden_layers",
     "num_attention_heads",
@@ -47,9 +50,18 @@ class AttentionTransfer:
     Args:
         teacher: the source, whose layers rotate queries and keys; not trained.
         model: the converted model; wavelet positions or none.
+
+    Raises:
+        TrainingError: the model has other positions, with which its scores are not those that are compared here.
     """
 
     def __init__(self, teacher: Any, model: Any) -> None:
+        kind = model.config.position_type
+        if kind not in POSITIONS:
+            raise TrainingError(
+                f"--teacher: the positions of --from are {kind!r}, and attention transfer is for "
+                f"{' and '.join(POSITIONS)}; --set transfer_fraction=0 leaves it out"
+            )
         self._teacher = teacher.eval().requires_grad_(False)
         self._config: WaveletLlamaConfig = model.config
         self._modules = [layer.self_attn for layer in model.model.layers]

@@ -56,8 +56,9 @@ class Recalibrating:
                 raise TrainingError("--teacher does not go with --use_fsdp: attention transfer needs whole projections")
             self.teacher = load_teacher(teacher, self.model.config, torch.bfloat16 if recipe.bf16 else torch.float32)
             self.teacher.to(self.accelerator.device)
-            whole = self.model.get_base_model() if recipe.lora_rank else self.model
-            self.transfer = AttentionTransfer(self.teacher, whole)
+            if recipe.transfer_fraction:
+                whole = self.model.get_base_model() if recipe.lora_rank else self.model
+                self.transfer = AttentionTransfer(self.teacher, whole)
         self.tokenizer = AutoTokenizer.from_pretrained(source)
         self.length: int = self.model.config.train_length
         self.stream = pack(documents.train, self.tokenizer)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -217,6 +218,20 @@ def test_adapters_are_what_is_transferred_to(rope, converted, text, tmp_path):
 
 def refused(capsys, *positional, **changes):
     return line_of(capsys, lambda: transferred(*positional, **changes))
+
+
+@pytest.mark.parametrize("position", ["rope", "alibi"])
+def test_positions_that_are_not_compared_are_refused_unless_there_is_no_transfer(
+    rope, text, tmp_path, capsys, position
+):
+    student, out = tmp_path / "student", tmp_path / "run"
+    shutil.copytree(rope, student)
+    edit_json(student / "config.json", position_encoding={"type": position})
+    said = refused(capsys, student, rope, text, out)
+    assert f"the positions of --from are {position!r}, and attention transfer is for wavelet and nope" in said
+    assert not out.exists()
+    transferred(student, rope, text, out, steps=2, transfer_fraction="0")
+    assert "loss" in log(out)[-1]
 
 
 def test_what_cannot_be_a_teacher_is_refused_in_one_line(rope, converted, text, tmp_path, capsys):
