@@ -17,7 +17,7 @@ tags: [wavelet_llama, converted]
 # {name}
 
 The weights of `{source}` ({family}), unchanged, in a model without rotary positions: position encoding
-`{position}`, logit scaling `{logit_scaling}` from {train_length} tokens on. Made by
+`{position}`, logit scaling `{logit_scaling}` from {scaling_length} tokens on. Made by
 
     {command}
 
@@ -28,7 +28,7 @@ the new ones: text that this checkpoint writes as it is is poor. `wave-serve tra
 ## What was changed
 
 - `config.json`: `model_type` is `wavelet_llama`, with `position_encoding`, `train_length` and `logit_scaling`;
-  `max_position_embeddings` is {longest}.{near_bias}{scaling}{biases}
+  `max_position_embeddings` is {longest}.{near_bias}{dropped}{biases}
 - Weights, tokenizer, chat template and generation config are the source's.
 - The source's licence applies to the weights; the `.py` files are Apache-2.0.
 
@@ -40,9 +40,8 @@ wave-serve installed, `import model_registry.modeling_wavelet` makes `trust_remo
 """
 
 
-def card(name: str, source: Source, config: WaveletLlamaConfig, scaling: str | None, command: str) -> str:
-    """Markdown; ``scaling`` is the kind of scaled rope that was dropped."""
-    dropped = f"\n- The rope scaling `{scaling}` was dropped: there is no rotation left to scale." if scaling else ""
+def card(name: str, source: Source, config: WaveletLlamaConfig, dropped: list[str], command: str) -> str:
+    """Markdown; ``dropped`` is what of the source's config was left out, with the reasons."""
     biases = (
         "\n- Zero biases were added to the attention's output projections: Llama's code wants them; they change nothing"
         if source.family == "qwen2"
@@ -61,10 +60,10 @@ def card(name: str, source: Source, config: WaveletLlamaConfig, scaling: str | N
         family=source.family,
         position=config.position_type,
         logit_scaling=config.logit_scaling,
-        train_length=config.train_length,
+        scaling_length=config.log_n_length or config.train_length,
         command=command,
         longest=config.max_position_embeddings,
         near_bias=near_bias,
-        scaling=dropped,
+        dropped="".join(f"\n- Dropped: {what}." for what in dropped),
         biases=biases,
     )

@@ -65,8 +65,8 @@ def convert(
     except (ConversionError, OSError) as error:
         typer.echo(f"convert: {error}", err=True)
         raise typer.Exit(2) from error
-    if done.dropped_scaling:
-        typer.echo(f"dropped the source's rope scaling {done.dropped_scaling!r}: there is no rotation left to scale")
+    for what in done.dropped:
+        typer.echo(f"dropped {what}")
     how = "linked" if done.linked == done.files else "copied" if not done.linked else f"{done.linked} linked"
     recalibrate = shlex.join(["wave-serve", "train", "--from", str(target), "--teacher", str(source)])
     typer.echo(

@@ -10,7 +10,7 @@ from model_registry.conversion.card import card
 from model_registry.conversion.errors import ConversionError
 from model_registry.conversion.remote_code import AUTO_MAP, remote_code
 from model_registry.conversion.source import read_source
-from model_registry.conversion.target_config import Options, dropped_scaling, target_config
+from model_registry.conversion.target_config import Options, dropped, target_config
 from model_registry.conversion.weights import place_weights
 
 if TYPE_CHECKING:
@@ -35,10 +35,10 @@ KEPT_FILES = (
 
 @dataclass(frozen=True)
 class Converted:
-    """What was done: the new config, the kind of rope scaling that was dropped, weight files and how many are links."""
+    """What was done: the new config, what of the old one was dropped, weight files and how many are links."""
 
     config: WaveletLlamaConfig
-    dropped_scaling: str | None
+    dropped: list[str]
     files: int
     linked: int
 
@@ -59,7 +59,7 @@ def convert(directory: Path, target: Path, options: Options, command: str) -> Co
         raise ConversionError(f"target {str(target)!r} exists: choose another, or remove it")
     source = read_source(directory)
     config = target_config(source, options)
-    scaling = dropped_scaling(source.config)
+    lost = dropped(source.config, config)
     partial = target.with_name(target.name + ".partial")
     if partial.exists():
         shutil.rmtree(partial)
@@ -76,9 +76,9 @@ def convert(directory: Path, target: Path, options: Options, command: str) -> Co
                     shutil.copyfile(path, partial / path.name)
                 elif path.is_dir():
                     shutil.copytree(path, partial / path.name)
-        (partial / "README.md").write_text(card(target.name, source, config, scaling, command), encoding="utf-8")
+        (partial / "README.md").write_text(card(target.name, source, config, lost, command), encoding="utf-8")
         partial.rename(target)
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)
         raise
-    return Converted(config, scaling, len(source.files), linked)
+    return Converted(config, lost, len(source.files), linked)

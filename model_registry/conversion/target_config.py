@@ -91,6 +91,7 @@ def target_config(source: Source, options: Options) -> WaveletLlamaConfig:
             position_encoding=position_encoding(source.head_dim, options),
             train_length=train_length,
             logit_scaling=options.logit_scaling,
+            logit_scaling_length=logit_scaling_length(old, train_length, options.logit_scaling),
             near_bias_slope=options.near_bias_slope,
             near_bias_keys=near_keys,
             max_position_embeddings=max(int(old.max_position_embeddings), LONGEST * train_length),
@@ -135,7 +136,20 @@ def trained_length(config: Any) -> int:
     return int(rope.get("original_max_position_embeddings") or config.max_position_embeddings)
 
 
-def dropped_scaling(config: Any) -> str | None:
-    """The kind of scaled rope that the source has, which the result has no use for."""
-    kind = (getattr(config, "rope_parameters", None) or {}).get("rope_type", "default")
-    return None if kind == "default" else str(kind)
+def dropped(old: Any, new: WaveletLlamaConfig) -> list[str]:
+    """What the source's config ``old`` has and the result's does not, each with the reason."""
+    found = []
+    kind = (getattr(old, "rope_parameters", None) or {}).get("rope_type", "default")
+    if kind != "default":
+        found.append(f"the source's rope scaling {kind!r}: there is no rotation left to scale")
+    length = getattr(old, "logit_scaling_length", None)
+    if length != new.logit_scaling_length:
+        given = f"logit_scaling={new.logit_scaling!r} and train_length={new.train_length}"
+        found.append(f"the source's logit_scaling_length={length}: the result has {given}")
+    return found
+
+
+def logit_scaling_length(old: Any, train_length: int, logit_scaling: str) -> int | None:
+    """The source's, where its weights know ``log_n`` from a length on that the result's training length holds."""
+    length = getattr(old, "logit_scaling_length", None)
+    return length if logit_scaling == "log_n" and length is not None and length <= train_length else None

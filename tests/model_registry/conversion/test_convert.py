@@ -89,6 +89,25 @@ def test_our_own_model_with_rope_can_be_converted_and_with_wavelets_cannot(tmp_p
     assert "position_encoding.type='wavelet': only a model with rope can be converted" in done.output
 
 
+def test_the_length_at_which_log_n_begins_is_kept_where_it_fits_and_reported_where_not(tmp_path):
+    source = tmp_path / "source"
+    entries = {"logit_scaling": "log_n", "logit_scaling_length": 8}
+    build(position_encoding={"type": "rope"}, train_length=24, **entries).save_pretrained(source)
+    done = convert(source, tmp_path / "kept", "--train-length", "16")
+    assert "dropped" not in done.output
+    assert WaveletLlamaConfig.from_pretrained(tmp_path / "kept").logit_scaling_length == 8
+    assert "logit scaling `log_n` from 8 tokens on" in (tmp_path / "kept/README.md").read_text()
+    for options, reason in (
+        (["--train-length", "7"], "the result has logit_scaling='log_n' and train_length=7"),
+        (["--logit-scaling", "none"], "the result has logit_scaling='none' and train_length=24"),
+    ):
+        target = tmp_path / options[-1]
+        done = convert(source, target, *options)
+        assert f"dropped the source's logit_scaling_length=8: {reason}" in done.output
+        assert WaveletLlamaConfig.from_pretrained(target).logit_scaling_length is None
+        assert f"- Dropped: the source's logit_scaling_length=8: {reason}." in (target / "README.md").read_text()
+
+
 @pytest.mark.parametrize("family", ["llama", "qwen2"])
 def test_every_tensor_of_the_source_is_there_unchanged_and_shares_its_bytes(tmp_path, family):
     source = write_source(tmp_path / "source", family, shard="60KB")
@@ -144,7 +163,7 @@ def test_the_config_says_what_was_asked_for_and_the_rest_is_the_sources(tmp_path
     assert (config.train_length, config.logit_scaling, config.head_dim) == (64, "log_n", 16)
     assert config.max_position_embeddings == 64 * 64
     assert (config.rms_norm_eps, config.tie_word_embeddings) == (3e-5, True)
-    assert "`yarn` was dropped" in (tmp_path / "a/README.md").read_text()
+    assert "Dropped: the source's rope scaling 'yarn'" in (tmp_path / "a/README.md").read_text()
     assert "must be recalibrated" in (tmp_path / "a/README.md").read_text()
 
     options = ["--wavelet", "haar", "--scale-exponents", "2,3,4,5", "--train-length", "48", "--logit-scaling", "none"]
