@@ -47,6 +47,15 @@ def document(tokenizer, sources: list[str], tokens: int, first: int = 0) -> list
     raise AssertionError(f"the sources hold {len(ids)} tokens only")
 
 
+def test_a_seed_draws_the_same_whether_a_prompt_is_read_in_parts_or_kept(
+    client: OpenAI, bundled: Served, tokenizer, sources: list[str]
+) -> None:
+    ids = document(tokenizer, sources, 12_000, first=7)
+    asked = {"model": bundled.model, "prompt": ids, "max_tokens": 16, "temperature": 1.0}
+    in_parts, kept, other = (client.completions.create(**asked, seed=seed).choices[0].text for seed in (5, 5, 6))
+    assert in_parts == kept != other
+
+
 def test_the_cap_admits_64_training_lengths_and_a_completion(client: OpenAI, train_length: int) -> None:
     [model] = client.models.list().data
     assert model.max_model_len >= 40_960 >= 64 * train_length + 8_192
