@@ -26,7 +26,8 @@ class UnsupportedVllmVersionError(RuntimeError):
 def register() -> None:
     """Register the config, the model and the attention backend with vLLM; vLLM calls it in each of its processes.
 
-    Calling it again changes nothing. It touches no device and imports neither the model nor the backend.
+    Calling it again changes nothing. It touches no device and imports neither the model nor the backend. On a CPU it
+    also mends what ends vLLM's engine there, for models of other architectures too.
 
     Raises:
         UnsupportedVllmVersionError: the installed vLLM is of another release series than those.
@@ -35,14 +36,18 @@ def register() -> None:
 
     if not vllm.__version__.startswith(tuple(f"{series}." for series in VLLM_SERIES)):
         raise UnsupportedVllmVersionError(vllm.__version__)
-    _allow_amx_tiles()
-
     from transformers import AutoConfig
     from vllm import ModelRegistry
+    from vllm.platforms import current_platform
     from vllm.v1.attention.backends.registry import AttentionBackendEnum
 
     from model_registry.configuration_wavelet import WaveletLlamaConfig
 
+    if current_platform.is_cpu():
+        from model_registry.vllm_plugin.seeded_sampling import draw_discarded_tokens_unseeded
+
+        _allow_amx_tiles()
+        draw_discarded_tokens_unseeded()
     AutoConfig.register(WaveletLlamaConfig.model_type, WaveletLlamaConfig, exist_ok=True)
     if ARCHITECTURE not in ModelRegistry.get_supported_archs():
         ModelRegistry.register_model(ARCHITECTURE, f"model_registry.vllm_plugin.model:{ARCHITECTURE}")
@@ -52,18 +57,15 @@ def register() -> None:
 
 
 def _allow_amx_tiles() -> None:
-    """Ask the Linux kernel for the AMX tile registers where vLLM is a CPU build and the CPU has them.
+    """Ask the Linux kernel for the AMX tile registers where the CPU has them.
 
     vLLM 0.32 chooses its AMX attention kernel there and leaves the asking to whoever uses tiles first. Without
     permission that is fatal (SIGILL) when the first request is a short prompt; a long one passes because oneDNN asks.
     The permission belongs to the process: every process of vLLM runs this before its model does.
     """
     import torch
-    from vllm.platforms import current_platform
 
-    if not (current_platform.is_cpu() and torch.cpu._is_amx_tile_supported()):
-        return
-    if not torch.cpu._init_amx():
+    if torch.cpu._is_amx_tile_supported() and not torch.cpu._init_amx():
         from vllm.logger import init_logger
 
         init_logger(f"vllm.{__name__}").warning(

@@ -23,7 +23,6 @@ from model_registry.positions.shared_table import shared_position_table
 from model_registry.vllm_plugin.backend import WaveletAttentionBackend
 from model_registry.vllm_plugin.division import check_heads, check_stages
 from model_registry.vllm_plugin.errors import UnsupportedByWaveletAttentionError
-from model_registry.vllm_plugin.seeded_sampling import draw_discarded_tokens_unseeded
 
 
 class WaveletLlamaAttention(LlamaAttention):
@@ -146,6 +145,4 @@ class WaveletLlamaForCausalLM(LlamaForCausalLM):
             on_cpu=current_platform.is_cpu(),
             compiled=vllm_config.compilation_config.mode != CompilationMode.NONE,
         )
-        if current_platform.is_cpu():
-            draw_discarded_tokens_unseeded()
         super().__init__(vllm_config=vllm_config, prefix=prefix, layer_type=WaveletLlamaDecoderLayer)

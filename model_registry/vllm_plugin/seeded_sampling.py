@@ -9,7 +9,7 @@ generator instead, so that there is nothing to rewind.
 from __future__ import annotations
 
 from contextlib import contextmanager
-from functools import wraps
+from functools import cache, wraps
 from typing import TYPE_CHECKING, Any
 
 from vllm.v1.worker.gpu_model_runner import GPUModelRunner
@@ -20,15 +20,14 @@ if TYPE_CHECKING:
 PATCHED = ("_sample", "_bookkeeping_sync")
 
 
+@cache
 def draw_discarded_tokens_unseeded() -> None:
     """Change how this process' model runners sample and keep books; a second call changes nothing."""
     for name in PATCHED:
-        method = getattr(GPUModelRunner, name)
-        if not hasattr(method, "__wrapped__"):
-            setattr(GPUModelRunner, name, _with_kept_requests_seeds(method))
+        setattr(GPUModelRunner, name, _without_discarded_seeds(getattr(GPUModelRunner, name)))
 
 
-def _with_kept_requests_seeds(method: Callable[..., Any]) -> Callable[..., Any]:
+def _without_discarded_seeds(method: Callable[..., Any]) -> Callable[..., Any]:
     @wraps(method)
     def call(runner: Any, *arguments: Any, **options: Any) -> Any:
         with _without_generators_of_discarded(runner):

@@ -45,6 +45,19 @@ def test_stream_and_whole_answer_give_the_same_text_at_temperature_0(client: Ope
     assert chunks[-1].usage == whole.usage
 
 
+def test_seeded_requests_whose_prompts_are_read_in_parts_draw_the_same_again(client: OpenAI, real: Served) -> None:
+    """Together they are more than one step reads; vLLM's engine on a CPU ended at the first part."""
+
+    def ask(first: int) -> str:
+        prompt = [2 + (first + index) % 400 for index in range(4000)]
+        asked = {"model": real.model, "prompt": prompt, "max_tokens": 8, "temperature": 1.0, "seed": 5}
+        return client.completions.create(**asked).choices[0].text
+
+    with concurrent.futures.ThreadPoolExecutor(4) as pool:
+        together = list(pool.map(ask, range(4)))
+    assert [ask(first) for first in range(4)] == together
+
+
 def test_chat_streams_the_same_text_too(client: OpenAI, real: Served) -> None:
     asked = {"model": real.model, "messages": [{"role": "user", "content": TEXT}], "temperature": 0, "max_tokens": 24}
     whole = client.chat.completions.create(**asked)
