@@ -1,6 +1,11 @@
 """Faults of an upstream, each as the handler that shows it and the status and code that it ends in."""
 
-from helpers.fake_upstream import DONE, delta, hang_up, never, raw, reply, reply_json, stream
+import contextlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from helpers.fake_upstream import DONE, FakeUpstream, delta, hang_up, never, raw, reply, reply_json, stream
+from helpers.running import Running, running, settings_for
 
 BODY = {"model": "fake", "prompt": "hello", "max_tokens": 5}
 
@@ -50,3 +55,30 @@ MID_STREAM = {
     "silence": (stream(delta("a"), never), "upstream_timeout"),
     "chunked wrongly": (stream(delta("a"), 0.1, raw(b"zz\r\n")), "upstream_died"),
 }
+SILENT = ("never answers", "never gets past the head", "stalls inside the body", "silence")
+
+
+@dataclass
+class Gateways:
+    """Two gateways before the same upstreams, of which one loses patience with silence soon.
+
+    Counting tokens has the same deadline as an answer, and a busy machine may keep it waiting: only a fault that is
+    silence is asked of the hasty one.
+    """
+
+    patient: Running
+    hasty: Running
+
+    def for_fault(self, fault: str) -> Running:
+        """The gateway that is asked when the upstream shows this fault."""
+        return self.hasty if fault in SILENT else self.patient
+
+
+@contextlib.contextmanager
+def patient_and_hasty(*upstreams: FakeUpstream, **options: object) -> Iterator[Gateways]:
+    """Both gateways before these upstreams, with further settings."""
+    listed = [{"base_url": upstream.url, "models": [upstream.model]} for upstream in upstreams]
+    patient = settings_for(upstreams[0], upstreams=listed, **options)
+    hasty = settings_for(upstreams[0], upstreams=listed, timeouts={"silence": 1.0}, **options)
+    with running(patient) as one, running(hasty) as other:
+        yield Gateways(one, other)

@@ -8,7 +8,7 @@ from helpers.cancelling import asked, at_rest, gauge, read_to, until
 from helpers.dialects import SPOKEN, Spoken
 from helpers.fake_upstream import FakeUpstream, stream
 from helpers.running import Running, running, settings_for
-from helpers.upstream_faults import MID_STREAM
+from helpers.upstream_faults import MID_STREAM, Gateways, patient_and_hasty
 
 ERRORS = {
     "openai": b'data: {"error": {"message": "lost", "code": 500}}\n\n',
@@ -56,20 +56,20 @@ def test_a_stream_that_breaks_ends_in_an_error_of_its_dialect(
 
 
 @pytest.fixture(scope="module")
-def hasty() -> Iterator[tuple[FakeUpstream, Running]]:
-    """A fake upstream and a gateway that loses patience soon."""
-    with FakeUpstream() as fake, running(settings_for(fake, timeouts={"silence": 0.3})) as one:
-        yield fake, one
+def faulty() -> Iterator[tuple[FakeUpstream, Gateways]]:
+    """A fake upstream and the gateways that meet its faults."""
+    with FakeUpstream() as fake, patient_and_hasty(fake) as gateways:
+        yield fake, gateways
 
 
 @pytest.mark.parametrize("fault", MID_STREAM)
 def test_no_fault_after_the_first_token_is_repeated(
-    hasty: tuple[FakeUpstream, Running], spoken: Spoken, fault: str
+    faulty: tuple[FakeUpstream, Gateways], spoken: Spoken, fault: str
 ) -> None:
-    fake, one = hasty
+    fake, gateways = faulty
     before = fake.generations
     fake.answers[spoken.path] = MID_STREAM[fault][0]
-    one.post(spoken.body | {"stream": True}, spoken.path)
+    gateways.for_fault(fault).post(spoken.body | {"stream": True}, spoken.path)
     assert fake.generations == before + 1
 
 

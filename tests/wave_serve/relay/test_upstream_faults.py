@@ -10,19 +10,29 @@ import pytest
 from helpers.cancelling import at_rest, until
 from helpers.fake_upstream import DONE, Connection, FakeUpstream, Handler, delta, never, raw, reply, reply_json, stream
 from helpers.running import Running, running, sdk, settings_for
-from helpers.upstream_faults import BEFORE_AN_ANSWER, BODY, CHUNKED, HEAD, MID_STREAM, WHOLE_ONLY
+from helpers.upstream_faults import (
+    BEFORE_AN_ANSWER,
+    BODY,
+    CHUNKED,
+    HEAD,
+    MID_STREAM,
+    WHOLE_ONLY,
+    Gateways,
+    patient_and_hasty,
+)
 
 
 @pytest.fixture(scope="module")
-def faulty() -> Iterator[tuple[FakeUpstream, Running]]:
-    """A fake upstream and a gateway that loses patience soon."""
-    with FakeUpstream() as fake, running(settings_for(fake, timeouts={"silence": 0.5})) as one:
-        yield fake, one
+def faulty() -> Iterator[tuple[FakeUpstream, Gateways]]:
+    """A fake upstream and the gateways that meet its faults."""
+    with FakeUpstream() as fake, patient_and_hasty(fake) as gateways:
+        yield fake, gateways
 
 
 @pytest.mark.parametrize("fault", MID_STREAM)
-def test_a_fault_mid_stream_ends_it_with_an_error_event(faulty: tuple[FakeUpstream, Running], fault: str) -> None:
-    upstream, one = faulty
+def test_a_fault_mid_stream_ends_it_with_an_error_event(faulty: tuple[FakeUpstream, Gateways], fault: str) -> None:
+    upstream, gateways = faulty
+    one = gateways.for_fault(fault)
     upstream.answers["/v1/completions"], code = MID_STREAM[fault]
     texts = []
     with pytest.raises(openai.APIError) as caught:
@@ -44,9 +54,10 @@ def test_a_fault_mid_stream_ends_it_with_an_error_event(faulty: tuple[FakeUpstre
     + [(fault, False) for fault in WHOLE_ONLY],
 )
 def test_a_fault_before_the_answer_is_a_plain_error(
-    faulty: tuple[FakeUpstream, Running], fault: str, streaming: bool
+    faulty: tuple[FakeUpstream, Gateways], fault: str, streaming: bool
 ) -> None:
-    upstream, one = faulty
+    upstream, gateways = faulty
+    one = gateways.for_fault(fault)
     upstream.answers["/v1/completions"], status, code = (BEFORE_AN_ANSWER | WHOLE_ONLY)[fault]
     asked = upstream.generations
     got = one.post(BODY | {"stream": streaming})
@@ -61,10 +72,11 @@ def test_a_fault_before_the_answer_is_a_plain_error(
 
 
 @pytest.mark.parametrize("streaming", [False, True], ids=["whole", "stream"])
-def test_a_slow_answer_within_the_deadline_completes(faulty: tuple[FakeUpstream, Running], streaming: bool) -> None:
-    upstream, one = faulty
-    slow = (0.3, delta("a"), 0.3, delta("b"), 0.3, DONE, 0.3)
-    whole = raw(0.3, HEAD + b"content-length: 7\r\n\r\n", 0.3, b'{"a"', 0.3, b":1}", 0.3)
+def test_a_slow_answer_within_the_deadline_completes(faulty: tuple[FakeUpstream, Gateways], streaming: bool) -> None:
+    upstream, gateways = faulty
+    one = gateways.hasty
+    slow = (0.4, delta("a"), 0.4, delta("b"), 0.4, DONE)
+    whole = raw(0.4, HEAD + b"content-length: 7\r\n\r\n", 0.4, b'{"a"', 0.4, b":1}")
     upstream.answers["/v1/completions"] = stream(*slow) if streaming else whole
     got = one.post(BODY | {"stream": streaming})
     assert got.content == (delta("a") + delta("b") + DONE if streaming else b'{"a":1}')
@@ -100,7 +112,7 @@ def test_a_client_that_reads_nothing_does_not_hold_a_generation_past_its_deadlin
 
 def test_a_fault_after_a_keep_alive_comment_is_an_error_event(upstream: FakeUpstream) -> None:
     upstream.answers["/v1/completions"] = never
-    with running(settings_for(upstream, timeouts={"silence": 0.5, "keep_alive": 0.1})) as one:
+    with running(settings_for(upstream, timeouts={"silence": 1.0, "keep_alive": 0.1})) as one:
         answer = one.post(BODY | {"stream": True})
     assert answer.status_code == 200
     assert answer.content.startswith(b": keep-alive\n\n")

@@ -293,7 +293,7 @@ def test_the_rate_is_that_of_the_time_with_work() -> None:
 def narrow(upstream: FakeUpstream) -> Iterator[Running]:
     """One place, one in the queue."""
     with running(
-        settings_for(upstream, admission={"max_requests": 1, "queue_requests": 1, "queue_deadline": 0.6})
+        settings_for(upstream, admission={"max_requests": 1, "queue_requests": 1, "queue_deadline": 10})
     ) as one:
         yield one
 
