@@ -124,8 +124,9 @@ def run_training(
             report("step {step}  {seconds:.0f} s  loss {loss:.4f}  held out {held_out_loss:.4f}".format(**entry))
         if ended or at.seconds - saved_at >= 60 * recipe.checkpoint_minutes:
             saved_at = at.seconds
-            checkpoint.save(at, model, optimizer)
+            # A run whose checkpoint is at its end has its model.
             _export(recipe, corpus, directory, model, tokenizer, command)
+            checkpoint.save(at, model, optimizer)
     if not entry:
         raise TrainingError(f"the run in {str(directory.path)!r} already is at step {at.step}: nothing left to do")
     return entry

@@ -14,6 +14,7 @@ import typer
 from helpers.tiny_run import losses, tiny_train, write_corpus
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from model_registry.training import loop
 from model_registry.training.checkpoint import CheckpointFile
 from model_registry.training.cli import train
 from model_registry.training.run_directory import RunDirectory
@@ -70,16 +71,18 @@ def test_log_lines_after_the_checkpoint_are_not_kept_twice(finished, corpus, tmp
     assert all(loss > 0 for _, loss, _ in losses(out))
 
 
-def test_a_kill_while_saving_leaves_the_checkpoint_before(corpus, tmp_path, monkeypatch):
+@pytest.mark.parametrize(("module", "saver"), [(torch, "save"), (loop, "export")], ids=["checkpoint", "model"])
+def test_a_kill_while_saving_leaves_the_checkpoint_before(corpus, tmp_path, monkeypatch, module, saver):
     out = tmp_path / "run"
     tiny_train(out, corpus, steps=4)
     before = (out / "checkpoint.pt").read_bytes()
 
-    def die_half_way(_, path):
-        path.write_bytes(b"half")
+    def die_half_way(*given):
+        if saver == "save":
+            given[1].write_bytes(b"half")
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(torch, "save", die_half_way)
+    monkeypatch.setattr(module, saver, die_half_way)
     with pytest.raises(KeyboardInterrupt):
         tiny_train(out, corpus, steps=8, resume=True)
     assert (out / "checkpoint.pt").read_bytes() == before
