@@ -24,14 +24,14 @@ KEPT = (
     "initializer_range",
     "rms_norm_eps",
     "use_cache",
-    "pad_token_id",
-    "bos_token_id",
-    "eos_token_id",
     "tie_word_embeddings",
     "attention_dropout",
     "dtype",
 )
 """Entries that mean the same in all families."""
+
+KEPT_IDS = ("pad_token_id", "bos_token_id", "eos_token_id")
+"""Likewise, and null says that there is no such token, where the result would have Llama's by default."""
 
 LONGEST = 64
 """``max_position_embeddings`` of the result, in training lengths: positions set no bound, so it is a cap alone."""
@@ -81,6 +81,7 @@ def target_config(source: Source, options: Options) -> WaveletLlamaConfig:
     if options.near_bias_slope and near_keys is None:
         near_keys = max(1, int(NEAR * train_length))
     entries: dict[str, Any] = {name: getattr(old, name) for name in KEPT if getattr(old, name, None) is not None}
+    entries |= {name: getattr(old, name, None) for name in KEPT_IDS}
     try:
         return WaveletLlamaConfig(
             **entries,

@@ -166,11 +166,14 @@ def test_the_config_says_what_was_asked_for_and_the_rest_is_the_sources(tmp_path
     assert "Dropped: the source's rope scaling 'yarn'" in (tmp_path / "a/README.md").read_text()
     assert "must be recalibrated" in (tmp_path / "a/README.md").read_text()
 
+    entries = json.loads((source / "config.json").read_text()) | {"bos_token_id": None, "eos_token_id": None}
+    (source / "config.json").write_text(json.dumps(entries))
     options = ["--wavelet", "haar", "--scale-exponents", "2,3,4,5", "--train-length", "48", "--logit-scaling", "none"]
     config = WaveletLlamaConfig.from_pretrained(converted(source, tmp_path / "b", *options))
     assert config.position_encoding["shifts"] == [0, 1, 2, 3]
     assert config.position_encoding["wavelet"] == "haar"
     assert (config.train_length, config.logit_scaling, config.near_bias) == (48, "none", None)
+    assert (config.bos_token_id, config.eos_token_id, config.pad_token_id) == (None, None, 1)
 
     target = converted(source, tmp_path / "c", "--near-bias-slope", "0.25")
     assert WaveletLlamaConfig.from_pretrained(target).near_bias == (0.25, 64, 96)
