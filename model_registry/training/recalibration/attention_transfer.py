@@ -20,6 +20,7 @@ from model_registry.configuration_wavelet import WaveletLlamaConfig
 from model_registry.positions.logit_scaling import log_n_factor
 from model_registry.positions.shared_table import shared_position_table
 from model_registry.training.errors import TrainingError
+from model_registry.training.recalibration.start import reading
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -159,11 +160,12 @@ def load_teacher(path: Path, config: WaveletLlamaConfig, dtype: torch.dtype) -> 
     """The source of a converted checkpoint.
 
     Raises:
-        TrainingError: it is no checkpoint with rope, or another model's.
+        TrainingError: it is no checkpoint with rope, cannot be read, or is another model's.
     """
     if not (path / "config.json").is_file():
         raise TrainingError(f"--teacher {str(path)!r} is no checkpoint directory: it has no config.json")
-    source = AutoConfig.from_pretrained(path)
+    with reading("--teacher", path):
+        source = AutoConfig.from_pretrained(path)
     family = source.model_type
     if family not in FAMILIES:
         raise TrainingError(f"--teacher {str(path)!r}: model_type={family!r} is none of {', '.join(FAMILIES)}")
@@ -174,4 +176,5 @@ def load_teacher(path: Path, config: WaveletLlamaConfig, dtype: torch.dtype) -> 
         mine, other = getattr(config, name), getattr(source, name, None)
         if mine != other:
             raise TrainingError(f"--teacher {str(path)!r}: its {name} is {other!r}, the checkpoint's is {mine!r}")
-    return AutoModelForCausalLM.from_pretrained(path, dtype=dtype)
+    with reading("--teacher", path):
+        return AutoModelForCausalLM.from_pretrained(path, dtype=dtype)

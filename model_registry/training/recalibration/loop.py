@@ -13,7 +13,6 @@ import torch
 from accelerate import DistributedType
 from rich import progress as bars
 from torch.nn.functional import cross_entropy, kl_div, nll_loss
-from transformers import AutoTokenizer
 
 from model_registry.training.batches import held_out_batch, pack, training_batch
 from model_registry.training.errors import TrainingError
@@ -21,11 +20,11 @@ from model_registry.training.recalibration.attention_transfer import AttentionTr
 from model_registry.training.recalibration.checkpoint import CheckpointFolder, Reached
 from model_registry.training.recalibration.export import export
 from model_registry.training.recalibration.recipe import Recalibration
-from model_registry.training.recalibration.start import accelerator, load
+from model_registry.training.recalibration.start import accelerator, load, load_tokenizer
 from model_registry.training.run_directory import RunDirectory
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
     from pathlib import Path
 
     from model_registry.training.loop import Budget
@@ -59,12 +58,11 @@ class Recalibrating:
             if recipe.transfer_fraction:
                 whole = self.model.get_base_model() if recipe.lora_rank else self.model
                 self.transfer = AttentionTransfer(self.teacher, whole)
-        self.tokenizer = AutoTokenizer.from_pretrained(source)
+        self.tokenizer = load_tokenizer(source)
         self.length: int = self.model.config.train_length
-        self.stream = pack(documents.train, self.tokenizer)
+        self.stream = self._packed(documents.train)
         self._rows(0)  # refuses texts that are too short, before anything is written
-        held_out = pack(documents.held_out, self.tokenizer)
-        self.held_out = held_out_batch(held_out, self.length, recipe.eval_sequences)
+        self.held_out = held_out_batch(self._packed(documents.held_out), self.length, recipe.eval_sequences)
         self.identity = {**recipe.to_json(), "from": str(source.resolve()), "texts_sha256": documents.digest}
         self.identity["teacher"] = None if teacher is None else str(teacher.resolve())
 
@@ -124,6 +122,17 @@ class Recalibrating:
                     self._save(model, at, command)
         accelerator.wait_for_everyone()
         return entry
+
+    def _packed(self, texts: Sequence[str]) -> torch.Tensor:
+        """``[N]``: the texts' tokens, each of which the model has a row for."""
+        stream, known = pack(texts, self.tokenizer), self.model.config.vocab_size
+        if int(stream.max()) >= known:
+            unknown = self.tokenizer.convert_ids_to_tokens(int(stream.max()))
+            raise TrainingError(
+                f"--from {str(self.source)!r}: its tokenizer gives {unknown!r} the number {int(stream.max())}, but "
+                f"vocab_size={known}; resize the embeddings of what was converted"
+            )
+        return stream
 
     def _rows(self, step: int) -> torch.Tensor:
         """``[B, L + 1]``: this process's rows of a step, a function of the seed and the step."""

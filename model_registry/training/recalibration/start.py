@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import torch
 from accelerate import Accelerator, DistributedType
 from accelerate.utils import parse_flag_from_env
+from transformers import AutoTokenizer
 
 from model_registry.configuration_wavelet import WaveletConfigError, WaveletLlamaConfig
 from model_registry.modeling_wavelet import WaveletLlamaForCausalLM
@@ -16,6 +18,7 @@ from model_registry.training.recalibration.adapters import adapted
 from model_registry.training.recalibration.measure import MULTIPLES
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
     from model_registry.training.recalibration.recipe import Recalibration
@@ -37,24 +40,44 @@ def accelerator() -> Accelerator:
     return found
 
 
+@contextmanager
+def reading(option: str, checkpoint: Path) -> Iterator[None]:
+    """Around what reads a checkpoint: Transformers has errors of many kinds for a broken one.
+
+    Raises:
+        TrainingError: it was one of them; or the same that was raised inside.
+    """
+    try:
+        yield
+    except TrainingError:
+        raise
+    except Exception as error:
+        said = " ".join(f"{error or type(error).__name__}".split())
+        raise TrainingError(f"{option} {str(checkpoint)!r} cannot be read: {said}") from error
+
+
 def result_config(source: Path, recipe: Recalibration) -> WaveletLlamaConfig:
     """The config of the checkpoint, as the recipe changes it.
 
     Raises:
-        TrainingError: it is no ``wavelet_llama`` checkpoint, or the recipe's ``train_length`` does not fit it.
+        TrainingError: it is no ``wavelet_llama`` checkpoint, its config is wrong, or the recipe's ``train_length`` does
+            not fit it.
     """
     path = source / "config.json"
     if not path.is_file():
         raise TrainingError(f"--from {str(source)!r} is no checkpoint directory: it has no config.json")
-    entries = json.loads(path.read_text())
-    kind = entries.get("model_type")
-    if kind != WaveletLlamaConfig.model_type:
-        raise TrainingError(f"--from {str(source)!r}: model_type={kind!r}; make it one with wave-serve convert first")
-    try:
-        config = WaveletLlamaConfig.from_dict(entries)
-        return WaveletLlamaConfig.from_dict(entries | _changes(config, recipe.train_length))
-    except WaveletConfigError as error:
-        raise TrainingError(f"--from {str(source)!r}: {error}") from error
+    with reading("--from", source):
+        entries = json.loads(path.read_text())
+        kind = entries.get("model_type")
+        if kind != WaveletLlamaConfig.model_type:
+            raise TrainingError(
+                f"--from {str(source)!r}: model_type={kind!r}; make it one with wave-serve convert first"
+            )
+        try:
+            config = WaveletLlamaConfig.from_dict(entries)
+            return WaveletLlamaConfig.from_dict(entries | _changes(config, recipe.train_length))
+        except WaveletConfigError as error:
+            raise TrainingError(f"--from {str(source)!r}: {error}") from error
 
 
 def _changes(config: WaveletLlamaConfig, train_length: int) -> dict[str, int]:
@@ -70,7 +93,7 @@ def load(source: Path, recipe: Recalibration, *, cuda: bool) -> Any:
     """The checkpoint's model in float32, with its adapters where the recipe has some.
 
     Raises:
-        TrainingError: an option does not fit it, or see ``result_config``.
+        TrainingError: an option does not fit it, its weights cannot be read, or see ``result_config``.
     """
     config = result_config(source, recipe)
     attention = recipe.attention
@@ -78,10 +101,27 @@ def load(source: Path, recipe: Recalibration, *, cuda: bool) -> Any:
         attention = "flex_attention" if cuda else "eager"
     if attention == "flex_attention" and not cuda:
         raise TrainingError("attention='flex_attention': PyTorch has no backward pass of it on a CPU; take eager")
-    model = WaveletLlamaForCausalLM.from_pretrained(
-        source, config=config, dtype=torch.float32, attn_implementation=attention
-    )
+    with reading("--from", source):
+        model = WaveletLlamaForCausalLM.from_pretrained(
+            source, config=config, dtype=torch.float32, attn_implementation=attention
+        )
     model.config.use_cache = False
     if recipe.gradient_checkpointing:
         model.gradient_checkpointing_enable({"use_reentrant": False})
     return adapted(model, recipe) if recipe.lora_rank else model
+
+
+def load_tokenizer(source: Path) -> Any:
+    """The checkpoint's tokenizer.
+
+    Raises:
+        TrainingError: it has none, or none that can end a document.
+    """
+    with reading("--from", source):
+        tokenizer = AutoTokenizer.from_pretrained(source)
+    if tokenizer.eos_token_id is None:
+        raise TrainingError(
+            f"--from {str(source)!r}: its tokenizer has no eos_token to end a document with; name one in "
+            "tokenizer_config.json"
+        )
+    return tokenizer

@@ -252,6 +252,11 @@ def test_what_cannot_be_a_teacher_is_refused_in_one_line(rope, converted, text, 
     edit_json(other / "config.json", num_key_value_heads=3)
     said = refused(capsys, converted, other, text, out)
     assert "its num_key_value_heads is 3, the checkpoint's is 1" in said
+    (other / "model.safetensors").unlink()
+    edit_json(other / "config.json", num_key_value_heads=1)
+    assert f"--teacher {str(other)!r} cannot be read: Error no file" in refused(capsys, converted, other, text, out)
+    (other / "config.json").write_text("{")
+    assert f"--teacher {str(other)!r} cannot be read: " in refused(capsys, converted, other, text, out)
     for changes in ({"transfer_fraction": "1.5"}, {"distillation": "-0.1"}):
         assert "must lie in [0, 1]" in refused(capsys, converted, rope, text, out, **changes)
     assert "transfer_queries=-1: must not be negative" in refused(

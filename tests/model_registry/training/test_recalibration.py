@@ -194,6 +194,59 @@ def test_what_cannot_be_trained_on_is_refused_in_one_line(checkpoint, text, tmp_
     assert "holds no checkpoint to resume" in refused(capsys, checkpoint, out, text, resume=True)
 
 
+def cut_config(source):
+    (source / "config.json").write_text('{"model_type":')
+
+
+def wrong_config(source):
+    edit_json(source / "config.json", hidden_size="48")
+
+
+def no_weights(source):
+    (source / "model.safetensors").unlink()
+
+
+def cut_weights(source):
+    (source / "model.safetensors").write_bytes((source / "model.safetensors").read_bytes()[:99])
+
+
+def no_tokenizer(source):
+    (source / "tokenizer.json").unlink()
+
+
+def no_end_of_text(source):
+    edit_json(source / "tokenizer_config.json", eos_token=None)
+
+
+def words_without_a_row(source):
+    tokenizer = AutoTokenizer.from_pretrained(source)
+    tokenizer.add_tokens([*(f"word{number}" for number in range(len(tokenizer), 512)), "return x"])
+    tokenizer.save_pretrained(source)
+
+
+@pytest.mark.parametrize(
+    ("broken", "said"),
+    [
+        (cut_config, "cannot be read: Expecting value"),
+        (wrong_config, "cannot be read: Validation error for field 'hidden_size'"),
+        (no_weights, "cannot be read: Error no file named model.safetensors"),
+        (cut_weights, "cannot be read: Error while deserializing header"),
+        (no_tokenizer, "cannot be read: Couldn't instantiate the backend tokenizer"),
+        (no_end_of_text, "its tokenizer has no eos_token to end a document with"),
+        (words_without_a_row, "its tokenizer gives 'return x' the number 512, but vocab_size=512"),
+    ],
+    ids=lambda value: getattr(value, "__name__", None),
+)
+def test_a_broken_checkpoint_is_refused_in_one_line(checkpoint, text, tmp_path, capsys, broken, said):
+    source = tmp_path / "source"
+    shutil.copytree(checkpoint, source)
+    broken(source)
+    line = refused(capsys, source, tmp_path / "run", text)
+    assert line.startswith(f"train: --from {str(source)!r}")
+    assert said in line
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_training_length_that_the_config_does_not_admit_is_refused_before_training(
     checkpoint, text, tmp_path, capsys
 ):
