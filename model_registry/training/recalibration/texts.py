@@ -75,7 +75,8 @@ def _utf8(path: Path) -> str | None:
 
 
 def _lines(path: Path, text_field: str) -> Iterator[str]:
-    with path.open(encoding="utf-8") as lines:
+    # A byte that is no UTF-8 becomes half a surrogate pair, like one that JSON spells as ``\ud83d``: neither is text.
+    with path.open(encoding="utf-8-sig", errors="surrogateescape") as lines:
         for number, line in enumerate(lines, 1):
             if line.strip():
                 try:
@@ -84,6 +85,11 @@ def _lines(path: Path, text_field: str) -> Iterator[str]:
                     raise TrainingError(f"{str(path)!r} line {number}: no object with {text_field!r}") from error
                 if not isinstance(text, str):
                     raise TrainingError(f"{str(path)!r} line {number}: {text_field!r} is no string")
+                try:
+                    text.encode()
+                except UnicodeEncodeError as error:
+                    found = text[error.start : error.end]
+                    raise TrainingError(f"{str(path)!r} line {number}: {text_field!r} is no UTF-8: {found!r}") from error
                 yield text
 
 

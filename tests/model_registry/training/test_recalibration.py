@@ -130,7 +130,8 @@ def test_gradient_checkpointing_and_accumulation_change_nothing(checkpoint, text
 def test_texts_come_from_files_folders_json_lines_and_data_sets(checkpoint, text, tmp_path):
     documents = [path.read_text() for path in sorted(text.iterdir())]
     lines = tmp_path / "texts.jsonl"
-    lines.write_text("".join(json.dumps({"body": document}) + "\n" for document in documents))
+    marked = "utf-8-sig"  # as some editors save it
+    lines.write_text("".join(json.dumps({"body": document}) + "\n" for document in documents), encoding=marked)
     recalibrate(checkpoint, tmp_path / "folder", text)
     recalibrate(checkpoint, tmp_path / "files", *sorted(text.iterdir()))
     recalibrate(checkpoint, tmp_path / "lines", lines, text_field="body")
@@ -174,6 +175,9 @@ def test_what_cannot_be_trained_on_is_refused_in_one_line(checkpoint, text, tmp_
     assert "does not exist" in refused(capsys, checkpoint, out, tmp_path / "nothing")
     (tmp_path / "bad.jsonl").write_text('{"text": "a"}\n{"txt": "b"}\n')
     assert "line 2: no object with 'text'" in refused(capsys, checkpoint, out, tmp_path / "bad.jsonl")
+    for bad in (b'"caf\xe9"', rb'"\ud83d"'):
+        (tmp_path / "bad.jsonl").write_bytes(b'{"text": "a"}\n{"text": ' + bad + b"}\n")
+        assert "line 2: 'text' is no UTF-8: '\\ud" in refused(capsys, checkpoint, out, tmp_path / "bad.jsonl")
     (tmp_path / "latin").write_bytes(b"caf\xe9")
     assert "is not UTF-8" in refused(capsys, checkpoint, out, tmp_path / "latin")
     (tmp_path / "other").mkdir()
