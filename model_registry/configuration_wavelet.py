@@ -113,6 +113,8 @@ class WaveletLlamaConfig(LlamaConfig):
             if value is not None and value < 1:
                 raise WaveletConfigError(field, value, "must be positive")
         heads, kv_heads = self.num_attention_heads, self.num_key_value_heads
+        if self.hidden_size % heads:
+            raise WaveletConfigError("hidden_size", self.hidden_size, f"must be a multiple of {heads} heads")
         if kv_heads is not None and heads % kv_heads:
             raise WaveletConfigError(
                 "num_key_value_heads", kv_heads, f"must divide num_attention_heads={heads} into equal groups"

@@ -75,7 +75,8 @@ class Recipe:
     """Between two checkpoints."""
 
     def __post_init__(self) -> None:
-        for name in ("batch_sequences", "eval_every", "eval_sequences", "num_layers", "vocab_size", "hidden_size"):
+        sizes = ("hidden_size", "intermediate_size", "num_layers", "max_position_embeddings")
+        for name in ("batch_sequences", "eval_every", "eval_sequences", *sizes):
             self._require(name, getattr(self, name) >= 1, "must be at least 1")
         self._require("train_length", self.train_length >= 2, "must be at least 2")
         parts = all(k >= 1 and self.train_length % k == 0 and self.train_length // k >= 2 for k in self.row_divisors)
@@ -83,8 +84,12 @@ class Recipe:
         self._require("row_divisors", bool(self.row_divisors) and parts, reason)
         self._require("vocab_size", self.vocab_size >= 512, "must be at least 512 (256 bytes, two markers, merges)")
         self._require("optimizer", self.optimizer in OPTIMIZERS, f"must be {' or '.join(OPTIMIZERS)}")
-        self._require("warmup_steps", self.warmup_steps >= 0, "must not be negative")
-        self._require("learning_rate", self.learning_rate > 0, "must be positive")
+        for name in ("seed", "warmup_steps", "weight_decay"):
+            self._require(name, getattr(self, name) >= 0, "must not be negative")
+        for name in ("learning_rate", "grad_clip"):
+            self._require(name, getattr(self, name) > 0, "must be positive")
+        for name in ("beta1", "beta2"):
+            self._require(name, 0 <= getattr(self, name) < 1, "must be at least 0 and below 1")
         self._require("decay_fraction", 0 <= self.decay_fraction <= 1, "must lie in [0, 1]")
         self._require("retrieval_fraction", 0 <= self.retrieval_fraction < 1, "must be at least 0 and below 1")
         self._require("held_out_fraction", 0 < self.held_out_fraction < 1, "must lie between 0 and 1")

@@ -62,11 +62,12 @@ class Recalibration:
     def __post_init__(self) -> None:
         for name in ("batch_sequences", "accumulate", "eval_every", "eval_sequences"):
             self._require(name, getattr(self, name) >= 1, "must be at least 1")
-        for name in ("lora_rank", "warmup_steps", "weight_decay", "transfer_queries"):
+        for name in ("seed", "lora_rank", "warmup_steps", "weight_decay", "transfer_queries"):
             self._require(name, getattr(self, name) >= 0, "must not be negative")
         self._require("train_length", self.train_length == 0 or self.train_length >= 2, "must be 0 or at least 2")
-        for name in ("learning_rate", "transfer_learning_rate"):
+        for name in ("learning_rate", "transfer_learning_rate", "grad_clip", "lora_alpha"):
             self._require(name, getattr(self, name) > 0, "must be positive")
+        self._require("beta2", 0 <= self.beta2 < 1, "must be at least 0 and below 1")
         for name in ("transfer_fraction", "distillation"):
             self._require(name, 0 <= getattr(self, name) <= 1, "must lie in [0, 1]")
         self._require("attention", self.attention in ATTENTIONS, f"choose {', '.join(ATTENTIONS)}")

@@ -89,7 +89,9 @@ def _lines(path: Path, text_field: str) -> Iterator[str]:
                     text.encode()
                 except UnicodeEncodeError as error:
                     found = text[error.start : error.end]
-                    raise TrainingError(f"{str(path)!r} line {number}: {text_field!r} is no UTF-8: {found!r}") from error
+                    raise TrainingError(
+                        f"{str(path)!r} line {number}: {text_field!r} is no UTF-8: {found!r}"
+                    ) from error
                 yield text
 
 

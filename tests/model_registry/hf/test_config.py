@@ -91,6 +91,7 @@ BROKEN = {
         "'rope'",
     ),
     "heads do not divide": ({"num_key_value_heads": 4}, "num_key_value_heads", "4"),
+    "heads do not divide the width": ({"hidden_size": 100}, "hidden_size", "multiple of 6 heads"),
     "no heads": ({"num_attention_heads": 0}, "num_attention_heads", "0"),
     "no key heads": ({"num_key_value_heads": 0}, "num_key_value_heads", "0"),
     "scaled rope without rope": (

@@ -188,6 +188,8 @@ def test_what_cannot_be_trained_on_is_refused_in_one_line(checkpoint, text, tmp_
     assert "lora_rnk" in refused(capsys, checkpoint, out, text, lora_rnk="4")
     assert "must be int" in refused(capsys, checkpoint, out, text, lora_rank="x")
     assert "learning_rate=-1.0: must be positive" in refused(capsys, checkpoint, out, text, learning_rate="-1")
+    for name, value in (("seed", "-1"), ("beta2", "1"), ("grad_clip", "0"), ("lora_alpha", "nan")):
+        assert f"train: {name}={value}" in refused(capsys, checkpoint, out, text, **{name: value})
     said = refused(capsys, checkpoint, out, text, attention="flex_attention")
     assert "PyTorch has no backward pass of it on a CPU" in said
     assert "too few for a batch" in refused(capsys, checkpoint, out, text, batch_sequences="10000")
