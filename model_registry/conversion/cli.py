@@ -43,6 +43,8 @@ def convert(
 ) -> None:
     """Make a wavelet checkpoint out of a Llama-shaped one; recalibrate it with `train --from` afterwards."""
     try:
+        from safetensors import SafetensorError
+
         from model_registry.conversion.convert import convert as make
         from model_registry.conversion.errors import ConversionError
         from model_registry.conversion.target_config import Options
@@ -62,7 +64,7 @@ def convert(
         )
         command = shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
         done = make(source, target, options, command)
-    except (ConversionError, OSError) as error:
+    except (ConversionError, OSError, SafetensorError) as error:  # a full disk is one of the last two
         typer.echo(f"convert: {error}", err=True)
         raise typer.Exit(2) from error
     for what in done.dropped:

@@ -57,8 +57,8 @@ def read_source(directory: Path) -> Source:
     """Look at a checkpoint directory and refuse what cannot be converted.
 
     Raises:
-        ConversionError: it is no directory with a config and safetensors, of another family, quantised, has a sliding
-            window, or lacks a file or a tensor.
+        ConversionError: it is no directory with a config and safetensors, its config is wrong, it is of another family,
+            quantised, has a sliding window, or lacks a file or a tensor.
     """
     path = directory / "config.json"
     if not path.is_file():
@@ -74,7 +74,10 @@ def read_source(directory: Path) -> Source:
         )
     if raw.get("quantization_config"):
         raise ConversionError("quantization_config: convert the unquantised checkpoint, and quantise the result")
-    config = AutoConfig.from_pretrained(directory)
+    try:
+        config = AutoConfig.from_pretrained(directory)
+    except Exception as error:  # it has errors of many kinds for a config that is wrong
+        raise ConversionError(f"{str(path)!r} cannot be read: {' '.join(f'{error}'.split())}") from error
     if isinstance(config, WaveletLlamaConfig) and config.position_type != "rope":
         raise ConversionError(
             f"position_encoding.type={config.position_type!r}: only a model with rope can be converted"
@@ -102,16 +105,18 @@ def _tensors(directory: Path) -> dict[str, str]:
     if not index.is_file():
         raise ConversionError(f"source {str(directory)!r} holds no {SINGLE} and no {INDEX}")
     try:
-        listed = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
+        listed = dict(json.loads(index.read_text(encoding="utf-8"))["weight_map"])
     except (ValueError, KeyError, TypeError) as error:
         raise ConversionError(f"{str(index)!r} is no safetensors index: {error!r}") from error
-    for file in sorted(set(listed.values())):
+    for file in sorted(set(listed.values()), key=str):
+        if not isinstance(file, str) or "/" in file:
+            raise ConversionError(f"shard {file!r} is no name of a file beside {INDEX}")
         if not (directory / file).is_file():
             raise ConversionError(f"shard {file!r} is missing: {INDEX} lists it")
         missing = {name for name, where in listed.items() if where == file} - _names_in(directory / file)
         if missing:
             raise ConversionError(f"shard {file!r} lacks tensor {min(missing)!r}, which {INDEX} says is in it")
-    return dict(listed)
+    return listed
 
 
 def _names_in(path: Path) -> set[str]:

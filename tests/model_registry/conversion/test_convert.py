@@ -13,11 +13,12 @@ import torch
 import typer
 from helpers.small_models import build
 from helpers.small_sources import SIZES, edit_json, write_source
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from transformers import AutoModelForCausalLM
 from typer.testing import CliRunner
 
 from model_registry.configuration_wavelet import WaveletLlamaConfig
+from model_registry.conversion import weights
 from model_registry.conversion.cli import convert as convert_command
 from model_registry.modeling_wavelet import WaveletLlamaForCausalLM
 
@@ -237,6 +238,24 @@ def quantised(source):
     edit_json(source / "config.json", quantization_config={"quant_method": "awq"})
 
 
+def size_as_text(source):
+    edit_json(source / "config.json", hidden_size="96")
+
+
+def incomplete_rope(source):
+    edit_json(source / "config.json", rope_parameters={"rope_type": "dynamic", "alpha": 2.0})
+
+
+def shards_in_a_folder(source):
+    index = source / "model.safetensors.index.json"
+    weight_map = json.loads(index.read_text())["weight_map"]
+    edit_json(index, weight_map={name: f"shards/{file}" for name, file in weight_map.items()})
+
+
+def index_of_names_alone(source):
+    edit_json(source / "model.safetensors.index.json", weight_map=["lm_head.weight"])
+
+
 def one_layer_more(source):
     edit_json(source / "config.json", num_hidden_layers=4)
 
@@ -255,6 +274,10 @@ def one_layer_less(source):
         (cut_shard, [], "is no safetensors file"),
         (no_config, [], "is no Hugging Face directory: it has no config.json"),
         (no_weights, [], "holds no model.safetensors and no model.safetensors.index.json"),
+        (size_as_text, [], "config.json' cannot be read: Validation error for field 'hidden_size'"),
+        (incomplete_rope, [], "config.json' cannot be read: \"Missing required keys in `rope_parameters`"),
+        (shards_in_a_folder, [], "shard 'shards/model-00001-of-00020.safetensors' is no name of a file beside"),
+        (index_of_names_alone, [], "is no safetensors index: ValueError("),
         (quantised, [], "quantization_config: convert the unquantised checkpoint"),
         (one_layer_more, [], "tensor 'model.layers.3.input_layernorm.weight' is missing from the source"),
         (one_layer_less, [], "tensor 'model.layers.2.input_layernorm.weight' has no place in a Llama"),
@@ -277,6 +300,18 @@ def test_what_cannot_be_converted_is_refused_in_one_line_and_nothing_is_written(
     assert said in done.output
     assert len(done.output.strip().splitlines()) == 1
     assert done.output.startswith("convert: ")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["source"]
+
+
+def test_a_full_disk_is_told_in_one_line_and_leaves_nothing(tmp_path, monkeypatch):
+    def full(*_, **__):
+        raise SafetensorError("Error while serializing: I/O error: No space left on device")
+
+    source = write_source(tmp_path / "source", "qwen2")
+    monkeypatch.setattr(weights, "save_file", full)
+    done = convert(source, tmp_path / "target")
+    assert done.exit_code == 2
+    assert done.output == "convert: Error while serializing: I/O error: No space left on device\n"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["source"]
 
 
