@@ -3,16 +3,32 @@
 from __future__ import annotations
 
 import os
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import torch
 
+from model_registry.training.errors import TrainingError
 from model_registry.training.run_directory import Progress
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
     from model_registry.training.optimizer import Optimizer
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Around ``torch.save``, which tells of a full disk as a position in the file that it did not expect.
+
+    Raises:
+        TrainingError: it raised a RuntimeError.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        raise TrainingError(f"{str(path)!r} could not be written; is the disk full? ({error})") from error
 
 
 class CheckpointFile:
@@ -26,7 +42,11 @@ class CheckpointFile:
         return self._path.is_file()
 
     def save(self, progress: Progress, model: torch.nn.Module, optimizer: Optimizer) -> None:
-        """Replace it in one rename: a kill leaves the old one or the new one, whole."""
+        """Replace it in one rename: a kill leaves the old one or the new one, whole.
+
+        Raises:
+            TrainingError: it cannot be written.
+        """
         state = {
             "step": progress.step,
             "seconds": progress.seconds,
@@ -35,7 +55,8 @@ class CheckpointFile:
             "optimizer": optimizer.state_dict(),
         }
         partial = self._path.with_suffix(".partial")
-        torch.save(state, partial)
+        with writing(partial):
+            torch.save(state, partial)
         os.replace(partial, self._path)  # noqa: PTH105 - named for its atomicity
 
     def load(self, model: torch.nn.Module, optimizer: Optimizer) -> Progress:

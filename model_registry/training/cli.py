@@ -58,6 +58,7 @@ def train(
         )
         return
     try:
+        from safetensors import SafetensorError
         from transformers.utils.logging import disable_progress_bar
 
         from model_registry.positions.wavelet import WaveletError
@@ -85,7 +86,7 @@ def train(
         last = run_training(
             recipe, texts, RunDirectory(out), budget, resume=resume, command=_command(), report=typer.echo
         )
-    except (TrainingError, WaveletError) as error:
+    except (TrainingError, WaveletError, OSError, SafetensorError) as error:  # a full disk is one of the last two
         typer.echo(f"train: {error}", err=True)
         raise typer.Exit(2) from error
     typer.echo(f"held-out loss {last['held_out_loss']:.4f} after {last['step']} steps; model in {out / 'model'}")
@@ -115,6 +116,7 @@ def _train_on(
     measured: bool,
 ) -> None:
     try:
+        from safetensors import SafetensorError
         from transformers.utils.logging import disable_progress_bar
 
         from model_registry.training.errors import TrainingError
@@ -138,7 +140,7 @@ def _train_on(
             command=_command(),
             report=typer.echo,
         )
-    except TrainingError as error:
+    except (TrainingError, OSError, SafetensorError) as error:  # a full disk is one of the last two
         typer.echo(f"train: {error}", err=True)
         raise typer.Exit(2) from error
 

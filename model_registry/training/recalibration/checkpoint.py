@@ -7,6 +7,7 @@ import shutil
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
+from model_registry.training.checkpoint import writing
 from model_registry.training.run_directory import Progress
 
 if TYPE_CHECKING:
@@ -36,12 +37,17 @@ class CheckpointFolder:
         return self._path.exists() or self._old.exists()
 
     def save(self, at: Reached) -> None:
-        """Replace it by what accelerate prepared, in two renames; every process calls this."""
+        """Replace it by what accelerate prepared, in two renames; every process calls this.
+
+        Raises:
+            TrainingError: it cannot be written.
+        """
         accelerator = self._accelerator
         if accelerator.is_main_process:
             shutil.rmtree(self._partial, ignore_errors=True)
         accelerator.wait_for_everyone()
-        accelerator.save_state(str(self._partial))
+        with writing(self._partial):
+            accelerator.save_state(str(self._partial))
         accelerator.wait_for_everyone()
         if accelerator.is_main_process:
             (self._partial / "progress.json").write_text(json.dumps(asdict(at)))

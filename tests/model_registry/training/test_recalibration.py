@@ -13,6 +13,7 @@ import torch
 from helpers.refused import line_of
 from helpers.small_sources import edit_json
 from helpers.tiny_run import TINY, write_corpus
+from safetensors import SafetensorError
 from transformers import AutoTokenizer
 
 from model_registry.configuration_wavelet import WaveletLlamaConfig
@@ -251,6 +252,15 @@ def test_a_broken_checkpoint_is_refused_in_one_line(checkpoint, text, tmp_path, 
     assert line.startswith(f"train: --from {str(source)!r}")
     assert said in line
     assert not (tmp_path / "run").exists()
+
+
+def test_a_full_disk_is_told_in_one_line(checkpoint, text, tmp_path, capsys, monkeypatch):
+    def full(*_, **__):
+        raise SafetensorError("I/O error: No space left on device")
+
+    monkeypatch.setattr(WaveletLlamaForCausalLM, "save_pretrained", full)
+    assert "train: I/O error: No space left on device" in refused(capsys, checkpoint, tmp_path / "run", text, steps=1)
+    assert "Not a directory" in refused(capsys, checkpoint, checkpoint / "config.json/run", text, steps=1)
 
 
 def test_a_training_length_that_the_config_does_not_admit_is_refused_before_training(

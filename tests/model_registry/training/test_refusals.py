@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 
 import pytest
+import torch
 import typer
 from helpers.tiny_run import tiny_train, write_corpus
 
@@ -72,6 +73,16 @@ def test_a_directory_in_use_needs_resume(capsys, corpus, tmp_path):
     (tmp_path / "run" / "thesis.txt").write_text("precious")
     assert "is not empty; pass --resume" in refusal(capsys, tmp_path / "run", corpus, steps=1)
     assert "is not empty" in refusal(capsys, corpus / "module0.py", corpus, steps=1)
+    assert "Not a directory" in refusal(capsys, corpus / "module0.py/run", corpus, steps=1)
+
+
+def test_a_full_disk_is_told_in_one_line(capsys, corpus, tmp_path, monkeypatch):
+    def full(*_):
+        raise RuntimeError("unexpected pos 188224 vs 188112")  # as PyTorch says it
+
+    monkeypatch.setattr(torch, "save", full)
+    said = refusal(capsys, tmp_path / "run", corpus, steps=1)
+    assert "checkpoint.partial' could not be written; is the disk full? (unexpected pos" in said
 
 
 def test_resume_needs_a_checkpoint_of_the_same_recipe_and_corpus(capsys, corpus, tmp_path):
