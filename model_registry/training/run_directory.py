@@ -58,7 +58,10 @@ class RunDirectory:
             TrainingError: there is nothing to resume, or the stored identity differs.
         """
         if not self._recipe.is_file() or not checkpoint:
-            raise TrainingError(f"output directory {str(self.path)!r} holds no checkpoint to resume")
+            raise TrainingError(
+                f"output directory {str(self.path)!r} holds no checkpoint to resume: start anew without --resume, in a "
+                "directory that is new or empty"
+            )
         stored = defaults | json.loads(self._recipe.read_text())
         for key in sorted(identity.keys() | stored.keys()):
             was, wanted = stored.get(key), identity.get(key)

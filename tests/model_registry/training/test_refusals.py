@@ -87,7 +87,8 @@ def test_a_full_disk_is_told_in_one_line(capsys, corpus, tmp_path, monkeypatch):
 
 def test_resume_needs_a_checkpoint_of_the_same_recipe_and_corpus(capsys, corpus, tmp_path):
     out = tmp_path / "run"
-    assert "no checkpoint to resume" in refusal(capsys, out, corpus, steps=2, resume=True)
+    said = refusal(capsys, out, corpus, steps=2, resume=True)
+    assert "holds no checkpoint to resume: start anew without --resume, in a directory that is new or empty" in said
     tiny_train(out, corpus, steps=2)
     assert "num_layers is 2, not 1" in refusal(capsys, out, corpus, steps=3, resume=True, num_layers="1")
     assert "row_divisors is [1], not [1, 2]" in refusal(capsys, out, corpus, steps=3, resume=True, row_divisors="1,2")
