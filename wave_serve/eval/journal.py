@@ -1,5 +1,6 @@
 """What was measured so far: an append-only file of JSON lines, so that no crash loses a finished answer."""
 
+import contextlib
 import hashlib
 import json
 from array import array
@@ -45,16 +46,20 @@ class Journal:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._file.close()
+        with contextlib.suppress(OSError):  # of what `add` could not write, closing tries to write the rest
+            self._file.close()
 
     def get(self, key: str) -> Mapping[str, Any] | None:
         """The record of that key, if it was measured."""
         return self._records.get(key)
 
     def add(self, key: str, record: Mapping[str, Any]) -> None:
-        """Writes a record, at once."""
-        self._file.write(json.dumps({"key": key, **record}).encode() + b"\n")
-        self._file.flush()
+        """Writes a record, at once. Raises OutputError where it cannot be written; then it is not kept either."""
+        try:
+            self._file.write(json.dumps({"key": key, **record}).encode() + b"\n")
+            self._file.flush()
+        except OSError as error:
+            raise OutputError(f"cannot write {self.path}: {error.strerror or error}") from None
         self._keep(key, record)
 
     def _load(self) -> None:

@@ -1,6 +1,7 @@
 """What was measured is written, whatever fails at the end; and what can fail is tried before anything is measured."""
 
 import importlib.metadata
+import os
 import sys
 from pathlib import Path
 
@@ -99,6 +100,26 @@ def test_a_mistake_of_ours_in_the_middle_loses_nothing(
     found = result(tmp_path / "out", "passkey")
     assert found["error"] == "ended by a mistake in this program"
     assert found["rows"]
+
+
+def test_a_disk_that_fills_up_ends_a_run_as_any_other_failure(
+    endpoint: FakeEndpoint, text: Path, wave_eval: Eval, tmp_path: Path
+) -> None:
+    journal = tmp_path / "out" / "passkey.jsonl"
+
+    def fault(path: str, _body: dict) -> None:
+        if path == "/v1/completions" and len(endpoint.completions) == 4:
+            [number] = [each.name for each in Path("/proc/self/fd").iterdir() if each.resolve() == journal]
+            with Path("/dev/full").open("wb") as full:
+                os.dup2(full.fileno(), int(number))
+
+    endpoint.fault = fault
+    ran = wave_eval(*asked("passkey", endpoint, text, tmp_path / "out"))
+    said = f"cannot write {journal}: No space left on device"
+    assert message(ran) == f"{said}; what was measured is kept in {tmp_path / 'out'}, go on with --resume"
+    found = result(tmp_path / "out", "passkey")
+    assert found["error"] == said
+    assert found["rows"][0]["trials"] == len(journal.read_bytes().splitlines()) == 3
 
 
 @pytest.mark.parametrize("name", ["passkey.json", "passkey.md", "passkey.json.tmp"])
