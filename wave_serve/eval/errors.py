@@ -6,7 +6,7 @@ class EvalError(Exception):
 
 
 class OptionError(EvalError):
-    """An option of the command line; the message names it and holds its value."""
+    """An option of the command line, or a variable of the environment; the message names it and says what is wrong."""
 
 
 class LengthError(EvalError):

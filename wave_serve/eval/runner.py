@@ -10,9 +10,11 @@ import httpx
 from rich.progress import Progress
 
 from wave_serve.eval.endpoint import CONNECT_SECONDS, Endpoint
-from wave_serve.eval.errors import LengthError
+from wave_serve.eval.errors import LengthError, OptionError
 from wave_serve.eval.lengths import parse_lengths, resolve_lengths
 from wave_serve.eval.settings import EvalSettings
+from wave_serve.settings import redacted
+from wave_serve.settings.secret import ENVIRONMENT, read_secret
 
 KEY_VARIABLE = "OPENAI_API_KEY"
 Item = TypeVar("Item")
@@ -20,16 +22,31 @@ Item = TypeVar("Item")
 
 @contextlib.asynccontextmanager
 async def open_endpoints(settings: EvalSettings) -> AsyncIterator[list[Endpoint]]:
-    """The endpoints of a run, each with its model and limits. Raises EndpointError."""
-    key = os.environ.get(KEY_VARIABLE)
-    headers = {"authorization": f"Bearer {key}"} if key else {}
-    timeout = httpx.Timeout(settings.timeout, connect=CONNECT_SECONDS)
-    async with httpx.AsyncClient(timeout=timeout, headers=headers) as client:
+    """The endpoints of a run, each with its model and limits. Raises EndpointError and OptionError."""
+    async with _client(settings) as client:
         endpoints = [Endpoint(address, client) for address in settings.addresses]
         for endpoint in endpoints:
             await endpoint.open(settings.model)
             endpoint.train_length = settings.train_length or endpoint.train_length
         yield endpoints
+
+
+def _client(settings: EvalSettings) -> httpx.AsyncClient:
+    """What asks the endpoints, with key, proxies and certificates of the environment. Raises OptionError."""
+    headers = httpx.Headers(encoding="utf-8")
+    if os.environ.get(KEY_VARIABLE):
+        try:
+            headers["authorization"] = f"Bearer {read_secret(ENVIRONMENT + KEY_VARIABLE)}"
+        except ValueError as error:
+            raise OptionError(str(error)) from None
+    timeout = httpx.Timeout(settings.timeout, connect=CONNECT_SECONDS)
+    try:
+        return httpx.AsyncClient(timeout=timeout, headers=headers)
+    except (ValueError, ImportError, OSError, httpx.InvalidURL) as error:
+        reason = redacted(str(error))
+        raise OptionError(
+            f"the proxies or certificates of the environment (HTTPS_PROXY, SSL_CERT_FILE and so on): {reason}"
+        ) from None
 
 
 def token_lengths(settings: EvalSettings, endpoints: Sequence[Endpoint]) -> list[int]:

@@ -164,6 +164,31 @@ def test_options_that_cannot_be_used(options: list[str], said: str, wave_eval: E
     assert said in message(wave_eval("perplexity", "--out", tmp_path / "out", *options))
 
 
+@pytest.mark.parametrize(
+    ("name", "value", "said"),
+    [
+        ("OPENAI_API_KEY", "sk-canary\nx", "the environment variable OPENAI_API_KEY holds characters that a header "),
+        ("HTTP_PROXY", "none://u:canary@h", "the proxies or certificates of the environment (HTTPS_PROXY, "),
+        ("SSL_CERT_FILE", "/no/such/file", "the proxies or certificates of the environment (HTTPS_PROXY, "),
+    ],
+)
+def test_an_environment_that_cannot_be_used(
+    name: str, value: str, said: str, wave_eval: Eval, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(name, value)
+    found = message(wave_eval("passkey", "--base-url", "http://h", "--out", tmp_path / "out"))
+    assert found.startswith(said)
+    assert "canary" not in found
+
+
+def test_a_key_with_a_line_end_behind_it_is_sent_without(
+    endpoint: FakeEndpoint, wave_eval: Eval, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-key\n")
+    asked = ("passkey", "--base-url", endpoint.url, "--out", tmp_path / "out", "--lengths", "2", "--trials", 1)
+    assert wave_eval(*asked).status == 0
+
+
 @pytest.mark.parametrize(("data", "said"), [(b"", "is empty"), (b"ab\xff", "is not UTF-8: byte 2 is 0xff")])
 def test_texts_that_cannot_be_used(data: bytes, said: str, wave_eval: Eval, tmp_path: Path) -> None:
     (tmp_path / "bad").write_bytes(data)
