@@ -5,6 +5,7 @@ import re
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Self
+from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, Field, PositiveFloat, StringConstraints, model_validator
 
@@ -45,9 +46,17 @@ class WithoutStore(StrEnum):
 def _store(url: str) -> str:
     if "@" in url:
         raise unshown("credentials in a URL would be public; give username and password, env:NAME or file:PATH")
-    if not STORE.fullmatch(url):
+    if not STORE.fullmatch(url) or not _has_port(url):
         raise unshown("must be redis://HOST:PORT/DB, rediss://HOST:PORT/DB or unix:///PATH?db=DB, and nothing else")
     return url
+
+
+def _has_port(url: str) -> bool:
+    """Whether the host is one and its port, if it has any, a number that ports have."""
+    try:
+        return urlsplit(url).port != 0
+    except ValueError:
+        return False
 
 
 class LimitsSettings(Frozen):
