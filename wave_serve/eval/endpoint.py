@@ -60,7 +60,9 @@ class Endpoint:
         """Token ids of `text`, without special tokens around it."""
         body = {"model": self.model, "prompt": text, "add_special_tokens": False}
         tokens = (await self._request("POST", "/tokenize", body)).get("tokens")
-        if not isinstance(tokens, list) or not all(type(token) is int for token in tokens):
+        # Servers that expect the text in another field, such as llama.cpp's, answer with no token at all.
+        nothing = bool(text.strip()) and not tokens
+        if nothing or not isinstance(tokens, list) or not all(type(token) is int for token in tokens):
             raise EndpointError(self.name, "its /tokenize gives no token ids")
         return tokens
 
@@ -77,7 +79,7 @@ class Endpoint:
     async def detokenize(self, ids: list[int]) -> str:
         """The text of token ids."""
         text = (await self._request("POST", "/detokenize", {"model": self.model, "tokens": ids})).get("prompt")
-        if not isinstance(text, str):
+        if not isinstance(text, str) or (ids and not text):
             raise EndpointError(self.name, "its /detokenize gives no text")
         return text
 

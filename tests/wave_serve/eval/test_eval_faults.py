@@ -118,6 +118,23 @@ def test_malformed_log_probabilities(
     assert message(ran) == f"endpoint x: {said}"
 
 
+@pytest.mark.parametrize(
+    ("command", "path", "answer", "said"),
+    [
+        ("passkey", "/tokenize", {"tokens": []}, "its /tokenize gives no token ids"),
+        ("ruler", "/tokenize", {"tokens": []}, "its /tokenize gives no token ids"),
+        ("perplexity", "/tokenize", {"tokens": []}, "its /tokenize gives no token ids"),
+        ("perplexity", "/detokenize", {"prompt": ""}, "its /detokenize gives no text"),
+    ],
+)
+def test_an_endpoint_that_understands_the_request_otherwise(
+    command: str, path: str, answer: dict, said: str, endpoint: FakeEndpoint, wave_eval: Eval, tmp_path: Path
+) -> None:
+    endpoint.fault = lambda asked, _body: (200, answer) if asked == path else None
+    ran = wave_eval(command, "--base-url", f"x={endpoint.url}", "--lengths", "300t", "--out", tmp_path / "out")
+    assert message(ran) == f"endpoint x: {said}"
+
+
 @pytest.mark.parametrize("lengths", ["", "1,,2", "x", "-1", "1/0", "2048 tokens", "1e3"])
 def test_lengths_that_cannot_be_read(
     lengths: str, endpoint: FakeEndpoint, text: Path, wave_eval: Eval, tmp_path: Path
