@@ -50,6 +50,8 @@ class FakeEndpoint:
                 self.send_response(answer[0])
                 self.send_header("content-type", "application/json")
                 self.send_header("retry-after", "0")
+                if 300 <= answer[0] < 400:
+                    self.send_header("location", f"https://moved{self.path}")
                 self.send_header("content-length", str(len(data)))
                 self.end_headers()
                 self.wfile.write(data)

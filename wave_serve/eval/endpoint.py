@@ -9,6 +9,7 @@ import httpx
 
 from wave_serve.eval.errors import EndpointError
 from wave_serve.eval.settings import Address
+from wave_serve.settings import redacted
 
 CONNECT_SECONDS = 10.0
 RETRIES = 5
@@ -107,7 +108,7 @@ class Endpoint:
             if answer.status_code not in BUSY or attempt == RETRIES:
                 break
             await asyncio.sleep(_retry_after(answer))
-        if answer.status_code >= HTTPStatus.BAD_REQUEST:
+        if answer.status_code >= HTTPStatus.MULTIPLE_CHOICES:  # a redirection, too: no key is sent where it leads
             raise EndpointError(
                 self.name, f"{path} answered {answer.status_code}: {_reason(answer)}", answer.status_code
             )
@@ -130,7 +131,9 @@ def _retry_after(answer: httpx.Response) -> float:
 
 
 def _reason(answer: httpx.Response) -> str:
-    """The endpoint's own words, on one line."""
+    """The endpoint's own words, on one line, or where it has moved to."""
+    if answer.has_redirect_location:
+        return f"it has moved to {redacted(answer.headers['location'])}"
     try:
         value = json.loads(answer.content)
         error = value.get("error", value)

@@ -24,6 +24,12 @@ def test_a_dead_endpoint(command: str, text: Path, wave_eval: Eval, tmp_path: Pa
     assert message(ran).startswith(f"endpoint gone: cannot reach {url}/v1/models: ")
 
 
+def test_an_endpoint_that_has_moved(endpoint: FakeEndpoint, wave_eval: Eval, tmp_path: Path) -> None:
+    endpoint.fault = lambda _path, _body: (308, {})
+    said = message(wave_eval("passkey", "--base-url", f"x={endpoint.url}", "--out", tmp_path / "out"))
+    assert said == "endpoint x: /v1/models answered 308: it has moved to https://moved/v1/models"
+
+
 @pytest.mark.parametrize("command", COMMANDS)
 @pytest.mark.parametrize("address", ["127.0.0.1:8000", "a=localhost:8000/v1/", "example.com"])
 def test_an_address_without_a_scheme(command: str, address: str, text: Path, wave_eval: Eval, tmp_path: Path) -> None:
