@@ -19,6 +19,13 @@ def loss(ids: list[int], position: int) -> float:
     return 1 + (ids[position - 1] * 7 + ids[position]) % 13 / 10 + position / 1000
 
 
+class Server(ThreadingHTTPServer):
+    """A thread for each connection, however many come at once."""
+
+    daemon_threads = True
+    request_queue_size = 200
+
+
 class FakeEndpoint:
     """Answers as vLLM does. `fault` may answer a request instead: (path, body) -> (status, JSON) or None."""
 
@@ -59,8 +66,7 @@ class FakeEndpoint:
             def log_message(self, *_: object) -> None:
                 pass
 
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self._server.daemon_threads = True
+        self._server = Server(("127.0.0.1", 0), Handler)
         threading.Thread(target=self._server.serve_forever, args=(0.01,), daemon=True).start()
         return self
 

@@ -41,7 +41,8 @@ def _client(settings: EvalSettings) -> httpx.AsyncClient:
             raise OptionError(str(error)) from None
     timeout = httpx.Timeout(settings.timeout, connect=CONNECT_SECONDS)
     try:
-        return httpx.AsyncClient(timeout=timeout, headers=headers)
+        # Without limits of its own, which would be 100 connections: `each` bounds the requests under way.
+        return httpx.AsyncClient(timeout=timeout, headers=headers, limits=httpx.Limits())
     except (ValueError, ImportError, OSError, httpx.InvalidURL) as error:
         reason = redacted(str(error))
         raise OptionError(

@@ -1,5 +1,6 @@
 """`wave-serve eval passkey` against an endpoint that remembers a known number of tokens."""
 
+import threading
 from pathlib import Path
 
 import pytest
@@ -63,6 +64,21 @@ def test_the_same_seed_asks_the_same_and_another_seed_something_else(
         asked[run] = [body["prompt"] for body in endpoint.completions]
     assert asked[0] == asked[1]
     assert not any(one in asked[2] for one in asked[0])
+
+
+def test_as_many_requests_are_under_way_as_was_asked_for(
+    endpoint: FakeEndpoint, wave_eval: Eval, tmp_path: Path
+) -> None:
+    """101: one more than HTTP clients keep connections by default."""
+    together = threading.Barrier(101, timeout=5)
+
+    def fault(path: str, _body: dict) -> None:
+        if path == "/v1/completions":
+            together.wait()
+
+    endpoint.fault = fault
+    asked = ("passkey", "--base-url", endpoint.url, "--lengths", "2", "--out", tmp_path / "out", "--trials", 101)
+    assert wave_eval(*asked, "--parallel", 101).status == 0
 
 
 def test_an_own_text_is_the_filler(endpoint: FakeEndpoint, text: Path, wave_eval: Eval, tmp_path: Path) -> None:
