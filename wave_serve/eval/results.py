@@ -81,8 +81,16 @@ def check_files(directory: Path, kind: str) -> None:
     """Raises OutputError where one of the files could not be written; tried before hours are spent on measuring."""
     for name in (f"{kind}.json", f"{kind}.md", f"{kind}.json.tmp"):
         path = directory / name
-        if path.is_dir() or (path.exists() and not os.access(path, os.W_OK)):
-            raise OutputError(f"cannot write {path}: {'it is a directory' if path.is_dir() else 'no permission'}")
+        wrong = None
+        try:
+            if path.is_dir():
+                wrong = "it is a directory"
+            elif path.exists() and not os.access(path, os.W_OK):
+                wrong = "no permission"
+        except OSError as error:  # nobody may look there, or a name is too long
+            wrong = error.strerror
+        if wrong is not None:
+            raise OutputError(f"cannot write {path}: {wrong}")
 
 
 def write_json(

@@ -181,6 +181,7 @@ def test_multiples_need_a_training_length(endpoint: FakeEndpoint, text: Path, wa
         (["--base-url", "a=http://h", "--base-url", "a=http://i"], "two endpoints are named 'a'"),
         (["--base-url", "http://h", "--text", "/no/such/text"], "cannot read text /no/such/text: No such file"),
         (["--base-url", "http://h", "--out", "/proc/no/out"], "cannot write /proc/no/out/perplexity.jsonl: "),
+        (["--base-url", "http://h", "--out", f"/etc/{'x' * 256}"], "x/perplexity.json: File name too long"),
     ],
 )
 def test_options_that_cannot_be_used(options: list[str], said: str, wave_eval: Eval, tmp_path: Path) -> None:
