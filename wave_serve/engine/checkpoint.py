@@ -46,6 +46,13 @@ def inspect_checkpoint(directory: Path) -> Checkpoint:
         CheckpointError: no directory, no readable config.json, a field that is missing or of a wrong kind, or weights
             that do not go with them.
     """
+    try:
+        return _inspect(directory)
+    except OSError as error:  # whoever runs this may not look into it, or its name is too long
+        raise CheckpointError(f"cannot read checkpoint {directory}: {error}") from None
+
+
+def _inspect(directory: Path) -> Checkpoint:
     if directory.suffix == ".gguf" and directory.is_file():
         raise CheckpointError(no_weights(directory.parent))
     if not directory.is_dir():

@@ -66,6 +66,11 @@ def test_without_a_train_length_the_position_limit_stands_for_it(checkpoint: Pat
     assert inspect_checkpoint(checkpoint).train_length == 2048
 
 
+def test_a_checkpoint_that_cannot_be_looked_at(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
+    said = fails_with(["serve", "x" * 256], monkeypatch, capsys)
+    assert said.startswith(f"wave-serve: cannot read checkpoint {'x' * 256}: [Errno 36] File name too long")
+
+
 def test_a_missing_checkpoint(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
     said = fails_with(["serve", "/no/such/model"], monkeypatch, capsys)
     assert said == (
