@@ -65,7 +65,8 @@ class PasskeySettings(EvalSettings):
     """`wave-serve eval passkey`."""
 
     lengths: str = Field("1,2,4,8", description=EvalSettings.model_fields["lengths"].description)
-    depths: Literal["uniform"] | Annotated[tuple[Annotated[int, Field(ge=0, le=100)], ...], Field(min_length=1)] = (
+    # The numbers first: of what is neither, the command line tells why it is none of the first.
+    depths: Annotated[tuple[Annotated[int, Field(ge=0, le=100)], ...], Field(min_length=1)] | Literal["uniform"] = (
         Field(
             (0, 25, 50, 75, 100),
             description="Where the key is hidden, in percent of the filler before it; `uniform` draws each anew.",

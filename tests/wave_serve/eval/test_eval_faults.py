@@ -220,10 +220,18 @@ def test_texts_that_cannot_be_used(data: bytes, said: str, wave_eval: Eval, tmp_
     assert message(ran) == f"text {tmp_path / 'bad'} {said}"
 
 
-@pytest.mark.parametrize("depths", ["101", "a", "", "0,,50"])
-def test_depths_that_are_none(depths: str, wave_eval: Eval, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("depths", "said"),
+    [
+        ("0,101", "--depths '101': Input should be less than or equal to 100"),
+        ("a", "--depths 'a': Input should be a valid integer"),
+        ("", "--depths '': Input should be a valid integer"),
+        ("0,,50", "--depths '': Input should be a valid integer"),
+    ],
+)
+def test_depths_that_are_none(depths: str, said: str, wave_eval: Eval, tmp_path: Path) -> None:
     ran = wave_eval("passkey", "--base-url", "http://h", "--out", tmp_path / "out", f"--depths={depths}")
-    assert message(ran).startswith("--depths ")
+    assert message(ran).startswith(said)
 
 
 def test_a_missing_matplotlib_is_told_before_anything_is_measured(
