@@ -81,7 +81,7 @@ def _write(
         f"{kind}.json": lambda: write_json(settings.out / f"{kind}.json", kind, command, facts, rows, failure),
         f"{kind}.md": lambda: write_markdown(settings.out / f"{kind}.md", kind, rows),
         "the plot": lambda: draw(settings.out, kind, rows, lengths) if settings.plot else None,
-        "the table": lambda: print_table(Console(), kind, rows),
+        "the table": lambda: print_table(Console(markup=False, emoji=False), kind, rows),  # names are what they are
     }
     failed = []
     for name, write in outputs.items():

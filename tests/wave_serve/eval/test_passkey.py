@@ -66,6 +66,14 @@ def test_the_same_seed_asks_the_same_and_another_seed_something_else(
     assert not any(one in asked[2] for one in asked[0])
 
 
+@pytest.mark.parametrize("name", ["[fd00::1]:8000", "[/b]", ":b:"])
+def test_the_table_has_names_as_they_are(name: str, endpoint: FakeEndpoint, wave_eval: Eval, tmp_path: Path) -> None:
+    asked = ("passkey", "--base-url", f"{name}={endpoint.url}", "--lengths", "2", "--trials", 1)
+    ran = wave_eval(*asked, "--out", tmp_path / "out")
+    assert ran.status == 0, ran.err
+    assert name in ran.out
+
+
 def test_as_many_requests_are_under_way_as_was_asked_for(
     endpoint: FakeEndpoint, wave_eval: Eval, tmp_path: Path
 ) -> None:
