@@ -101,8 +101,9 @@ def test_an_unknown_task_and_a_length_that_is_too_short(
 ) -> None:
     asked = ("ruler", "--base-url", f"x={endpoint.url}", "--out", tmp_path / "o")
     assert message(wave_eval(*asked, "--tasks", "qa_1")).startswith("--tasks 'qa_1': choose among niah_single_1, ")
-    said = message(wave_eval(*asked, "--lengths", "100t", "--tasks", "niah_multikey_3"))
-    assert said.startswith("length 100 is too short for task niah_multikey_3 on endpoint x")
+    said = message(wave_eval(*asked, "--lengths", "200t,900t", "--tasks", "niah_single_1,niah_multikey_3"))
+    assert said.startswith("length 200 is too short for task niah_multikey_3 on endpoint x")
+    assert endpoint.completions == []
 
 
 def test_drawn_depths_differ_and_are_told_by_tenths(endpoint: FakeEndpoint, wave_eval: Eval, tmp_path: Path) -> None:

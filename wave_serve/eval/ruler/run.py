@@ -51,6 +51,8 @@ class RulerRun:
             for endpoint in endpoints:
                 for length in lengths:
                     check_limit(endpoint, length, length)
+                for task in settings.tasks:  # a length too short for a task is refused before the first question
+                    await self._fitting(endpoint, Trial(task, lengths[0], 0))
             self.lengths, self.endpoints = lengths, endpoints
             work = [
                 (endpoint, Trial(task, length, number))
