@@ -326,6 +326,20 @@ def test_files_are_taken_and_what_is_no_text_is_refused(open_page: Open) -> None
     page.dispatch_event("body", "drop", {"dataTransfer": dropped})
     expect(page.get_by_text("c.txt")).to_be_visible()
     expect(headline(page)).to_have_text("70,001 tokens")
+    page.get_by_role("button", name="Remove").click()
+    document = page.get_by_label("Document", exact=True)
+    document.fill("a document")
+    words = page.evaluate_handle(
+        """() => {
+            const held = new DataTransfer();
+            held.setData("text/plain", "words");
+            return held;
+        }"""
+    )
+    page.dispatch_event("#question", "drop", {"dataTransfer": words})  # the browser's own affair: a word is moved there
+    expect(document).to_have_value("a document")
+    page.dispatch_event("body", "drop", {"dataTransfer": words})
+    expect(document).to_have_value("words")
 
 
 def test_the_example_asks_for_a_line_of_a_long_text_far_past_the_training_length(
