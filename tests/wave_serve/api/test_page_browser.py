@@ -308,8 +308,13 @@ def test_a_megabyte_is_held_beside_the_field_and_sent_whole(open_page: Open, ups
     expect(headline(page)).to_have_text("How long is your document?")
 
 
-def test_files_are_taken_and_what_is_no_text_is_refused(open_page: Open) -> None:
+def test_files_are_taken_and_what_is_no_text_is_refused(open_page: Open, tmp_path: Path) -> None:
     page = open_page()
+    folder = {"items": [], "files": [str(tmp_path)], "dragOperationsMask": 1}
+    devtools = page.context.new_cdp_session(page)
+    for kind in ("dragEnter", "dragOver", "drop"):
+        devtools.send("Input.dispatchDragEvent", {"type": kind, "x": 200, "y": 200, "data": folder})
+    expect(page.get_by_text(f"{tmp_path.name} cannot be read")).to_be_visible()
     chooser = page.locator("#file")
     chooser.set_input_files({"name": "a.pdf", "mimeType": "application/pdf", "buffer": b"%PDF-1.7\n\x00\xff\xfe"})
     expect(page.get_by_text("a.pdf is not plain text")).to_be_visible()
