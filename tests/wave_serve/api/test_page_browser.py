@@ -267,6 +267,10 @@ def test_a_key_is_asked_for_and_stays_in_its_tab(open_page: Open, upstream: Fake
         page = open_page(one.url)
         field = page.get_by_label("API key")
         expect(field).to_be_focused()
+        field.fill("\u2022" * 8)  # what a password field shows
+        page.keyboard.press("Enter")
+        expect(page.get_by_text("This is no key")).to_be_visible()
+        field.fill("")
         page.keyboard.type("sk-wave-wrong")
         page.keyboard.press("Enter")
         expect(page.get_by_text("does not know this key")).to_be_visible()
