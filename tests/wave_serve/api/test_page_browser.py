@@ -146,6 +146,15 @@ def test_an_answer_that_may_reach_a_further_zone_is_said(open_page: Open) -> Non
     expect(page.locator("#legend [aria-current]")).to_have_class("validated")
 
 
+def test_an_answer_that_is_shortened_to_what_fits_is_said(open_page: Open, upstream: FakeUpstream) -> None:
+    with running(settings_for(upstream, model=MODEL | {"clamp_max_tokens": True})) as one:
+        page = open_page(one.url)
+        page.get_by_label("At most").fill("990")
+        page.get_by_label("Question").fill("x" * 50)
+        expect(page.locator("#place")).to_contain_text("The answer is shortened to 949 tokens.")
+        expect(page.locator("#policies")).to_be_hidden()
+
+
 def test_over_the_cap_it_shows_what_each_policy_keeps_and_sends_the_one_that_is_chosen(
     open_page: Open, upstream: FakeUpstream
 ) -> None:
