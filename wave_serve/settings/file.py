@@ -15,6 +15,12 @@ from wave_serve.settings.section import redacted
 from wave_serve.settings.yaml_text import KeyPath, Marks, dotted, read_yaml
 
 LONGEST_SHOWN = 200  # characters of a value in a message
+IN_YAML = {
+    "tuple_type": "expected a list",
+    "dict_type": "expected keys and values",
+    "model_type": "expected keys and values",
+}
+"""What pydantic says in Python's words, by the type of the mistake."""
 Section = TypeVar("Section", bound=BaseModel)
 
 
@@ -86,12 +92,13 @@ def _describe(
         return f"{where}: unknown key {dotted(path)}; did you mean {close[0]}?" if close else f"{where}: unknown key"
     if detail["type"] == "missing":
         return f"{where}: {dotted(path)} is required"
-    message = str(detail["msg"]).removeprefix("Value error, ")
+    message = IN_YAML.get(detail["type"]) or str(detail["msg"]).removeprefix("Value error, ")
     if detail["type"] == "value_error" and not path:
         named = {dotted(key): place for key, place in marks.items()}.get(re.split(r"[:\s]", message)[0], (line, column))
         return f"{name}:{named[0]}:{named[1]}: {message}"
     show_values = show_values and detail["type"] != UNSHOWN
-    return f"{where}: {dotted(path)}: {message}" + (f", got {_shown(detail['input'])}" if show_values else "")
+    of = f"{dotted(path)}: " if path else ""
+    return f"{where}: {of}{message}" + (f", got {_shown(detail['input'])}" if show_values else "")
 
 
 def _fields_at(section: type[BaseModel], path: KeyPath) -> list[str]:

@@ -62,6 +62,9 @@ def test_an_explicit_cap_replaces_the_default_extrapolation() -> None:
         ),
         ("port: 70000", "file:1:1: port: Input should be less than or equal to 65535, got 70000"),
         ("port: 1\nhost: a\nport: 2", "file:3:1: port is given twice"),
+        ("cors: {origins: '*'}", "file:1:8: cors.origins: expected a list, got '*'"),
+        ("timeouts: 5", "file:1:1: timeouts: expected keys and values, got 5"),
+        ("models: [demo]", "file:1:1: models: expected keys and values, got ['demo']"),
         (VALID.replace("512", "many"), "file:4:10: models.demo.train_length: Input should be a valid integer"),
         (
             VALID.replace("}", ", overflow: shorten}"),
