@@ -47,12 +47,16 @@ def read_corpus(directory: Path, *, seed: int, held_out_fraction: float, pattern
         pattern: of the files' names, such as ``*.txt``.
 
     Raises:
-        TrainingError: the directory does not exist or holds fewer than two such files.
+        TrainingError: the directory does not exist or holds fewer than two such files, or the pattern is none.
     """
     if not directory.is_dir():
         raise TrainingError(f"corpus directory {str(directory)!r} does not exist")
     texts: dict[str, str] = {}
-    for path in sorted(directory.rglob(pattern)):
+    try:
+        paths = sorted(directory.rglob(pattern))
+    except (ValueError, NotImplementedError) as error:  # one that begins with a slash
+        raise TrainingError(f"pattern {pattern!r} is none of files' names: {error}") from error
+    for path in paths:
         name = path.relative_to(directory)
         if path.is_file() and EXCLUDED.isdisjoint(name.parts) and (text := _utf8(path)):
             texts[name.as_posix()] = text

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -39,8 +40,8 @@ class Budget:
 
     def __post_init__(self) -> None:
         for name, value in (("steps", self.steps), ("minutes", self.minutes)):
-            if value is not None and value <= 0:
-                raise TrainingError(f"{name}={value!r}: must be positive")
+            if value is not None and not 0 < value < math.inf:
+                raise TrainingError(f"{name}={value!r}: must be positive, and have an end")
         if self.steps is None and self.minutes is None:
             raise TrainingError("a budget is needed: --steps, --minutes or both")
 

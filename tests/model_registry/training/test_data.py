@@ -9,6 +9,7 @@ from transformers import AutoTokenizer
 
 from model_registry.training.batches import cut_rows, held_out_batch, pack, training_batch
 from model_registry.training.corpus import read_corpus, standard_library
+from model_registry.training.errors import TrainingError
 from model_registry.training.recipe import Recipe
 from model_registry.training.tokenizer import END_OF_TEXT, train_tokenizer
 
@@ -78,6 +79,8 @@ def test_other_files_than_python_sources_are_read_where_their_pattern_is_given(t
     corpus = read_corpus(directory, seed=0, held_out_fraction=0.5, pattern="*.txt")
     assert {*corpus.train, *corpus.held_out} == {"the book of genesis\n", "the book of exodus\n"}
     assert corpus.pattern == "*.txt"
+    with pytest.raises(TrainingError, match="pattern '/books' is none of files' names"):
+        read_corpus(directory, seed=0, held_out_fraction=0.5, pattern="/books")
 
 
 def test_the_standard_library_is_a_corpus_without_its_tests():

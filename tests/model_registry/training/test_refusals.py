@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 
 import pytest
@@ -10,6 +11,7 @@ import typer
 from helpers.tiny_run import tiny_train, write_corpus
 
 from model_registry.training.errors import TrainingError
+from model_registry.training.loop import Budget
 from model_registry.training.recipe import Recipe, with_overrides
 
 
@@ -66,6 +68,9 @@ def test_a_wrong_recipe_is_refused_before_anything_is_written(capsys, corpus, tm
 def test_a_run_needs_a_positive_budget(capsys, corpus, tmp_path):
     assert "--steps, --minutes or both" in refusal(capsys, tmp_path / "run", corpus, steps=None)
     assert "steps=-1" in refusal(capsys, tmp_path / "run", corpus, steps=-1)
+    for minutes in (0.0, math.nan, math.inf):
+        with pytest.raises(TrainingError, match=f"minutes={minutes}: must be positive, and have an end"):
+            Budget(minutes=minutes)
 
 
 def test_a_directory_in_use_needs_resume(capsys, corpus, tmp_path):
