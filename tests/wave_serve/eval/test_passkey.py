@@ -78,7 +78,7 @@ def test_as_many_requests_are_under_way_as_was_asked_for(
     endpoint: FakeEndpoint, wave_eval: Eval, tmp_path: Path
 ) -> None:
     """101: one more than HTTP clients keep connections by default."""
-    together = threading.Barrier(101, timeout=5)
+    together = threading.Barrier(101, timeout=30)
 
     def fault(path: str, _body: dict) -> None:
         if path == "/v1/completions":
