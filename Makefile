@@ -24,7 +24,7 @@ serve: install
 
 # A file's tests stay together: they share an engine or a gateway.
 test: install
-	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 lint: install
 	$(BIN)/ruff check .
