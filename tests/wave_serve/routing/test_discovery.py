@@ -1,6 +1,7 @@
 """Upstreams that come and go: found by DNS or in a file, used once they are ready, left without a dropped stream."""
 
 import asyncio
+import itertools
 import json
 import logging
 import random
@@ -166,7 +167,10 @@ def test_a_resolver_that_fails_keeps_the_old_list_and_says_so(
         assert f"wave_discovery_listed{{{source}}} 2.0" in text
         assert float(re.search(rf"wave_discovery_failures_total\{{{source}\}} (\S+)", text)[1]) >= 1
         failed = [record.fields for record in caplog.records if record.levelno == logging.ERROR]
-        assert [(line["listed"], "engines.test" in line["source"]) for line in failed] == [(2, True)]
+        assert {(line["listed"], "engines.test" in line["source"]) for line in failed} == {(2, True)}
+        # Once, and once more where a busy machine is why another look-up fails.
+        reasons = [line["reason"] for line in failed]
+        assert reasons == [reason for reason, _ in itertools.groupby(reasons)]
         names.silent, names.rcode, names.records = False, None, {(NAME, "A"): ["127.0.0.4"]}
         until(lambda: list(states(one)) == [f"http://127.0.0.4:{engines.port}"])
 
