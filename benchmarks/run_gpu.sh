@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# Everything that needs a GPU, within eight minutes: parity, a replayed graph, compute-sanitizer, the benchmark with its
-# plot, and the model in vLLM: parity, and speed beside its rotary twin. Needs torch and triton; what needs more is
-# skipped by name.
+# Everything that needs a GPU, within eight minutes: parity, the benchmark with its plot, the model in vLLM (speed beside
+# its rotary twin, and parity), a replayed graph and compute-sanitizer. Needs torch and triton; what needs more is skipped
+# by name.
 #   benchmarks/run_gpu.sh [--rehearse] [--only STEPS] [PYTHON]
 # --rehearse runs what it can of every step without a GPU, on tiny shapes under Triton's interpreter.
 # --only runs the steps whose names have STEPS in them, as they are printed; it may be a regular expression.
@@ -69,21 +69,6 @@ fi
 
 step "parity" 110 "${kernels[@]}" "$python" -m benchmarks.attention.parity "${shapes[@]}" --output "$results/parity.json"
 
-if [[ ! $rehearse ]]; then
-  step "a replayed graph" 60 "$python" -m benchmarks.attention.graph_replay
-fi
-
-sanitizer=$(command -v compute-sanitizer || command -v /usr/local/cuda/bin/compute-sanitizer)
-if [[ $rehearse ]]; then
-  step "the shapes for compute-sanitizer" 300 "${kernels[@]}" "$python" -m benchmarks.attention.parity "${few[@]}"
-elif [[ $sanitizer ]]; then
-  # PyTorch's caching allocator would hide accesses past the end of a tensor.
-  step "compute-sanitizer" 90 env PYTORCH_NO_CUDA_MEMORY_CACHING=1 "$sanitizer" --tool memcheck --error-exitcode 9 \
-    "$python" -m benchmarks.attention.parity "${few[@]}"
-else
-  skip "compute-sanitizer" "not installed"
-fi
-
 step "benchmark" 100 "${kernels[@]}" "$python" -m benchmarks.attention.gpu "${timed[@]}" --output "$results/attention.json"
 if has matplotlib; then
   step "plot" 30 "$python" -m benchmarks.attention.plot_gpu "$results/attention.json" "$results/attention.svg"
@@ -100,10 +85,25 @@ if has vllm; then
   printf 'Metadata-Version: 2.1\nName: wave-serve-benchmark\nVersion: 0\n' > "$plugin/wave_serve_benchmark-0.dist-info/METADATA"
   printf '[vllm.general_plugins]\nwavelet = model_registry:register\n' > "$plugin/wave_serve_benchmark-0.dist-info/entry_points.txt"
   export PYTHONPATH=$PYTHONPATH:$plugin
-  step "vLLM parity" 170 "$python" -m benchmarks.serving.parity ${rehearse:+--rehearse} --output "$results/serving_parity.json"
   step "vLLM bench serve" 170 env WAVELET_GPU_PREFILL="${WAVELET_GPU_PREFILL:-split}" "$python" -m benchmarks.serving.gpu_rates "${rates[@]}" --output "$results/serving.json"
+  step "vLLM parity" 170 "$python" -m benchmarks.serving.parity ${rehearse:+--rehearse} --output "$results/serving_parity.json"
 else
   skip "vLLM parity, vLLM bench serve" "vllm is not installed"
+fi
+
+if [[ ! $rehearse ]]; then
+  step "a replayed graph" 60 "$python" -m benchmarks.attention.graph_replay
+fi
+
+sanitizer=$(command -v compute-sanitizer || command -v /usr/local/cuda/bin/compute-sanitizer)
+if [[ $rehearse ]]; then
+  step "the shapes for compute-sanitizer" 300 "${kernels[@]}" "$python" -m benchmarks.attention.parity "${few[@]}"
+elif [[ $sanitizer ]]; then
+  # PyTorch's caching allocator would hide accesses past the end of a tensor.
+  step "compute-sanitizer" 90 env PYTORCH_NO_CUDA_MEMORY_CACHING=1 "$sanitizer" --tool memcheck --error-exitcode 9 \
+    "$python" -m benchmarks.attention.parity "${few[@]}"
+else
+  skip "compute-sanitizer" "not installed"
 fi
 
 echo "== done after $SECONDS s, results in $results"
